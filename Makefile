@@ -1,0 +1,40 @@
+# Everything a fresh machine needs: `make demo` draws pictures, `make test` runs the checks. Both build .venv first.
+
+PYTHON ?= python3
+PRESET ?= emoji
+RUN ?= runs/$(PRESET)
+BIN := .venv/bin
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
+.PHONY: demo test train-emoji clean
+
+demo: .venv/installed
+	$(BIN)/python -m sampling.generate --prompts configs/demo.txt --out outputs/demo
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+# Trains everything from nothing and assembles the bundle. Each step resumes where it was stopped.
+train-emoji: .venv/installed
+	$(BIN)/python -m tokenizer.train_text --config configs/text/$(PRESET).yaml --out $(RUN)/text
+	$(LAUNCH) tokenizer/train.py --config configs/tokenizer/$(PRESET).yaml --out $(RUN)/tokenizer
+	$(BIN)/python -m evaluation.reconstruct --config configs/reconstruct/$(PRESET).yaml --model $(RUN)/tokenizer/model --out $(RUN)/reconstruction
+	$(BIN)/python -m tokenizer.encode --config configs/encode/$(PRESET).yaml --model $(RUN)/tokenizer/model --out $(RUN)/codes
+	$(LAUNCH) seq2seq/train.py --config configs/seq2seq/$(PRESET).yaml --out $(RUN)/seq2seq \
+		--data $(RUN)/codes --tokenizer $(RUN)/tokenizer/model --text $(RUN)/text
+	$(BIN)/python -m sampling.bundle --text $(RUN)/text --tokenizer $(RUN)/tokenizer/model \
+		--autoregressive $(RUN)/seq2seq/model --reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
+	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --prompts configs/demo.txt --out $(RUN)/demo
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,emoji,eval]"
+	touch $@
+
+# Removes what the commands above made, but not runs/, which may hold hours of training.
+clean:
+	rm -rf .venv outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

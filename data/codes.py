@@ -1,0 +1,102 @@
+"""The store of image codes: memory-mapped Arrow, so that a token model trains without the pictures."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from training.config import from_dict, to_dict
+from training.errors import BadInput
+from training.files import atomic, write_json
+from training.pretrained import read_json
+
+
+@dataclass(kw_only=True)
+class CodeStoreInfo:
+    """What the codes of a store are."""
+
+    codes_id: str
+    """Image tokenizer that made them."""
+    codebook_size: int
+    """Number of codes there are."""
+    rows: int
+    """Rows of codes a picture."""
+    columns: int
+    """Codes a row."""
+    views: int
+    """Augmented views a picture; the first is the picture itself."""
+    source: str
+    """Name of the corpus."""
+    fingerprint: str
+    """Content hash of the corpus."""
+
+
+@dataclass(kw_only=True)
+class CodedPicture:
+    """One entry of a store."""
+
+    key: str
+    """Id of the picture in its corpus."""
+    captions: tuple[str, ...]
+    """Its captions."""
+    codes: Tensor
+    """(views, rows, columns) int64."""
+
+
+class CodeStore:
+    """A folder of codes opened for reading."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises `BadInput` when `folder` is not a complete code store."""
+        folder = Path(folder)
+        if not (folder / "store.json").is_file():
+            raise BadInput(f"{folder}: not a code store; write one with `python -m tokenizer.encode --out {folder}`")
+        self.info = from_dict(CodeStoreInfo, read_json(folder / "store.json"), folder / "store.json")
+        try:
+            self._table = datasets.load_from_disk(str(folder / "codes"))
+        except Exception as error:  # whatever Arrow raises for a damaged file
+            raise BadInput(f"{folder}: a damaged code store ({error}); encode it again") from None
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> CodedPicture:
+        row: dict[str, Any] = self._table[int(index)]
+        shape = (self.info.views, self.info.rows, self.info.columns)
+        return CodedPicture(
+            key=row["key"], captions=tuple(row["captions"]), codes=torch.tensor(row["codes"]).view(shape)
+        )
+
+    def require_tokenizer(self, codes_id: str) -> None:
+        """Raises `BadInput` unless the codes were made by the tokenizer with this `codes_id`."""
+        if codes_id != self.info.codes_id:
+            raise BadInput(
+                f"the codes were made by image tokenizer {self.info.codes_id}, but this one is {codes_id}: "
+                "encode the pictures again with it, or give the tokenizer that made them"
+            )
+
+
+def write_codes(folder: Path, info: CodeStoreInfo, pictures: Iterable[CodedPicture]) -> None:
+    """Writes a store whole or not at all; codes as uint16 where they fit."""
+    code = "uint16" if info.codebook_size <= 2**16 else "uint32"
+    count = info.views * info.rows * info.columns
+    features = datasets.Features(
+        {
+            "key": datasets.Value("string"),
+            "captions": datasets.List(datasets.Value("string")),
+            "codes": datasets.List(datasets.Value(code), length=count),
+        }
+    )
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for picture in pictures:
+            yield {"key": picture.key, "captions": picture.captions, "codes": picture.codes.flatten().tolist()}
+
+    with atomic(folder) as temporary:
+        table = datasets.Dataset.from_list(list(rows()), features=features)
+        table.save_to_disk(str(temporary / "codes"))
+        write_json(temporary / "store.json", to_dict(info))

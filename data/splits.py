@@ -1,0 +1,48 @@
+"""Which split a family of pictures is in: a function of its name alone, so that it never changes."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+TRAIN = "train"
+VALIDATION = "validation"
+HELDOUT_STYLE = "heldout-style"
+HELDOUT_CONCEPT = "heldout-concept"
+SPLITS = (TRAIN, VALIDATION, HELDOUT_STYLE, HELDOUT_CONCEPT)
+
+
+def fraction(text: str) -> float:
+    """A fixed hash of `text`, evenly spread over [0, 1)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+
+
+def picture_split(family: str, style: str, styles: tuple[str, ...]) -> str:
+    """The split of a picture, given its family's name and which of `styles` it is drawn in.
+
+    5 % of families are `heldout-concept` and 5 % `validation`, whole. Of another 10 % one style, chosen by hash, is
+    `heldout-style`; the other styles of those families are trained on.
+    """
+    place = fraction(family)
+    if place < 0.05:
+        return HELDOUT_CONCEPT
+    if place < 0.10:
+        return VALIDATION
+    if place < 0.20 and style == styles[int(fraction(f"style of {family}") * len(styles))]:
+        return HELDOUT_STYLE
+    return TRAIN
+
+
+def united(groups: Iterable[Iterable[str]]) -> Mapping[str, str]:
+    """Unites groups that share a member, directly or through others; maps each member to the least of its union."""
+    parent: dict[str, str] = {}
+
+    def root(member: str) -> str:
+        while (above := parent.setdefault(member, member)) != member:
+            member = above
+        return member
+
+    for group in groups:
+        first, *others = group
+        for other in others:
+            low, high = sorted((root(first), root(other)))
+            parent[high] = low
+    return {member: root(member) for member in parent}

@@ -1,0 +1,144 @@
+"""Assembles trained parts into a bundle: `python -m sampling.bundle --text T --tokenizer V --autoregressive M --out B`."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sampling.pipeline import Bundle, load
+from training.cli import command
+from training.errors import BadInput
+from training.files import atomic, write_json, write_text
+from training.pretrained import read_json
+
+_ART = """
+The pictures are emoji in three hands: Twemoji (c) Twitter, Inc and other contributors, CC-BY 4.0; OpenMoji, CC BY-SA
+4.0; Noto Emoji (c) Google, OFL 1.1. The weights were trained on this art; what they draw can resemble it, and
+CC BY-SA asks that adaptations be shared alike and attributed.
+"""
+
+
+@dataclass(kw_only=True)
+class BundleOptions:
+    """Copies trained parts into one folder with an index and a model card, after checking that they fit together."""
+
+    text: Path
+    """Text tokenizer folder."""
+    tokenizer: Path
+    """Image tokenizer: the `model` folder of a run."""
+    autoregressive: Path
+    """Token model: the `model` folder of a run."""
+    reconstruction: Path | None = None
+    """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the card."""
+    name: str = "Tessera bundle"
+    """Title of the model card."""
+    out: Path
+    """Folder to write."""
+
+
+def main(options: BundleOptions) -> None:
+    """Copies, checks, indexes."""
+    parts = {"text": options.text, "tokenizer": options.tokenizer, "autoregressive": options.autoregressive}
+    for name, folder in parts.items():
+        if not folder.is_dir():
+            raise BadInput(f"--{name} {folder}: no such folder")
+    report = read_json(options.reconstruction) if options.reconstruction else {}
+    with atomic(options.out) as temporary:
+        for name, folder in parts.items():
+            shutil.copytree(folder, temporary / name, ignore=shutil.ignore_patterns("README.md"))
+        write_json(temporary / "bundle.json", {"version": 1, "parts": list(parts)})
+        bundle = load(temporary)  # which refuses parts that do not belong together
+        write_text(temporary / "README.md", card(options, bundle, report))
+    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+    print(f"the bundle is in {options.out} ({size / 1e6:.1f} MB)")
+
+
+def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
+    """The model card, in Markdown with the front matter of the Hub."""
+    runs = {name: _run(folder) for name, folder in (("Image tokenizer", options.tokenizer),
+                                                    ("Token model", options.autoregressive))}  # fmt: skip
+    emoji = any(run.get("config", {}).get("data") == "emoji" for run in runs.values())
+    sections = [
+        f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {'cc-by-sa-4.0' if emoji else 'other'}\n---",
+        f"# {options.name}",
+        "Text to image: a text tokenizer, a ViT-VQGAN image tokenizer and a token model that belong together.\n"
+        "Assembled "
+        + datetime.now(UTC).strftime("%Y-%m-%d")
+        + ".\n\n```python\nfrom sampling import load\npictures = load(PATH).generate([PROMPT])\n```",
+        "## Parts\n\n" + _parts(bundle),
+        "## Training\n\n" + "\n\n".join(_training(name, run) for name, run in runs.items()),
+    ]
+    if report:
+        sections.append("## Reconstruction by the image tokenizer\n\n" + _metrics(report))
+    if emoji:
+        sections.append("## Data and licences\n" + _ART.rstrip())
+    return "\n\n".join(sections) + "\n"
+
+
+def _parts(bundle: Bundle) -> str:
+    def millions(model: Any) -> str:
+        return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+
+    image = bundle.tokenizer.config
+    rows = [
+        ("text", f"SentencePiece, {bundle.text.vocab_size} pieces", f"`text_id` {bundle.text.text_id}"),
+        (
+            "tokenizer",
+            f"{image.image_size} px, {image.grid}x{image.grid} tokens of {image.codebook_size} codes, "
+            + millions(bundle.tokenizer),
+            f"`codes_id` {bundle.tokenizer.codes_id}, `pixels_id` {bundle.tokenizer.pixels_id}",
+        ),
+        ("autoregressive", millions(bundle.autoregressive), f"`codes_id` {bundle.autoregressive.config.codes_id}"),
+    ]
+    return _table(("part", "what", "ids"), rows)
+
+
+def _training(name: str, run: dict[str, Any]) -> str:
+    if not run:
+        return f"**{name}**: no run folder stands beside the model, so nothing is known of its training."
+    config, log = run["config"], run["log"]
+    last = {key: value for line in log for key, value in line.items()}
+    figures = ", ".join(f"{key} {last[key]:.3f}" for key in sorted(last) if _is_figure(key, last[key]))
+    command_line = f"\n\n```\n{run['command']}\n```" if run["command"] else ""
+    return (
+        f"**{name}**: {config['steps']} steps of {config['batch_size']} pictures of `{config['data']}`, "
+        f"seed {config['seed']}. At the end: {figures}.{command_line}"
+    )
+
+
+def _is_figure(key: str, value: Any) -> bool:
+    dull = {"step", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second"}
+    return isinstance(value, float) and key not in dull
+
+
+def _metrics(report: dict[str, Any]) -> str:
+    rows = [
+        (name, f"{m['value']:.4g}", f"{m['low']:.4g} to {m['high']:.4g}" if m.get("low") is not None else "")
+        for name, m in report["metrics"].items()
+    ]
+    head = f"On {report['count']} pictures of `{report['source']}`, 95 % intervals by bootstrap.\n\n"
+    return head + _table(("metric", "value", "interval"), rows)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _run(model: Path) -> dict[str, Any]:
+    """Config, command and log of the run that `model` is the result of; empty where they are not beside it."""
+    folder = model.resolve().parent
+    if not (folder / "log.jsonl").is_file():
+        return {}
+    command_file = folder / "command.txt"
+    return {
+        "config": read_json(folder / "config.json"),
+        "command": command_file.read_text().strip() if command_file.is_file() else "",
+        "log": [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()],
+    }
+
+
+if __name__ == "__main__":
+    command(main, BundleOptions)

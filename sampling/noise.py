@@ -1,0 +1,42 @@
+"""Noise as a function: the same draw for the same (seed, position, token), on any device, in any batch.
+
+A counter-based generator in plain integer tensor code: nothing to carry along, nothing to get out of step.
+"""
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def gumbel(seeds: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise (B, vocabulary) float32 for image seeds (B,) int64 at one position.
+
+    argmax(log p + gumbel) is a draw from p (the Gumbel-max trick).
+    """
+    tokens = torch.arange(vocabulary, device=seeds.device)
+    stream = _mix(_mix(_fold(seeds)) ^ _mix(tokens.new_tensor(0x51ED270B) ^ position))
+    bits = _mix(stream[:, None] ^ _mix(tokens))
+    return -torch.log(-torch.log(_uniform(bits)))
+
+
+def _uniform(bits: Tensor) -> Tensor:
+    """32 random bits -> float32 strictly between 0 and 1: the centres of 2**23 equal cells, all of them exact."""
+    return ((bits >> 9).float() + 0.5) * 2.0**-23
+
+
+def _fold(seeds: Tensor) -> Tensor:
+    """int64 -> 32 bits, so that seeds that differ only in their high half differ still."""
+    return (seeds & _MASK) ^ _mix((seeds >> 32) & _MASK)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit integers held in int64, two multiply-xorshift rounds (constants of C. Wellons's search).
+
+    Both multipliers are below 2**31, so a product never leaves int64.
+    """
+    x = x ^ (x >> 16)
+    x = (x * 0x21F0AAAD) & _MASK
+    x = x ^ (x >> 15)
+    x = (x * 0x735A2D97) & _MASK
+    return x ^ (x >> 15)

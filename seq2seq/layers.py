@@ -1,0 +1,102 @@
+"""Transformer layers of the token model: pre-norm, RMSNorm, attention with normalised queries and keys.
+
+Dimension names: B batch, T queries, S keys, D width, H heads, K head width (D / H).
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one attention, each (B, H, S, K)."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention of a sequence on itself or on another one.
+
+    Queries and keys are RMS-normalised a head (arXiv 2302.05442, section 2), which keeps logits bounded in bf16.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """(B, S, D) -> the keys and values to attend on."""
+        k, v = rearrange(self.key_value(x), "b s (two h k) -> two b h s k", two=2, h=self.heads)
+        return self.key_norm(k), v
+
+    def attend(self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Queries from (B, T, D); `mask` is bool, True where attention is allowed, (B, 1, 1, S). Returns (B, T, D)."""
+        q = self.query_norm(rearrange(self.query(x), "b t (h k) -> b h t k", h=self.heads))
+        y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=mask, is_causal=causal)
+        return self.out(rearrange(y, "b h t k -> b t (h k)"))
+
+
+class MLP(nn.Sequential):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention over the caption, then an MLP."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.RMSNorm(width, eps=1e-6), Attention(width, heads)
+        self.norm2, self.mlp = nn.RMSNorm(width, eps=1e-6), MLP(width, mlp_width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, S, D), mask (B, 1, 1, S) -> (B, S, D)."""
+        normed = self.norm1(x)
+        x = x + self.dropout(self.attention.attend(normed, self.attention.keys_values(normed), mask=mask))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention over image tokens, cross-attention to the caption, then an MLP."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.RMSNorm(width, eps=1e-6), Attention(width, heads)
+        self.norm2, self.cross = nn.RMSNorm(width, eps=1e-6), Attention(width, heads)
+        self.norm3, self.mlp = nn.RMSNorm(width, eps=1e-6), MLP(width, mlp_width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, text: KeysValues, text_mask: Tensor, past: "Past | None" = None) -> Tensor:
+        """One or more new image tokens (B, T, D) -> (B, T, D).
+
+        Args:
+            x: with `past` one token, to be appended to it; without, the whole sequence.
+            text: keys and values of the caption for this block, from `self.cross.keys_values`.
+            text_mask: bool (B, 1, 1, S), False at padding.
+            past: this block's keys and values of the tokens before.
+        """
+        normed = self.norm1(x)
+        own = self.attention.keys_values(normed)
+        y = self.attention.attend(normed, past.append(own) if past else own, causal=past is None)
+        x = x + self.dropout(y)
+        x = x + self.dropout(self.cross.attend(self.norm2(x), text, mask=text_mask))
+        return x + self.dropout(self.mlp(self.norm3(x)))
+
+
+class Past:
+    """A block's view of the KV cache at one position: where new keys and values go, and what there is to attend on."""
+
+    def __init__(self, keys: Tensor, values: Tensor, position: int) -> None:
+        self._keys, self._values, self._position = keys, values, position
+
+    def append(self, new: KeysValues) -> KeysValues:
+        """Writes (B, H, 1, K) at the position, in place; returns everything up to and including it."""
+        self._keys[:, :, self._position : self._position + 1] = new[0]
+        self._values[:, :, self._position : self._position + 1] = new[1]
+        return self._keys[:, :, : self._position + 1], self._values[:, :, : self._position + 1]

@@ -1,0 +1,190 @@
+"""The token model of Parti (arXiv 2206.10789): caption ids -> image tokens, raster order, then EOS.
+
+Dimension names: B batch, S caption ids, T image tokens, D width, K codes of the image tokenizer.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.cache import KVCache
+from seq2seq.layers import DecoderBlock, EncoderBlock
+from tokenizer.text import PAD
+from training.config import require
+from training.pretrained import PretrainedModel
+
+
+@dataclass(kw_only=True)
+class TokenModelConfig:
+    """Shape of the token model."""
+
+    width: int = 256
+    """Width of encoder and decoder."""
+    mlp_width: int = 1024
+    """Hidden width of the MLPs."""
+    heads: int = 4
+    """Attention heads; they divide the width."""
+    encoder_depth: int = 3
+    """Blocks of the text encoder."""
+    decoder_depth: int = 6
+    """Blocks of the image-token decoder."""
+    dropout: float = 0.1
+    """Dropout on the output of every attention and MLP."""
+    text_vocab_size: int = 4096
+    """Ids of the text tokenizer. The trainer sets it."""
+    text_length: int = 32
+    """Ids a caption. The trainer sets it."""
+    codebook_size: int = 2048
+    """Codes of the image tokenizer, K. The trainer sets it."""
+    grid: int = 8
+    """Codes a row, and most rows a picture. The trainer sets it."""
+    codes_id: str = ""
+    """The image tokenizer whose codes the model speaks. The trainer sets it."""
+    text_id: str = ""
+    """The text tokenizer whose ids the model reads. The trainer sets it."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "mlp_width", "heads", "encoder_depth", "decoder_depth", "text_length", "grid"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
+        require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
+
+    @property
+    def eos(self) -> int:
+        """Token that ends a picture, K."""
+        return self.codebook_size
+
+    @property
+    def bos(self) -> int:
+        """Token that begins a picture, K + 1. Only ever read, never predicted."""
+        return self.codebook_size + 1
+
+    @property
+    def length(self) -> int:
+        """Most image tokens of a picture, EOS not counted."""
+        return self.grid**2
+
+
+class TokenModel(PretrainedModel):
+    """Text encoder and image-token decoder."""
+
+    config_class = TokenModelConfig
+    config: TokenModelConfig
+
+    def __init__(self, config: TokenModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = TextEncoder(config)
+        self.decoder = ImageTokenDecoder(config)
+        self.apply(_initialize)
+        for block in [*self.encoder.blocks, *self.decoder.blocks]:  # residual branches start small (GPT-2, section 2.3)
+            for name, parameter in block.named_parameters():
+                if name.endswith(("out.weight", "mlp.2.weight")):
+                    nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.decoder_depth))
+
+    def forward(self, text: Tensor, tokens: Tensor) -> Tensor:
+        """Teacher forcing: logits of every token given the caption and the tokens before it.
+
+        Args:
+            text: caption ids (B, S) int64, padded with `PAD`.
+            tokens: image tokens (B, T) int64 in raster order, without BOS and EOS, T up to `config.length`.
+
+        Returns:
+            logits (B, T + 1, K + 1); position t is token t's, position T EOS's; EOS is -inf inside rows.
+        """
+        mask = text_mask(text)
+        states = self.encoder(text, mask)
+        bos = torch.full_like(tokens[:, :1], self.config.bos)
+        return self.decoder(torch.cat([bos, tokens], dim=1), states, mask)
+
+    def cache(self, text: Tensor) -> KVCache:
+        """Encodes captions (B, S) once, for `step`."""
+        mask = text_mask(text)
+        return self.decoder.cache(self.encoder(text, mask), mask)
+
+    def step(self, token: Tensor, position: int, cache: KVCache) -> Tensor:
+        """Logits (B, K + 1) of token number `position` from the one before it, (B,): BOS at position 0."""
+        return self.decoder.step(token, position, cache)
+
+
+class TextEncoder(nn.Module):
+    """Caption ids -> states, bidirectional."""
+
+    def __init__(self, config: TokenModelConfig) -> None:
+        super().__init__()
+        c = config
+        self.embed = nn.Embedding(c.text_vocab_size, c.width)
+        self.positions = nn.Parameter(torch.randn(c.text_length, c.width) * 0.02)
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(c.width, c.heads, c.mlp_width, c.dropout) for _ in range(c.encoder_depth)
+        )
+        self.norm = nn.RMSNorm(c.width, eps=1e-6)
+
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
+        """Ids (B, S), mask (B, 1, 1, S) -> (B, S, D)."""
+        x = self.dropout(self.embed(text) + self.positions[: text.shape[1]])
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+class ImageTokenDecoder(nn.Module):
+    """Image tokens -> logits of the next, with a learned position for the row and the column of the token to come."""
+
+    def __init__(self, config: TokenModelConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.embed = nn.Embedding(c.codebook_size + 2, c.width)
+        self.rows = nn.Parameter(torch.randn(c.grid + 1, c.width) * 0.02)
+        self.columns = nn.Parameter(torch.randn(c.grid, c.width) * 0.02)
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = nn.ModuleList(
+            DecoderBlock(c.width, c.heads, c.mlp_width, c.dropout) for _ in range(c.decoder_depth)
+        )
+        self.norm = nn.RMSNorm(c.width, eps=1e-6)
+        self.head = nn.Linear(c.width, c.codebook_size + 1, bias=False)
+
+    def forward(self, tokens: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """Tokens from BOS on (B, T), caption states (B, S, D) -> logits (B, T, K + 1)."""
+        x = self.dropout(self.embed(tokens) + self._positions(0, tokens.shape[1]))
+        for block in self.blocks:
+            x = block(x, block.cross.keys_values(states), mask)
+        return self._logits(x, 0)
+
+    def cache(self, states: Tensor, mask: Tensor) -> KVCache:
+        """Caption states (B, S, D) -> a cache with the caption's keys and values of every block."""
+        text = [block.cross.keys_values(states) for block in self.blocks]
+        return KVCache(text, mask, self.config.length + 1)
+
+    def step(self, token: Tensor, position: int, cache: KVCache) -> Tensor:
+        """Token before `position` (B,) -> logits (B, K + 1); appends to the cache."""
+        x = self.embed(token[:, None]) + self._positions(position, 1)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cache.text[i], cache.text_mask, cache.past(i, position))
+        return self._logits(x, position)[:, 0]
+
+    def _positions(self, start: int, count: int) -> Tensor:
+        """(count, D): position t is row t // grid and column t % grid of the token predicted there."""
+        t = torch.arange(start, start + count, device=self.rows.device)
+        return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
+
+    def _logits(self, x: Tensor, start: int) -> Tensor:
+        """(B, T, D) -> (B, T, K + 1) float32; a picture ends only where a row does, so EOS is -inf inside rows."""
+        logits = self.head(self.norm(x)).float()
+        t = torch.arange(start, start + x.shape[1], device=x.device)
+        at_row_end = (t > 0) & (t % self.config.grid == 0)
+        logits[..., self.config.eos].masked_fill_(~at_row_end, -torch.inf)
+        return logits
+
+
+def text_mask(text: Tensor) -> Tensor:
+    """Caption ids (B, S) -> bool (B, 1, 1, S), True where there is a caption."""
+    return (text != PAD)[:, None, None, :]
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)

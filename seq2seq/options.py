@@ -1,0 +1,27 @@
+"""Config of the token model's trainer."""
+
+from dataclasses import dataclass, field
+
+from seq2seq.model import TokenModelConfig
+from training.config import require
+from training.options import TrainingConfig
+
+
+@dataclass(kw_only=True)
+class TokenTrainingConfig(TrainingConfig):
+    """Trains the token model on a store of image codes."""
+
+    data: str
+    """Code store written by `python -m tokenizer.encode`."""
+    tokenizer: str
+    """Image tokenizer that wrote the codes; draws the samples."""
+    text: str
+    """Text tokenizer."""
+    caption_dropout: float = 0.1
+    """Share of captions replaced by the null caption, which classifier-free guidance needs."""
+    model: TokenModelConfig = field(default_factory=TokenModelConfig)
+    """Shape of the model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "caption_dropout", 0 <= self.caption_dropout < 1, "from 0 to below 1")

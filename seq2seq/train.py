@@ -1,0 +1,75 @@
+"""Trains the token model: `accelerate launch seq2seq/train.py --config configs/seq2seq/emoji.yaml --out RUN`."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data.codes import CodeStore
+from data.grid import grid
+from sampling.options import SamplingOptions
+from sampling.pipeline import Bundle
+from seq2seq.loss import token_loss
+from seq2seq.model import TokenModel
+from seq2seq.options import TokenTrainingConfig
+from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.text import TextTokenizer
+from training.cli import command
+from training.loop import Batch, accelerator_for, train
+from training.pretrained import exported
+
+
+def main(config: TokenTrainingConfig) -> None:
+    """Builds data, model and loss, and trains."""
+    accelerator = accelerator_for(config)
+    text = TextTokenizer.from_pretrained(config.text)
+    tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
+    codes, unseen = (CodeStore(Path(config.data) / split) for split in ("train", "validation"))
+    codes.require_tokenizer(tokenizer.codes_id)
+    config.model = dataclasses.replace(
+        config.model, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
+        codebook_size=codes.info.codebook_size, grid=codes.info.columns, codes_id=codes.info.codes_id,
+    )  # fmt: skip
+    model = TokenModel(config.model)
+
+    def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        captions: list[str | None] = []
+        views = []
+        for picture in (codes[int(i)] for i in indices):
+            which, view = torch.rand(2, generator=generator).tolist()
+            captions.append(picture.captions[int(which * len(picture.captions))])
+            views.append(picture.codes[int(view * len(picture.codes))])
+        dropped = torch.rand(len(captions), generator=generator) < config.caption_dropout
+        captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+        return {"text": text.encode(captions), "tokens": torch.stack(views).flatten(1)}
+
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return token_loss(model(batch["text"], batch["tokens"]), batch["tokens"], config.model.eos)
+
+    @torch.no_grad()
+    def evaluate(model: TokenModel, file: Path) -> dict[str, float]:
+        """Draws the first validation captions over the true pictures; the loss on validation pictures."""
+        pictures = [unseen[i] for i in range(min(256, len(unseen)))]
+        captions = [picture.captions[0] for picture in pictures]
+        tokens = torch.stack([picture.codes[0] for picture in pictures]).to(accelerator.device)
+        value, scalars = loss(model, {"text": text.encode(captions).to(tokens.device), "tokens": tokens.flatten(1)})
+        bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=model)
+        drawn = bundle.generate(captions[:12], options=SamplingOptions())
+        grid([*drawn, *tokenizer.decode(tokens[:12])], captions[:12] * 2, columns=12).save(file)
+        return {"validation_loss": value.item(), "validation_accuracy": scalars["accuracy"].item()}
+
+    def export(model: TokenModel, folder: Path) -> None:
+        model.load_state_dict(exported(model))
+        model.to(torch.bfloat16).save_pretrained(folder)
+
+    train(
+        accelerator, config, model, count=len(codes), make_batch=make_batch, loss=loss, evaluate=evaluate,
+        export=export, tokens=config.model.length,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command(main, TokenTrainingConfig)

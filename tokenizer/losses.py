@@ -1,0 +1,86 @@
+"""Losses of the image tokenizer: what a reconstruction lacks, in pixels and in features."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenizer.features import FeatureNetwork
+from tokenizer.image_tokenizer import Reconstruction
+from training.config import require
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """Weights of the loss terms."""
+
+    l1: float = 1.0
+    """Mean absolute error of pixels in [-1, 1]."""
+    l2: float = 1.0
+    """Mean squared error of pixels in [-1, 1]."""
+    perceptual: float = 0.3
+    """Distance in the features of the frozen network; 0 leaves the network out."""
+    perceptual_size: int = 128
+    """Pictures are resized to this for the feature network, which was trained at 224."""
+    commitment: float = 0.5
+    """Pull of the encoder's output towards its code."""
+
+    def __post_init__(self) -> None:
+        for name in ("l1", "l2", "perceptual", "commitment"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "perceptual_size", self.perceptual_size % 32 == 0, "a multiple of 32, the network's stride")
+
+
+class TokenizerLoss(nn.Module):
+    """Weighted sum of the terms; returns each by name for the log."""
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.perceptual = PerceptualLoss(config.perceptual_size) if config.perceptual else None
+
+    def forward(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> scalar loss, its terms."""
+        terms = {
+            "l1": F.l1_loss(made.images, images),
+            "l2": F.mse_loss(made.images, images),
+            "commitment": made.commitment,
+        }
+        if self.perceptual:
+            terms["perceptual"] = self.perceptual(made.images, images)
+        total = sum((getattr(self.config, name) * term for name, term in terms.items()), torch.zeros(()))
+        return total, terms
+
+
+class PerceptualLoss(nn.Module):
+    """Squared distance of unit-normalised feature maps, averaged over positions and stages (arXiv 1801.03924, eq. 1).
+
+    All channels weigh the same: there are no human judgements for this network.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.network = FeatureNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, made: Tensor, images: Tensor) -> Tensor:
+        """Two batches (B, 3, H, W) in [-1, 1] -> scalar."""
+        with torch.no_grad():
+            targets = self._features(images)
+        distances = [
+            (mine - target).square().sum(1).mean() for mine, target in zip(self._features(made), targets, strict=True)
+        ]
+        return torch.stack(distances).mean()
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=False)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            maps = self.network.stages(images.contiguous(memory_format=torch.channels_last))
+        return [F.normalize(feature.float(), dim=1, eps=1e-3) for feature in maps]
+
+
+def psnr(made: Tensor, images: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of the mean squared error over the batch; both in [-1, 1], peak to peak 2."""
+    error = F.mse_loss(made.detach().float().clamp(-1, 1), images)
+    return 10 * torch.log10(4 / error.clamp_min(1e-10))

@@ -1,0 +1,115 @@
+"""The text tokenizer: captions <-> ids, a SentencePiece model (arXiv 1808.06226) trained on the corpus's captions."""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+import torch
+from torch import Tensor
+
+from training.config import from_dict, require, to_dict
+from training.errors import BadInput
+from training.files import atomic, write_json
+from training.pretrained import read_json
+
+PAD, EOS, NULL, UNKNOWN = range(4)
+"""Ids of the special pieces. `UNKNOWN` exists because SentencePiece wants one; byte fallback never needs it."""
+
+
+@dataclass(kw_only=True)
+class TextTokenizerConfig:
+    """Shape of encoded captions."""
+
+    max_length: int = 32
+    """Ids a caption is padded or cut to, its end mark included."""
+
+    def __post_init__(self) -> None:
+        require(self, "max_length", self.max_length >= 2, "2 or more")
+
+
+class TextTokenizer:
+    """Byte fallback and identity normalisation: every input has ids, none is unknown."""
+
+    def __init__(self, config: TextTokenizerConfig, spiece: bytes) -> None:
+        self.config = config
+        self._spiece = spiece
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=spiece)
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int, config: TextTokenizerConfig) -> "TextTokenizer":
+        """Trains a unigram model of at most `vocab_size` pieces. Raises `BadInput` when there is no caption."""
+        captions = sorted({caption.strip() for caption in captions} - {""})  # the order must not matter
+        if not captions:
+            raise BadInput("there is no caption to train the text tokenizer on")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(captions), model_writer=model, model_type="unigram", vocab_size=vocab_size,
+                hard_vocab_limit=False, byte_fallback=True, character_coverage=1.0,
+                normalization_rule_name="identity", max_sentence_length=100_000, num_threads=1, minloglevel=2,
+                pad_id=PAD, eos_id=EOS, unk_id=UNKNOWN, bos_id=-1, control_symbols=["<null>"],
+                pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>",
+            )  # fmt: skip
+        except (RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[-1]
+            raise BadInput(f"SentencePiece cannot make {vocab_size} pieces of these captions ({reason})") from None
+        return cls(config, model.getvalue())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "TextTokenizer":
+        """Loads a folder of `config.json` and `spiece.model`. Raises `BadInput` when either is missing or damaged."""
+        folder = Path(folder)
+        values = read_json(folder / "config.json")
+        if values.pop("model", None) != cls.__name__:
+            raise BadInput(f"{folder / 'config.json'}: does not describe a text tokenizer")
+        config = from_dict(TextTokenizerConfig, values, folder / "config.json")
+        try:
+            return cls(config, (folder / "spiece.model").read_bytes())
+        except FileNotFoundError:
+            raise BadInput(f"{folder}: has no spiece.model, so it is not a complete text tokenizer") from None
+        except RuntimeError:
+            raise BadInput(f"{folder / 'spiece.model'}: not a complete SentencePiece model") from None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `config.json` and `spiece.model`."""
+        with atomic(Path(folder)) as temporary:
+            temporary.mkdir(parents=True)
+            (temporary / "spiece.model").write_bytes(self._spiece)
+            write_json(temporary / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included."""
+        return int(self._pieces.get_piece_size())
+
+    @property
+    def text_id(self) -> str:
+        """Names the model: the same ids for the same captions."""
+        return hashlib.sha256(self._spiece + str(self.config.max_length).encode()).hexdigest()[:16]
+
+    def encode(self, captions: Sequence[str | None]) -> Tensor:
+        """Captions -> ids (B, max_length) int64, padded with `PAD`; `None` is the null caption.
+
+        A caption that does not fit is cut, with a warning.
+        """
+        ids = torch.full((len(captions), self.config.max_length), PAD)
+        for row, caption in zip(ids, captions, strict=True):
+            pieces = [NULL] if caption is None else self._fitting(caption)
+            row[: len(pieces)] = torch.tensor(pieces)
+        return ids
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Ids (B, L) -> captions, special ids left out."""
+        return [self._pieces.decode([i for i in row if i > UNKNOWN]) for row in ids.tolist()]
+
+    def _fitting(self, caption: str) -> list[int]:
+        pieces = self._pieces.encode(caption)
+        room = self.config.max_length - 1
+        if len(pieces) > room:
+            kept = self._pieces.decode(pieces[:room])
+            warnings.warn(f"a caption of {len(pieces)} pieces is cut to {room}: '...{kept[-40:]}'", stacklevel=3)
+        return [*pieces[:room], EOS]

@@ -1,0 +1,94 @@
+"""Vision transformer blocks of the ViT-VQGAN (arXiv 2110.04627).
+
+Dimension names: B batch, N patches (h * w), D width, H heads.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all patches."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Blocks over a grid of vectors with a learned embedding for each row and each column."""
+
+    def __init__(self, grid: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(grid, 1, width) * 0.02)
+        self.columns = nn.Parameter(torch.randn(1, grid, width) * 0.02)
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, h, w, D), h and w up to the trained grid."""
+        _, h, w, _ = x.shape
+        x = x + self.rows[:h] + self.columns[:, :w]
+        x = self.norm(self.blocks(rearrange(x, "b h w d -> b (h w) d")))
+        return rearrange(x, "b (h w) d -> b h w d", h=h)
+
+
+class Encoder(nn.Module):
+    """Image -> grid of vectors: a linear embedding of each patch, then a transformer."""
+
+    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.embed = nn.Linear(3 * patch_size**2, width)
+        self.transformer = Transformer(image_size // patch_size, width, depth, heads)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, h * p, w * p) in [-1, 1] -> (B, h, w, D)."""
+        p = self.patch_size
+        patches = rearrange(images, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p)
+        return self.transformer(self.embed(patches))
+
+
+class Decoder(nn.Module):
+    """Grid of vectors -> image: a transformer, then two convolutions over pixels that close the seams of patches."""
+
+    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int, pixel_width: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.transformer = Transformer(image_size // patch_size, width, depth, heads)
+        self.unembed = nn.Linear(width, pixel_width * patch_size**2)
+        self.head = nn.Sequential(
+            nn.Conv2d(pixel_width, pixel_width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(pixel_width, 3, 3, padding=1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, h, w, D) -> images (B, 3, h * p, w * p) about [-1, 1], not clamped."""
+        p = self.patch_size
+        pixels = rearrange(self.unembed(self.transformer(z)), "b h w (c p q) -> b c (h p) (w q)", p=p, q=p)
+        return self.head(pixels)

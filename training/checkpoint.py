@@ -1,0 +1,79 @@
+"""Checkpoints: model, averaged model and optimizer, written whole or not at all, as safetensors."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from training.errors import BadInput
+from training.files import atomic, write_json
+
+# Full state dicts by parameter name: the same file whether the model is plain, DDP or sharded.
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def save(folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Optimizer, *, write: bool) -> None:
+    """Saves the state after `step` optimizer steps as `folder/step-<step>` and drops all but the last two.
+
+    Every process must call it (a sharded model is gathered); the one with `write` writes.
+    """
+    optimizer_state = get_optimizer_state_dict(model, optimizer, options=_FULL)
+    parts = {
+        "model": get_model_state_dict(model, options=_FULL),
+        "average": get_model_state_dict(average, options=_FULL),
+        "optimizer": _flat(optimizer_state["state"]),
+    }
+    if not write:
+        return
+    with atomic(folder / f"step-{step:08d}") as temporary:
+        temporary.mkdir()
+        for name, part in parts.items():
+            save_file({key: value.contiguous() for key, value in part.items()}, temporary / f"{name}.safetensors")
+        write_json(temporary / "state.json", {"step": step, "param_groups": optimizer_state["param_groups"]})
+    for old in _all(folder)[:-2]:
+        shutil.rmtree(old)
+
+
+def restore(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer) -> int:
+    """Loads the last checkpoint of `folder` in place; returns its step, or 0 where there is none."""
+    checkpoints = _all(folder)
+    if not checkpoints:
+        return 0
+    last = checkpoints[-1]
+    try:
+        parts = {name: load_file(last / f"{name}.safetensors") for name in ("model", "average", "optimizer")}
+        state = json.loads((last / "state.json").read_text())
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise BadInput(f"{last}: a damaged checkpoint ({error}); delete it to resume from the one before") from None
+    set_model_state_dict(model, parts["model"], options=_FULL)
+    set_model_state_dict(average, parts["average"], options=_FULL)
+    optimizer_state = {"state": _nested(parts["optimizer"]), "param_groups": state["param_groups"]}
+    set_optimizer_state_dict(model, optimizer, optimizer_state, options=_FULL)
+    return int(state["step"])
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _flat(state: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{parameter}/{name}": value for parameter, values in state.items() for name, value in values.items()}
+
+
+def _nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        parameter, name = key.rsplit("/", 1)
+        state.setdefault(parameter, {})[name] = value
+    return state

@@ -1,0 +1,51 @@
+"""The frame around every command: parse, run, and turn what the user got wrong into one line and exit code 2."""
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from training.config import parse
+from training.errors import BadInput
+
+Options = TypeVar("Options")
+
+# What the machine refuses rather than the program: said like bad input.
+_REFUSALS = {
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
+    errno.EEXIST: "a file stands in the way",
+}
+
+
+def command(main: Callable[[Options], None], options: type[Options], positional: Sequence[str] = ()) -> None:
+    """Runs `main` on `sys.argv` parsed as the dataclass `options`.
+
+    Exits with 0 when it is done, with 2 and one line on stderr for bad input (`BadInput`, no permission, no disk
+    space), with 130 when interrupted; anything else is a bug and keeps its traceback.
+    """
+    # `python -m a.b` says so in its usage; `__main__.py` would say nothing
+    spec = sys.modules["__main__"].__spec__
+    prog = f"python -m {spec.name}" if spec else None
+    try:
+        main(parse(options, sys.argv[1:], positional, prog))
+    except BadInput as error:
+        _quit(str(error))
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        _quit(f"{_REFUSALS[error.errno]}{where}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _quit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

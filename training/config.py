@@ -1,0 +1,110 @@
+"""Configs: keyword-only dataclasses with field docstrings, read strictly from the command line, YAML and JSON."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from training.errors import BadInput
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Config = TypeVar("Config")
+
+
+def require(owner: object, name: str, condition: bool, wanted: str) -> None:
+    """For `__post_init__`: raises `BadInput` naming the field, its value and the allowed range."""
+    if not condition:
+        raise BadInput(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}: must be {wanted}")
+
+
+def parser_for(config: type, positional: Sequence[str] = (), prog: str | None = None) -> ArgumentParser:
+    """A parser whose flags are the fields of the dataclass `config`, their docstrings the help.
+
+    Fields named in `positional` (they must have no default) are given without a flag, in that order.
+    """
+    parser = ArgumentParser(prog=prog, description=config.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below; flags override it")
+    helps = _field_help(config, positional)
+    for name in positional:
+        parser.add_argument(name, type=str, help=helps[name])
+    parser.add_class_arguments(config, as_group=False, skip=set(positional))
+    return parser
+
+
+def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] = (), prog: str | None = None) -> Config:
+    """Parses a command line into `config`. Raises `BadInput` with one line; exits by itself only for `--help`."""
+    parser = parser_for(config, positional, prog)
+    try:
+        values = parser.parse_args(_appending(config, argv)).as_dict()
+    except ArgumentError as error:
+        raise BadInput(_one_line(str(error), parser)) from None
+    values.pop("config", None)
+    return from_dict(config, values, "the command line")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as nested plain values, as `config.json` holds it."""
+    return cast(dict[str, Any], dataclasses.asdict(config))
+
+
+def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path) -> Config:
+    """Builds `config` from nested plain values. Unknown fields and values of the wrong type raise `BadInput`."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config, as_group=False)
+    try:
+        parsed = parser.parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        raise BadInput(f"{where}: {_one_line(str(error), parser)}") from None
+    return _build(config, parsed)
+
+
+def _build(config: type[Config], values: Mapping[str, Any]) -> Config:
+    """Instantiates nested dataclasses ourselves, so that `BadInput` from `__post_init__` arrives as raised."""
+    arguments = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = values[field.name]
+        nested = field.default_factory
+        if isinstance(value, dict) and dataclasses.is_dataclass(nested):
+            value = _build(cast(type, nested), value)
+        arguments[field.name] = tuple(value) if isinstance(field.default, tuple) else value
+    return config(**arguments)
+
+
+def _appending(config: type, argv: Sequence[str]) -> list[str]:
+    """Lets a list-valued flag be repeated: `--prompt a --prompt b` is jsonargparse's `--prompt+ a --prompt+ b`."""
+    lists = {
+        f"--{field.name}"
+        for field in dataclasses.fields(config)
+        if field.default_factory is list and field.metadata.get("repeat")
+    }
+    return [re.sub(r"^(--\w+)", r"\1+", arg) if arg.split("=")[0] in lists else arg for arg in argv]
+
+
+def _field_help(config: type, names: Sequence[str]) -> dict[str, str]:
+    if not names:
+        return {}
+    from docstring_parser import parse_from_object
+
+    described = {parameter.arg_name: parameter.description or "" for parameter in parse_from_object(config).params}
+    return {name: described.get(name, "") for name in names}
+
+
+def _one_line(message: str, parser: ArgumentParser) -> str:
+    """jsonargparse's errors in one line for people, with the nearest known option beside an unknown one."""
+    message = re.sub(r"\s+", " ", message).strip()
+    message = re.sub(r'^Parser key "([\w.]+)": ?', r"\1: ", message)
+    message = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected a value of type \1, got '\2'", message)
+    message = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", r"must be one of \1, got '\2'", message)
+    unknown = re.search(r"unrecognized arguments: (\S+)|does not accept option '([\w.]+)'", message)
+    if unknown:
+        name = (unknown[1] or unknown[2]).lstrip("-").split("=")[0]
+        known = [action.dest for action in parser._actions]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "see --help for the options"
+        message = f"{message}; {hint}"
+    return message

@@ -1,0 +1,247 @@
+"""The training loop, shared by every trainer."""
+
+import contextlib
+import os
+import signal
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from training import checkpoint, ema
+from training.config import to_dict
+from training.errors import BadInput
+from training.files import atomic
+from training.options import OptimizerConfig, TrainingConfig
+from training.order import batch_indices
+from training.run import RunFolder
+from training.schedule import learning_rate
+
+Batch = dict[str, Tensor]
+MakeBatch = Callable[[NDArray[np.int64], torch.Generator], Batch]
+Loss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+
+
+def accelerator_for(config: TrainingConfig) -> Accelerator:
+    """The `Accelerator` of a run, with threads set to cores / processes. Create it before any model."""
+    has_accelerator = torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_accelerator)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise BadInput(
+            f"the launcher started {launched} processes but Accelerate joined {accelerator.num_processes}; "
+            "each would train alone: check `accelerate launch` options (--cpu, --multi_gpu)"
+        )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # The launcher sets OMP_NUM_THREADS=1, which would leave most cores idle.
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    parts = accelerator.num_processes * config.accumulation
+    if config.batch_size % parts:
+        raise BadInput(
+            f"batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes "
+            f"times {config.accumulation} accumulation steps: give a multiple of {parts}"
+        )
+    set_seed(config.seed)
+    return accelerator
+
+
+def train(
+    accelerator: Accelerator,
+    config: TrainingConfig,
+    model: nn.Module,
+    *,
+    count: int,
+    make_batch: MakeBatch,
+    loss: Loss,
+    evaluate: Callable[[Any, Path], dict[str, float]],
+    export: Callable[[Any, Path], None],
+    tokens: int,
+) -> None:
+    """Trains `model` for `config.steps` steps, resuming whatever `config.out` holds.
+
+    Everything random in a step is a function of (seed, step, process), so a resumed run repeats a straight one.
+
+    Args:
+        count: number of training examples.
+        make_batch: (indices, generator) -> tensors of one forward pass; the generator is its only randomness.
+        loss: (model, batch) -> scalar to minimise, and scalars to log.
+        evaluate: (averaged model, file) draws a PNG of what the model can do, returns figures to log.
+        export: (averaged model, folder) writes the finished model.
+        tokens: image tokens an example, for the log's tokens/s.
+    """
+    run = RunFolder(config)
+    if config.dry_run:
+        _describe(config, model, make_batch, count)
+        return
+    main = accelerator.is_main_process
+    if main:
+        run.open()
+    average = ema.averaged_copy(model).to(accelerator.device)
+    model, optimizer = accelerator.prepare(model, _optimizer(model, config.optimizer))
+    start = checkpoint.restore(run.checkpoints, model, average, optimizer)
+    if main:
+        run.rewind_log(start)
+    batches = iter(_loader(accelerator, config, make_batch, count, start))
+    meter = _Meter(accelerator, config.batch_size / config.accumulation, tokens)
+    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not main, unit="step")
+    model.train()
+
+    with _stopping_at_signals(accelerator):
+        for step in bar:
+            set_seed(config.seed + 7919 * (step * accelerator.num_processes + accelerator.process_index) & 0x7FFFFFFF)
+            rate = _set_learning_rate(optimizer, step, config)
+            for micro in range(config.accumulation):
+                last = micro == config.accumulation - 1
+                with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                    value, scalars = loss(model, _to(next(batches), accelerator.device))
+                    accelerator.backward(value / config.accumulation)
+                meter.add(value, scalars)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update(average, accelerator.unwrap_model(model), step, config.ema_decay)
+
+            done = step + 1
+            stop = accelerator.check_trigger()
+            if done % config.log_every == 0 or done == config.steps:
+                values = {"step": done, **meter.read(), "learning_rate": rate, "grad_norm": float(norm)}
+                values["batch"] = _batch_id(config, step, count)
+                if main:
+                    run.log(values)
+                bar.set_postfix_str(f"loss {values['loss']:.4f}")
+                if not np.isfinite(values["loss"]):
+                    raise BadInput(f"the loss is {values['loss']} at step {done}: lower optimizer.learning_rate")
+            if done % config.checkpoint_every == 0 or done == config.steps or stop:
+                checkpoint.save(run.checkpoints, done, model, average, optimizer, write=main)
+            if main and config.sample_every and (done % config.sample_every == 0 or done == config.steps):
+                run.samples.mkdir(exist_ok=True)
+                run.log({"step": done, **evaluate(average, run.samples / f"step-{done:08d}.png")})
+                meter.restart_clock()
+            if stop:
+                bar.close()
+                accelerator.print(f"stopped after step {done}; give the same command again to resume")
+                return
+    if main:
+        with atomic(run.model) as folder:
+            export(average, folder)
+        print(f"trained {config.steps} steps; the model is in {run.model}")
+    accelerator.wait_for_everyone()
+
+
+def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainingConfig) -> float:
+    options = config.optimizer
+    rate = learning_rate(
+        step, peak=options.learning_rate, warmup=options.warmup, total=config.steps, floor=options.floor
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+class _MicroBatches(Dataset[Batch]):
+    """The batches of one process, indexed by the number of the forward pass since the start of the run."""
+
+    def __init__(self, accelerator: Accelerator, config: TrainingConfig, make_batch: MakeBatch, count: int) -> None:
+        self._parts = accelerator.num_processes * config.accumulation
+        self._rank, self._accumulation = accelerator.process_index, config.accumulation
+        self._batch_size, self._seed = config.batch_size, config.seed
+        self._make_batch, self._count = make_batch, count
+
+    def __getitem__(self, index: int) -> Batch:
+        step, micro = divmod(index, self._accumulation)
+        indices = batch_indices(step, count=self._count, batch_size=self._batch_size, seed=self._seed)
+        part = self._rank * self._accumulation + micro
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + step) * self._parts + part)
+        return self._make_batch(np.split(indices, self._parts)[part], generator)
+
+
+def _loader(
+    accelerator: Accelerator, config: TrainingConfig, make_batch: MakeBatch, count: int, start: int
+) -> DataLoader[Batch]:
+    passes = range(start * config.accumulation, config.steps * config.accumulation)
+    batches = _MicroBatches(accelerator, config, make_batch, count)
+    return DataLoader(
+        batches, batch_size=None, sampler=passes, num_workers=config.workers, pin_memory=accelerator.device.type == "cuda"
+    )
+
+
+def _batch_id(config: TrainingConfig, step: int, count: int) -> str:
+    """A checksum of the indices of a step's batch: two runs that log the same one saw the same pictures."""
+    indices = batch_indices(step, count=count, batch_size=config.batch_size, seed=config.seed)
+    return f"{zlib.crc32(indices.tobytes()):08x}"
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+class _Meter:
+    """Means of what is logged since the last reading, over all processes, and speed."""
+
+    def __init__(self, accelerator: Accelerator, images_per_pass: float, tokens: int) -> None:
+        self._accelerator, self._images_per_pass, self._tokens = accelerator, images_per_pass, tokens
+        self._sums: dict[str, Tensor] = {}
+        self._passes = 0
+        self.restart_clock()
+
+    def add(self, loss: Tensor, scalars: Mapping[str, Tensor]) -> None:
+        for name, value in {"loss": loss, **scalars}.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+        self._passes += 1
+
+    def read(self) -> dict[str, float]:
+        means = self._accelerator.reduce(torch.stack([*self._sums.values()]) / self._passes, "mean").tolist()
+        speed = self._passes * self._images_per_pass / (time.perf_counter() - self._clock)
+        values = dict(zip(self._sums, means, strict=True))
+        self._sums, self._passes = {}, 0
+        self.restart_clock()
+        return {**values, "images_per_second": speed, "tokens_per_second": speed * self._tokens}
+
+    def restart_clock(self) -> None:
+        self._clock = time.perf_counter()
+
+
+@contextlib.contextmanager
+def _stopping_at_signals(accelerator: Accelerator) -> Iterator[None]:
+    """Turns Ctrl-C and SIGTERM into a stop after the running step, agreed between the processes."""
+
+    def stop(signum: int, frame: Any) -> None:
+        accelerator.set_trigger()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _describe(config: TrainingConfig, model: nn.Module, make_batch: MakeBatch, count: int) -> None:
+    """What `--dry_run` prints."""
+    import yaml
+
+    indices = batch_indices(0, count=count, batch_size=config.batch_size, seed=config.seed)
+    batch = make_batch(indices, torch.Generator().manual_seed(config.seed))
+    shapes = ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in batch.items())
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+    print(f"# {parameters / 1e6:.1f} M parameters, {count} examples, a batch: {shapes}")

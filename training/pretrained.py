@@ -1,0 +1,110 @@
+"""Models on disk: a folder of `config.json` and `model.safetensors`, local or on the Hugging Face Hub."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from training.config import from_dict, to_dict
+from training.errors import BadInput
+from training.files import write_json
+
+
+class PretrainedModel(nn.Module, ModelHubMixin):
+    """Base of every model that is saved: adds `from_pretrained`, `save_pretrained` and `push_to_hub`.
+
+    Stricter than the mixin alone: configs come back as dataclasses, weights in the file's dtype, and an unknown
+    config field, a missing tensor or a superfluous one is an error that names it.
+    """
+
+    config_class: ClassVar[type]
+    config: Any
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_json(save_directory / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, save_directory / "model.safetensors", metadata={"format": "pt"})
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card of a model alone: one line. Bundles carry the full card (`sampling.bundle`)."""
+        return ModelCard(f"# {type(self).__name__}\n\nOne model of a Tessera bundle; the bundle's README is the model card.\n")
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", **hub: Any
+    ) -> Self:
+        """Loads a model in eval mode from a folder or a Hub id.
+
+        `dtype` casts the floating-point weights; `None` keeps the dtype of the file. `hub` goes to
+        `huggingface_hub.hf_hub_download` (`revision`, `token`, ...).
+        Raises `BadInput` when a file is missing, truncated, or does not fit.
+        """
+        config_file, weights_file = (_fetch(path, name, **hub) for name in ("config.json", "model.safetensors"))
+        values = read_json(config_file)
+        kind = values.pop("model", None)
+        if kind != cls.__name__:
+            raise BadInput(f"{config_file}: holds a {kind or 'model of unknown kind'}, not a {cls.__name__}")
+        model = cls(from_dict(cls.config_class, values, config_file))
+        model._load(weights_file)
+        return model.to(device=device, dtype=dtype).eval()
+
+    def _load(self, file: Path) -> None:
+        try:
+            tensors = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{file}: not a complete safetensors file ({error}); fetch or export it again") from None
+        own = self.state_dict()
+        wrong = [
+            *(f"lacks {name}" for name in own.keys() - tensors.keys()),
+            *(f"has an unknown {name}" for name in tensors.keys() - own.keys()),
+            *(
+                f"has {name} of shape {tuple(tensors[name].shape)}, config says {tuple(own[name].shape)}"
+                for name in own.keys() & tensors.keys()
+                if own[name].shape != tensors[name].shape
+            ),
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise BadInput(f"{file}: does not fit its config.json: {min(wrong)}{more}")
+        self.load_state_dict(tensors, assign=True)
+
+
+def exported(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as it is released: floating-point tensors in bfloat16."""
+    return {
+        name: tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises `BadInput` when the file is missing or is not one."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{file}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{file}: holds a {type(values).__name__}, not a JSON object")
+    return values
+
+
+def _fetch(path: str | Path, name: str, **hub: Any) -> Path:
+    """The file `name` of a model folder, downloaded first when `path` is a Hub id."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder}: has no {name}, so it is not a complete model folder")
+        return folder / name
+    try:
+        return Path(hf_hub_download(str(path), name, **hub))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"{path}: neither a model folder here nor a model on the Hub ({reason})") from None

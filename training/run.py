@@ -1,0 +1,83 @@
+"""The run folder: resolved config, lock, log. One trainer at a time."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from training.config import to_dict
+from training.errors import BadInput
+from training.files import write_json, write_text
+from training.options import TrainingConfig
+from training.pretrained import read_json
+
+# A run may be continued with other values of these; any other change is another run.
+_MAY_CHANGE = {"out", "steps", "dry_run", "log_every", "sample_every", "checkpoint_every", "workers", "cache"}
+
+
+class RunFolder:
+    """`out/` with `config.json`, `command.txt`, `log.jsonl`, `checkpoints/`, `samples/` and at the end `model/`."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.path = Path(config.out)
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+        self.model = self.path / "model"
+        self.log_file = self.path / "log.jsonl"
+        self._config = config
+
+    def open(self) -> None:
+        """Creates or re-opens the folder and locks it until this process ends, however it ends.
+
+        Raises `BadInput` when another trainer lives in it or when it holds a run of another config.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise BadInput(f"{self.path}: another trainer is running in this folder; stop it or choose another --out") from None
+        file = self.path / "config.json"
+        mine = json.loads(json.dumps(to_dict(self._config)))
+        if file.exists():
+            changed = sorted(_differences(read_json(file), mine))
+            if changed:
+                raise BadInput(
+                    f"{self.path}: holds a run with another config ({', '.join(changed)}); "
+                    "give the command that began it to resume, or choose another --out"
+                )
+        write_json(file, mine)
+        write_text(self.path / "command.txt", shlex.join(["accelerate", "launch", *sys.argv]) + "\n")
+
+    def rewind_log(self, step: int) -> None:
+        """Drops the log lines after `step`, which a killed run wrote past its last checkpoint."""
+        if self.log_file.exists():
+            lines = self.log_file.read_text().splitlines()
+            kept = [line for line in lines if _step(line) <= step]
+            write_text(self.log_file, "".join(f"{line}\n" for line in kept))
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Appends one JSON line."""
+        with self.log_file.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")  # a line cut short by the kill
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in old.keys() | new.keys():
+        a, b = old.get(key), new.get(key)
+        if prefix + key in _MAY_CHANGE or a == b:
+            continue
+        nested = isinstance(a, dict) and isinstance(b, dict)
+        found += _differences(a, b, f"{prefix}{key}.") if nested else [f"{prefix}{key}: {a!r} there, {b!r} here"]
+    return found
