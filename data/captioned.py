@@ -1,26 +1,25 @@
-"""What every source of captioned pictures looks like to the rest of the house."""
+"""Captioned pictures of one size, as the rest of the house sees them."""
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.corpus import Corpus
 from data.store import PictureStore
 
 
 class CaptionedImages(Dataset[Tensor]):
-    """Square pictures with captions: a map-style dataset of pictures, whose captions are asked for by position.
-
-    Subclasses set `name`, what to call the source in a log (`"emoji-64/train"`), and `fingerprint`, a hash of all its
-    pictures, captions and keys in order.
-    """
+    """Square pictures with captions: a map-style dataset of pictures, whose captions are asked for by position."""
 
     name: str
+    """What to call them in a log: `"emoji-64/train"`."""
     fingerprint: str
+    """A hash of all pictures, captions and keys, in order."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -28,7 +27,7 @@ class CaptionedImages(Dataset[Tensor]):
 
     @abstractmethod
     def __getitem__(self, i: int) -> Tensor:
-        """The picture at position `i`: uint8 (3, size, size), RGB on white."""
+        """Picture `i`, RGB on white: uint8 (3, size, size)."""
 
     @abstractmethod
     def captions(self, i: int) -> tuple[str, ...]:
@@ -36,46 +35,50 @@ class CaptionedImages(Dataset[Tensor]):
 
     @abstractmethod
     def key(self, i: int) -> str:
-        """A name for picture `i` that stays the same when the source grows or shrinks around it."""
+        """A name for picture `i` that stays the same when the source grows or shrinks."""
 
 
 class StoredImages(CaptionedImages):
-    """Some rows of a picture store, with their captions.
+    """Some pictures of a corpus, drawn and kept in a store.
 
     A pickled copy carries file names and no pictures, so the workers of a `DataLoader` share one memory map.
     """
 
-    def __init__(self, name: str, store: PictureStore, rows: Sequence[int], captions: Sequence[tuple[str, ...]]) -> None:
-        """`rows` are positions in `store`; `captions[i]` belongs to `rows[i]`."""
+    def __init__(self, name: str, corpus: Corpus, positions: Sequence[int], store: PictureStore) -> None:
+        """`positions` are pictures of `corpus`, each in `store` or among the ones that it skipped."""
+        rows = {key: row for row, key in enumerate(store.keys)}
+        wanted = {corpus.keys[position] for position in positions}
         self.name = name
+        self.corpus = corpus
+        self.folder: Path = store.folder
+        """Where the pictures are kept."""
+        self.skipped: Mapping[str, str] = {key: why for key, why in store.skipped.items() if key in wanted}
+        """Why a picture is missing, by the key that it would have had."""
+        self.positions = [position for position in positions if corpus.keys[position] in rows]
+        """The place of each picture in `corpus`."""
+        self._rows = [rows[corpus.keys[position]] for position in self.positions]
         self._store = store
-        self._rows = rows
-        self._captions = captions
         self.fingerprint = self._hash()
 
-    @property
-    def folder(self) -> Path:
-        """Where the pictures are."""
-        return self._store.folder
-
     def __len__(self) -> int:
+        """The number of pictures."""
         return len(self._rows)
 
     def __getitem__(self, i: int) -> Tensor:
+        """Picture `i`, RGB on white: uint8 (3, size, size)."""
         # a copy, because the map is read-only
         return torch.from_numpy(self._store.pictures[self._rows[i]].copy())
 
     def captions(self, i: int) -> tuple[str, ...]:
         """Every caption of picture `i`, at least one, always in the same order."""
-        return self._captions[i]
+        return self.corpus.captions(self.positions[i])
 
     def key(self, i: int) -> str:
-        """The key under which the store has picture `i`."""
-        return self._store.keys[self._rows[i]]
+        """A name for picture `i` that stays the same when the source grows or shrinks."""
+        return self.corpus.keys[self.positions[i]]
 
     def _hash(self) -> str:
         digest = hashlib.blake2b(str(self._store.size).encode(), digest_size=16)
         for i, row in enumerate(self._rows):
-            record = (self._store.keys[row], self._store.digests[row], self._captions[i])
-            digest.update(repr(record).encode())
+            digest.update(repr((self.key(i), self._store.digests[row], self.captions(i))).encode())
         return digest.hexdigest()

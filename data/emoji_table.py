@@ -32,7 +32,7 @@ class Emoji:
 
     @cached_property
     def split(self) -> str:
-        """One of `data.splits.SPLITS`."""
+        """`train`, `validation`, `heldout-style` or `heldout-concept`."""
         return picture_split(self.family, self.style, STYLES)
 
     @cached_property

@@ -1,12 +1,26 @@
 """The one way to captioned pictures, whatever they come from."""
 
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.captioned import CaptionedImages
-from data.emoji import open_emoji
+import numpy as np
+from numpy.typing import NDArray
+from platformdirs import user_cache_dir
+
+from data.captioned import CaptionedImages, StoredImages
+from data.corpus import Corpus
+from data.emoji_corpus import EmojiCorpus
+from data.folder import FolderCorpus
+from data.parquet import ParquetCorpus
+from data.splits import fraction
+from data.store import PictureStore, open_store
 from training.errors import BadInput
 
-__all__ = ["CaptionedImages", "open_source"]
+__all__ = ["CaptionedImages", "StoredImages", "open_source"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_source(
@@ -17,9 +31,88 @@ def open_source(
     cache: str | Path | None = None,
     limit: int | None = None,
     strict: bool = False,
-) -> CaptionedImages:
-    """Opens `"emoji"`, the built-in corpus."""
-    folder = Path(cache) if cache is not None else None
+) -> StoredImages:
+    """Opens captioned pictures at `size` pixels; draws them first where that has not been done yet.
+
+    `source` is `"emoji"`, the built-in corpus; or a folder of pictures with `metadata.jsonl`, a line
+    `{"file_name": ..., "text": ...}` for each; or a parquet file, or a folder of them, with columns `image` and `text`.
+    `split` names one of the source's splits; None is all of them together. With a `limit`, there are at most that many
+    pictures, always the same ones in an order fixed by hash, and no others are drawn. Drawn pictures are kept in
+    `cache`, by default the user's cache folder.
+
+    Pictures that cannot be read are left out, with a warning that names them; `strict` raises instead. Raises
+    `BadInput` for a source, a split or a value that cannot be used.
+    """
+    if not 16 <= size <= 1024:
+        raise BadInput(f"size is {size}: pictures can be 16 to 1024 pixels wide")
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit is {limit}: must be 1 or more")
+    folder = Path(cache) if cache is not None else Path(user_cache_dir("tessera"))
+    corpus = open_corpus(source, folder)
+    positions = _choose(corpus, split, limit)
+    store = _draw(corpus, positions, size, folder, limit)
+    name = f"{corpus.name}-{size}/{split or 'all'}" + (f"/first-{limit}" if limit else "")
+    pictures = StoredImages(name, corpus, positions, store)
+    _report(name, {**corpus.left_out, **pictures.skipped}, strict)
+    if not len(pictures):
+        raise BadInput(f"{source}: none of the {len(positions):,} pictures can be read")
+    return pictures
+
+
+def open_corpus(source: str | Path, cache: Path) -> Corpus:
+    """The corpus that `source` names (see `open_source`), with no picture drawn. Raises `BadInput`."""
     if source == "emoji":
-        return open_emoji(size=size, split=split, cache=folder, limit=limit)
-    raise BadInput("not yet")
+        return EmojiCorpus()
+    path = Path(source)
+    if not path.exists():
+        raise BadInput(f'{source}: no such file or folder; give "emoji", a folder of pictures or a parquet file')
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
+        return ParquetCorpus(path, cache)
+    if path.is_dir():
+        return FolderCorpus(path, cache)
+    raise BadInput(f'{source}: not a source of pictures; give "emoji", a folder of pictures or a parquet file')
+
+
+def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:
+    if not corpus.keys:
+        raise BadInput(f"{corpus.name}: there is no picture with a caption")
+    if split is not None and split not in corpus.splits:
+        raise BadInput(f"{corpus.name}: no split {split!r}; there are {', '.join(dict.fromkeys(corpus.splits))}")
+    positions = [position for position, its in enumerate(corpus.splits) if split in (None, its)]
+    if limit is None:
+        return positions
+    return sorted(positions, key=lambda position: fraction(corpus.keys[position]))[:limit]
+
+
+def _draw(corpus: Corpus, positions: Sequence[int], size: int, cache: Path, limit: int | None) -> PictureStore:
+    """All of the corpus, or only `positions` if there is a limit and the whole has not been drawn before."""
+
+    def draw(position: int) -> NDArray[np.uint8]:
+        return corpus.draw(position, size)
+
+    keys = corpus.keys
+    folder = _folder(corpus, keys, size, cache)
+    if limit is not None and not folder.exists():
+        keys = [corpus.keys[position] for position in positions]
+        folder = _folder(corpus, keys, size, cache)
+    else:
+        positions = range(len(keys))
+    store = open_store(folder, size, keys, positions, draw, label=f"{corpus.name} at {size} px")
+    corpus.check(store)
+    return store
+
+
+def _folder(corpus: Corpus, keys: Sequence[str], size: int, cache: Path) -> Path:
+    """Named by what is in it, so that changed pictures come to stand beside the old ones."""
+    digest = hashlib.blake2b("\n".join([corpus.recipe, *keys]).encode(), digest_size=4).hexdigest()
+    return cache / f"{corpus.name}-{size}px-{len(keys)}-{digest}"
+
+
+def _report(name: str, missing: Mapping[str, str], strict: bool) -> None:
+    if not missing:
+        return
+    listed = "; ".join(f"{key} ({why})" for key, why in missing.items())
+    message = f"{name}: {len(missing):,} pictures cannot be used: {listed}"
+    if strict:
+        raise BadInput(message)
+    _log.warning(message)

@@ -1,13 +1,16 @@
 """Which split a family of pictures is in: a function of its name alone, so that it never changes."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 TRAIN = "train"
 VALIDATION = "validation"
 HELDOUT_STYLE = "heldout-style"
 HELDOUT_CONCEPT = "heldout-concept"
-SPLITS = (TRAIN, VALIDATION, HELDOUT_STYLE, HELDOUT_CONCEPT)
+
+# Names that people give to folders and files
+_NAMES = {TRAIN: TRAIN, "training": TRAIN, "test": "test", "testing": "test"}
+_NAMES |= dict.fromkeys((VALIDATION, "val", "valid", "dev"), VALIDATION)
 
 
 def fraction(text: str) -> float:
@@ -46,3 +49,22 @@ def united(groups: Iterable[Iterable[str]]) -> Mapping[str, str]:
             low, high = sorted((root(first), root(other)))
             parent[high] = low
     return {member: root(member) for member in parent}
+
+
+def stated_by(name: str) -> str | None:
+    """The split that a folder or a file of this name stands for, if it does."""
+    return _NAMES.get(name.lower())
+
+
+def settle(keys: Sequence[str], stated: Sequence[str | None]) -> list[str]:
+    """The splits of a user's pictures, from what their source states of each; `train` where it states nothing.
+
+    Where that makes all of them `train`, every twentieth by hash becomes `validation`, and at least one does.
+    """
+    splits = [TRAIN if name is None else stated_by(name) or name for name in stated]
+    if set(splits) != {TRAIN}:
+        return splits
+    ordered = sorted(keys, key=fraction)
+    share = sum(fraction(key) < 0.05 for key in keys)
+    validation = set(ordered[: min(max(share, 1), len(keys) - 1)])
+    return [VALIDATION if key in validation else TRAIN for key in keys]

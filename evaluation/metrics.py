@@ -23,7 +23,7 @@ class Metric:
 
 
 def psnr(made: Tensor, images: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB: uint8 (B, 3, H, W) twice -> (B,) float32; equal ones give 100."""
+    """Peak signal-to-noise ratio in dB of each picture: uint8 (B, 3, H, W) twice -> (B,); at most 100."""
     error = (made.float() - images.float()).square().flatten(1).mean(1)
     return (10 * torch.log10(255**2 / error)).clamp(max=100)
 
@@ -37,7 +37,7 @@ def ssim(made: Tensor, images: Tensor) -> Tensor:
 
 def usage(codes: Tensor, codebook_size: int) -> float:
     """Share of the codebook that occurs in `codes` (any shape, int64)."""
-    return len(codes.unique()) / codebook_size
+    return int((torch.bincount(codes.flatten(), minlength=codebook_size) > 0).sum()) / codebook_size
 
 
 def perplexity(codes: Tensor, codebook_size: int) -> float:

@@ -51,9 +51,9 @@ def main(options: ReconstructOptions) -> None:
     if len(pictures) == 0:
         raise BadInput(f"{options.data}: the split '{options.split}' is empty; give another --split")
     images = torch.stack([pictures[i] for i in range(len(pictures))])
-    parts = tqdm(images.split(options.batch_size), desc="reconstructing", unit="batch")
+    parts = tqdm(torch.split(images, options.batch_size), desc="reconstructing", unit="batch")
     codes = torch.cat([model.encode(part.to(options.device)).cpu() for part in parts])
-    made = torch.cat([model.decode(part.to(options.device)).cpu() for part in codes.split(options.batch_size)])
+    made = torch.cat([model.decode(part.to(options.device)).cpu() for part in torch.split(codes, options.batch_size)])
     quality = psnr(made, images)
     metrics = {
         "psnr": mean(quality),

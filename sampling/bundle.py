@@ -1,7 +1,8 @@
-"""Assembles trained parts into a bundle: `python -m sampling.bundle --text T --tokenizer V --autoregressive M --out B`."""
+"""Assembles trained parts into a bundle: `python -m sampling.bundle --text T --tokenizer V ... --out B`."""
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,8 +61,9 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     runs = {name: _run(folder) for name, folder in (("Image tokenizer", options.tokenizer),
                                                     ("Token model", options.autoregressive))}  # fmt: skip
     emoji = any(run.get("config", {}).get("data") == "emoji" for run in runs.values())
+    licence = "cc-by-sa-4.0" if emoji else "other"
     sections = [
-        f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {'cc-by-sa-4.0' if emoji else 'other'}\n---",
+        f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
         f"# {options.name}",
         "Text to image: a text tokenizer, a ViT-VQGAN image tokenizer and a token model that belong together.\n"
         "Assembled "
@@ -122,7 +124,7 @@ def _metrics(report: dict[str, Any]) -> str:
     return head + _table(("metric", "value", "interval"), rows)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -3,7 +3,6 @@
 Dimension names: B batch, T queries, S keys, D width, H heads, K head width (D / H).
 """
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F

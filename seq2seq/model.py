@@ -4,6 +4,7 @@ Dimension names: B batch, S caption ids, T image tokens, D width, K codes of the
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -118,7 +119,7 @@ class TextEncoder(nn.Module):
         self.embed = nn.Embedding(c.text_vocab_size, c.width)
         self.positions = nn.Parameter(torch.randn(c.text_length, c.width) * 0.02)
         self.dropout = nn.Dropout(c.dropout)
-        self.blocks = nn.ModuleList(
+        self.blocks: Sequence[EncoderBlock] = nn.ModuleList(  # type: ignore[assignment]
             EncoderBlock(c.width, c.heads, c.mlp_width, c.dropout) for _ in range(c.encoder_depth)
         )
         self.norm = nn.RMSNorm(c.width, eps=1e-6)
@@ -141,7 +142,7 @@ class ImageTokenDecoder(nn.Module):
         self.rows = nn.Parameter(torch.randn(c.grid + 1, c.width) * 0.02)
         self.columns = nn.Parameter(torch.randn(c.grid, c.width) * 0.02)
         self.dropout = nn.Dropout(c.dropout)
-        self.blocks = nn.ModuleList(
+        self.blocks: Sequence[DecoderBlock] = nn.ModuleList(  # type: ignore[assignment]
             DecoderBlock(c.width, c.heads, c.mlp_width, c.dropout) for _ in range(c.decoder_depth)
         )
         self.norm = nn.RMSNorm(c.width, eps=1e-6)

@@ -1,6 +1,7 @@
-"""Trains the token model: `accelerate launch seq2seq/train.py --config configs/seq2seq/emoji.yaml --out RUN`."""
+"""Trains the token model: `accelerate launch seq2seq/train.py --config FILE --out RUN`."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from seq2seq.loss import token_loss
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.image_tokenizer import ImageTokenizer
-from tokenizer.text import TextTokenizer
+from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported
@@ -33,6 +34,7 @@ def main(config: TokenTrainingConfig) -> None:
         config.model, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
         codebook_size=codes.info.codebook_size, grid=codes.info.columns, codes_id=codes.info.codes_id,
     )  # fmt: skip
+    warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
     model = TokenModel(config.model)
 
     def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:

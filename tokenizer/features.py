@@ -3,6 +3,8 @@
 The tokenizer's perceptual loss and the evaluation's features use this one network.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -40,6 +42,7 @@ class FeatureNetwork(nn.Module):
         x = self.stem(normalized(images))
         maps = []
         for block in self.blocks:
+            assert isinstance(block, _Block)
             if block.stride > 1:
                 maps.append(x)
             x = block(x)
@@ -59,7 +62,7 @@ def normalized(images: Tensor) -> Tensor:
 class _Block(nn.Module):
     """Inverted residual block without squeeze-and-excitation: expand, depthwise, project."""
 
-    def __init__(self, source: nn.Module) -> None:
+    def __init__(self, source: Any) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         if hasattr(source, "_expand_conv"):

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 import torch
 from einops import rearrange
@@ -46,7 +46,9 @@ class ImageTokenizerConfig:
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "width", "encoder_depth", "decoder_depth", "heads", "pixel_width"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
-        require(self, "image_size", self.image_size % self.patch_size == 0, f"a multiple of patch_size {self.patch_size}")
+        require(
+            self, "image_size", self.image_size % self.patch_size == 0, f"a multiple of patch_size {self.patch_size}"
+        )
         require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
         require(self, "codebook_size", 2 <= self.codebook_size <= 2**24, "from 2 to 16777216")
         require(self, "codebook_dim", 1 <= self.codebook_dim <= self.width, f"from 1 to width {self.width}")
@@ -73,6 +75,8 @@ class ImageTokenizer(PretrainedModel):
 
     config_class = ImageTokenizerConfig
     config: ImageTokenizerConfig
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
@@ -95,7 +99,9 @@ class ImageTokenizer(PretrainedModel):
         self.register_buffer("latent_std", torch.ones(c.codebook_dim))
 
     @classmethod
-    def from_pretrained(cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any) -> Self:
+    def from_pretrained(  # type: ignore[override]
+        cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any
+    ) -> Self:
         """As the base class, but in float32 whatever the file's dtype: in lower precision codes flip."""
         return super().from_pretrained(path, dtype=dtype, **kwargs)
 
@@ -131,7 +137,7 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Standardised latents (B, C, h, w) -> pictures uint8, through the nearest codes: `decode(encode(.))` exactly."""
+        """Standardised latents (B, C, h, w) -> pictures uint8, by the nearest codes: as `decode(encode(.))`."""
         z = rearrange(latents, "b c h w -> b h w c") * self.latent_std + self.latent_mean
         return self.decode(self._nearest(z))
 
@@ -189,4 +195,4 @@ def to_float(images: Tensor) -> Tensor:
 
 def to_uint8(images: Tensor) -> Tensor:
     """Float [-1, 1], clamped -> uint8 0..255, rounded."""
-    return cast(Tensor, (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8))
+    return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)

@@ -20,6 +20,10 @@ PAD, EOS, NULL, UNKNOWN = range(4)
 """Ids of the special pieces. `UNKNOWN` exists because SentencePiece wants one; byte fallback never needs it."""
 
 
+class CaptionCut(UserWarning):
+    """A caption is longer than the model reads."""
+
+
 @dataclass(kw_only=True)
 class TextTokenizerConfig:
     """Shape of encoded captions."""
@@ -111,5 +115,7 @@ class TextTokenizer:
         room = self.config.max_length - 1
         if len(pieces) > room:
             kept = self._pieces.decode(pieces[:room])
-            warnings.warn(f"a caption of {len(pieces)} pieces is cut to {room}: '...{kept[-40:]}'", stacklevel=3)
+            warnings.warn(
+                CaptionCut(f"a caption of {len(pieces)} pieces is cut to {room}, after '{kept[-40:]}'"), stacklevel=3
+            )
         return [*pieces[:room], EOS]

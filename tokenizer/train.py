@@ -1,4 +1,4 @@
-"""Trains the image tokenizer: `accelerate launch tokenizer/train.py --config configs/tokenizer/emoji.yaml --out RUN`."""
+"""Trains the image tokenizer: `accelerate launch tokenizer/train.py --config FILE --out RUN`."""
 
 import functools
 from pathlib import Path

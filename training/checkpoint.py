@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,9 @@ from torch.optim import Optimizer
 from training.errors import BadInput
 from training.files import atomic, write_json
 
+State = dict[str, dict[str, Tensor]]
+"""Optimizer state by parameter name."""
+
 # Full state dicts by parameter name: the same file whether the model is plain, DDP or sharded.
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -29,10 +33,10 @@ def save(folder: Path, step: int, model: nn.Module, average: nn.Module, optimize
     Every process must call it (a sharded model is gathered); the one with `write` writes.
     """
     optimizer_state = get_optimizer_state_dict(model, optimizer, options=_FULL)
-    parts = {
+    parts: dict[str, Any] = {
         "model": get_model_state_dict(model, options=_FULL),
         "average": get_model_state_dict(average, options=_FULL),
-        "optimizer": _flat(optimizer_state["state"]),
+        "optimizer": _flat(cast(State, optimizer_state["state"])),
     }
     if not write:
         return
@@ -52,7 +56,9 @@ def restore(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optim
         return 0
     last = checkpoints[-1]
     try:
-        parts = {name: load_file(last / f"{name}.safetensors") for name in ("model", "average", "optimizer")}
+        parts: dict[str, Any] = {
+            name: load_file(last / f"{name}.safetensors") for name in ("model", "average", "optimizer")
+        }
         state = json.loads((last / "state.json").read_text())
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise BadInput(f"{last}: a damaged checkpoint ({error}); delete it to resume from the one before") from None
@@ -67,12 +73,12 @@ def _all(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def _flat(state: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+def _flat(state: State) -> dict[str, Tensor]:
     return {f"{parameter}/{name}": value for parameter, values in state.items() for name, value in values.items()}
 
 
-def _nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    state: dict[str, dict[str, Tensor]] = {}
+def _nested(tensors: dict[str, Tensor]) -> State:
+    state: State = {}
     for key, value in tensors.items():
         parameter, name = key.rsplit("/", 1)
         state.setdefault(parameter, {})[name] = value

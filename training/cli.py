@@ -2,8 +2,9 @@
 
 import errno
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from training.config import parse
 from training.errors import BadInput
@@ -33,6 +34,7 @@ def command(main: Callable[[Options], None], options: type[Options], positional:
     # `python -m a.b` says so in its usage; `__main__.py` would say nothing
     spec = sys.modules["__main__"].__spec__
     prog = f"python -m {spec.name}" if spec else None
+    warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         main(parse(options, sys.argv[1:], positional, prog))
     except BadInput as error:
@@ -44,6 +46,12 @@ def command(main: Callable[[Options], None], options: type[Options], positional:
         _quit(f"{_REFUSALS[error.errno]}{where}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """Our own warnings as one line; a library's with its place, as Python does."""
+    place = "" if issubclass(category, UserWarning) else f" ({category.__name__}, {filename}:{lineno})"
+    print(f"warning: {message}{place}", file=sys.stderr)
 
 
 def _quit(message: str) -> None:

@@ -49,7 +49,7 @@ def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] =
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as nested plain values, as `config.json` holds it."""
-    return cast(dict[str, Any], dataclasses.asdict(config))
+    return dataclasses.asdict(config)
 
 
 def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path) -> Config:

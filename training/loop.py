@@ -114,13 +114,13 @@ def train(
             done = step + 1
             stop = accelerator.check_trigger()
             if done % config.log_every == 0 or done == config.steps:
-                values = {"step": done, **meter.read(), "learning_rate": rate, "grad_norm": float(norm)}
-                values["batch"] = _batch_id(config, step, count)
+                means = meter.read()
                 if main:
-                    run.log(values)
-                bar.set_postfix_str(f"loss {values['loss']:.4f}")
-                if not np.isfinite(values["loss"]):
-                    raise BadInput(f"the loss is {values['loss']} at step {done}: lower optimizer.learning_rate")
+                    batch = _batch_id(config, step, count)
+                    run.log({"step": done, **means, "learning_rate": rate, "grad_norm": float(norm), "batch": batch})
+                bar.set_postfix_str(f"loss {means['loss']:.4f}")
+                if not np.isfinite(means["loss"]):
+                    raise BadInput(f"the loss is {means['loss']} at step {done}: lower optimizer.learning_rate")
             if done % config.checkpoint_every == 0 or done == config.steps or stop:
                 checkpoint.save(run.checkpoints, done, model, average, optimizer, write=main)
             if main and config.sample_every and (done % config.sample_every == 0 or done == config.steps):
@@ -180,7 +180,11 @@ def _loader(
     passes = range(start * config.accumulation, config.steps * config.accumulation)
     batches = _MicroBatches(accelerator, config, make_batch, count)
     return DataLoader(
-        batches, batch_size=None, sampler=passes, num_workers=config.workers, pin_memory=accelerator.device.type == "cuda"
+        batches,
+        batch_size=None,
+        sampler=passes,
+        num_workers=config.workers,
+        pin_memory=accelerator.device.type == "cuda",
     )
 
 

@@ -33,7 +33,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card of a model alone: one line. Bundles carry the full card (`sampling.bundle`)."""
-        return ModelCard(f"# {type(self).__name__}\n\nOne model of a Tessera bundle; the bundle's README is the model card.\n")
+        return ModelCard(f"---\nlibrary_name: tessera\n---\n\n# {type(self).__name__}\n\nIts bundle has the card.\n")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -39,7 +39,9 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise BadInput(f"{self.path}: another trainer is running in this folder; stop it or choose another --out") from None
+            raise BadInput(
+                f"{self.path}: another trainer is running in this folder; stop it or choose another --out"
+            ) from None
         file = self.path / "config.json"
         mine = json.loads(json.dumps(to_dict(self._config)))
         if file.exists():
@@ -78,6 +80,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         a, b = old.get(key), new.get(key)
         if prefix + key in _MAY_CHANGE or a == b:
             continue
-        nested = isinstance(a, dict) and isinstance(b, dict)
-        found += _differences(a, b, f"{prefix}{key}.") if nested else [f"{prefix}{key}: {a!r} there, {b!r} here"]
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}: {a!r} there, {b!r} here")
     return found

@@ -1,0 +1,42 @@
+"""What a collection of captioned pictures must tell, before any picture is drawn."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.store import PictureStore
+
+
+class Corpus(ABC):
+    """Pictures at their full size, and what is known about them.
+
+    Subclasses set the attributes. Positions in `keys` and `splits` are the positions that the methods take.
+    """
+
+    name: str
+    """What to call it in a log."""
+    recipe: str
+    """Changes whenever any picture would look different; drawn pictures are kept under it."""
+    keys: Sequence[str]
+    """A name for each picture that stays the same when the corpus grows or shrinks."""
+    splits: Sequence[str]
+    """The split of each picture."""
+    left_out: Mapping[str, str] = {}
+    """Why a picture that was found is not in `keys`, by its name."""
+
+    @abstractmethod
+    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
+        """Picture `i`, RGB on white, uint8 (3, size, size). Raises `data.store.Unreadable`."""
+
+    @abstractmethod
+    def captions(self, i: int) -> tuple[str, ...]:
+        """Every caption of picture `i`, at least one, always in the same order."""
+
+    @abstractmethod
+    def original_size(self, i: int) -> tuple[int, int] | None:
+        """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""
+
+    def check(self, store: PictureStore) -> None:
+        """Raises `BadInput` where the drawn pictures show that the splits are not what they promise."""

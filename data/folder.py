@@ -1,0 +1,133 @@
+"""A user's own pictures: what `datasets` calls an image folder.
+
+    photos/metadata.jsonl      {"file_name": "cat.jpg", "text": "a cat on a sofa"}
+    photos/cat.jpg
+
+There may be a `metadata.jsonl` in several folders, each for the pictures beside and below it. A picture's split is what
+its line has under `split`, or else the folder it is in, if that is called `train`, `validation` or `test`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets.exceptions import DatasetGenerationError
+from numpy.typing import NDArray
+
+from data.corpus import Corpus
+from data.fit import fit, original_size
+from data.splits import settle, stated_by
+from training.errors import BadInput
+
+_METADATA = "metadata.jsonl"
+_LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
+_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("file", "text", "split")})
+
+
+class FolderCorpus(Corpus):
+    """A folder of pictures with their captions in `metadata.jsonl`."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        """Reads the captions into a memory-mapped table under `cache`, again whenever a file in `folder` has changed.
+
+        Raises `BadInput` naming the line of metadata that cannot be used.
+        """
+        self._folder = folder
+        files = _list_files(folder)
+        if not any(Path(file).name == _METADATA for file in files):
+            raise BadInput(f"{folder}: no {_METADATA}, which should have a line like {_LINE} for each picture")
+        self.name = folder.resolve().name
+        self.recipe = hashlib.blake2b(repr(files).encode()).hexdigest()
+        self._table = _read(folder, self.recipe, cache)
+        self.keys: list[str] = self._table["file"][:]
+        self.splits = settle(self.keys, self._table["split"][:])
+        listed = set(self.keys)
+        self.left_out = {
+            file: f"not in {_METADATA}"
+            for file in files
+            if Path(file).suffix.lower() in _PICTURES and file not in listed
+        }
+
+    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
+        """Picture `i` as `data.fit.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
+        return fit(self._folder / self.keys[i], size)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """The text of picture `i`, alone."""
+        return (self._table[i]["text"],)
+
+    def original_size(self, i: int) -> tuple[int, int]:
+        """Width and height of picture `i`. Raises `Unreadable`."""
+        return original_size(self._folder / self.keys[i])
+
+
+def _list_files(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Pictures and metadata below `folder` in a fixed order, each with what changes when the file does."""
+    files = {}
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent) / name
+            if name == _METADATA or path.suffix.lower() in _PICTURES:
+                status = path.stat()
+                files[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns, status.st_mode)
+    return files
+
+
+def _read(folder: Path, state: str, cache: Path) -> datasets.Dataset:
+    try:
+        table = datasets.Dataset.from_generator(
+            _rows, features=_COLUMNS, cache_dir=str(cache / "datasets"), gen_kwargs={"folder": folder, "state": state}
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, BadInput | OSError):
+            raise error.__cause__ from None
+        raise
+    assert isinstance(table, datasets.Dataset)
+    return table
+
+
+def _rows(folder: Path, state: str) -> Iterator[dict[str, str | None]]:
+    """The lines of all metadata files. `state` is part of what `datasets` knows its copy of the table by."""
+    seen: set[str] = set()
+    for metadata in sorted(folder.rglob(_METADATA)):
+        for number, line in enumerate(metadata.read_bytes().splitlines(), start=1):
+            if not line.strip():
+                continue
+            where = f"{metadata}, line {number}"
+            record = _parse(line, where)
+            file = metadata.parent.relative_to(folder) / _string(record, "file_name", where)
+            if not (folder / file).is_file() or ".." in file.parts:
+                raise BadInput(f"{where}: {file} is not a file in {folder}")
+            if file.as_posix() in seen:
+                raise BadInput(f"{where}: {file} has a caption already; give each picture one line")
+            seen.add(file.as_posix())
+            split = _string(record, "split", where) if "split" in record else stated_by(file.parts[0])
+            yield {"file": file.as_posix(), "text": _string(record, "text", where).strip(), "split": split}
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{where}: not JSON ({error}); a line should look like {_LINE}") from None
+    if not isinstance(record, dict):
+        raise BadInput(f"{where}: not a JSON object; a line should look like {_LINE}")
+    return record
+
+
+def _string(record: dict[str, Any], field: str, where: str) -> str:
+    if field not in record:
+        raise BadInput(f"{where}: no {field!r}; a line should look like {_LINE}")
+    value = record[field]
+    if not isinstance(value, str) or not value.strip():
+        raise BadInput(f"{where}: {field!r} is {json.dumps(value)}; it must be a string with something in it")
+    if not value.isascii() and value != value.encode(errors="ignore").decode():
+        raise BadInput(f"{where}: {field!r} has half of a surrogate pair in it; it must be valid Unicode")
+    return value
