@@ -50,6 +50,7 @@ class StoredImages(CaptionedImages):
         wanted = {corpus.keys[position] for position in positions}
         self.name = name
         self.corpus = corpus
+        self.size = store.size
         self.folder: Path = store.folder
         """Where the pictures are kept."""
         self.skipped: Mapping[str, str] = {key: why for key, why in store.skipped.items() if key in wanted}

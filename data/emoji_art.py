@@ -61,7 +61,9 @@ def package(name: str) -> Path:
     """Where an art package lives. It is not imported: `dynamic_font` cannot be without pygame, and we want its font."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise BadInput(f'the emoji corpus needs the package {name}, which is not installed: pip install "tessera[emoji]"')
+        raise BadInput(
+            f'the emoji corpus needs the package {name}, which is not installed: pip install "tessera[emoji]"'
+        )
     return Path(spec.submodule_search_locations[0])
 
 

@@ -123,9 +123,7 @@ def _noun_phrase(name: str) -> str:
 
 def _is_plural(name: str) -> bool:
     first = re.split(r" (?:with|without|of|in|on|over|at|from|behind|holding|lifting|pointing|showing)\b", name)[0]
-    return name.split()[0] in _PLURALS.values() or (
-        first.endswith("s") and not first.endswith(("ss", "us", "is"))
-    )
+    return name.split()[0] in _PLURALS.values() or (first.endswith("s") and not first.endswith(("ss", "us", "is")))
 
 
 def _with_article(name: str) -> str:

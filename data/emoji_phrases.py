@@ -18,7 +18,9 @@ SIGNS = {
 }
 """Said as "a warning sign"."""
 
-SYMBOLS = {"dizzy", "dashing away", "hundred points", "om", "yin yang", "wireless", "vibration mode", "mobile phone off"}
+SYMBOLS = {
+    *("dizzy", "dashing away", "hundred points", "om", "yin yang", "wireless", "vibration mode", "mobile phone off"),
+}
 """Said as "a dizzy symbol"."""
 
 ZODIAC = {

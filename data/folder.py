@@ -40,11 +40,12 @@ class FolderCorpus(Corpus):
         """
         self._folder = folder
         files = _list_files(folder)
-        if not any(Path(file).name == _METADATA for file in files):
+        metadata = [file for file in files if Path(file).name == _METADATA]
+        if not metadata:
             raise BadInput(f"{folder}: no {_METADATA}, which should have a line like {_LINE} for each picture")
         self.name = folder.resolve().name
         self.recipe = hashlib.blake2b(repr(files).encode()).hexdigest()
-        self._table = _read(folder, self.recipe, cache)
+        self._table = _read(folder, metadata, self.recipe, cache)
         self.keys: list[str] = self._table["file"][:]
         self.splits = settle(self.keys, self._table["split"][:])
         listed = set(self.keys)
@@ -80,10 +81,11 @@ def _list_files(folder: Path) -> dict[str, tuple[int, int, int]]:
     return files
 
 
-def _read(folder: Path, state: str, cache: Path) -> datasets.Dataset:
+def _read(folder: Path, files: list[str], state: str, cache: Path) -> datasets.Dataset:
+    rows = {"folder": folder, "files": files, "state": state}
     try:
         table = datasets.Dataset.from_generator(
-            _rows, features=_COLUMNS, cache_dir=str(cache / "datasets"), gen_kwargs={"folder": folder, "state": state}
+            _rows, features=_COLUMNS, cache_dir=str(cache / "datasets"), gen_kwargs=rows
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, BadInput | OSError):
@@ -93,10 +95,10 @@ def _read(folder: Path, state: str, cache: Path) -> datasets.Dataset:
     return table
 
 
-def _rows(folder: Path, state: str) -> Iterator[dict[str, str | None]]:
-    """The lines of all metadata files. `state` is part of what `datasets` knows its copy of the table by."""
+def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str | None]]:
+    """The lines of these metadata files. `datasets` makes its table again when `state` is another."""
     seen: set[str] = set()
-    for metadata in sorted(folder.rglob(_METADATA)):
+    for metadata in (folder / file for file in files):
         for number, line in enumerate(metadata.read_bytes().splitlines(), start=1):
             if not line.strip():
                 continue

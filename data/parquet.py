@@ -10,11 +10,10 @@ import re
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.corpus import Corpus
@@ -29,19 +28,18 @@ class ParquetCorpus(Corpus):
 
     def __init__(self, path: Path, cache: Path) -> None:
         """Copies the tables to memory-mapped ones under `cache`. Raises `BadInput`."""
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        folder, files = (path, sorted(path.rglob("*.parquet"))) if path.is_dir() else (path.parent, [path])
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         self.name = path.resolve().stem
         self.recipe = hashlib.blake2b(repr(states).encode()).hexdigest()
         self._tables = [_read(file, cache) for file in files]
         self._starts = [0, *accumulate(len(table) for table in self._tables)]
-        self.keys = [
-            f"{file.relative_to(path if path.is_dir() else path.parent).as_posix()}#{row}"
-            for file, table in zip(files, self._tables, strict=True)
-            for row in range(len(table))
-        ]
-        stated = [split for file, table in zip(files, self._tables, strict=True) for split in _splits(file, table)]
-        self.splits = settle(self.keys, stated)
+        keys, stated = [], []
+        for file, table in zip(files, self._tables, strict=True):
+            keys += [f"{file.relative_to(folder).as_posix()}#{row}" for row in range(len(table))]
+            stated += _splits(file, table)
+        self.keys = keys
+        self.splits = settle(keys, stated)
 
     def draw(self, i: int, size: int) -> NDArray[np.uint8]:
         """Picture `i` as `data.fit.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
@@ -49,45 +47,53 @@ class ParquetCorpus(Corpus):
 
     def captions(self, i: int) -> tuple[str, ...]:
         """The text of picture `i`, alone."""
-        return (self._cell(i, "text").strip(),)
+        return (self._row(i)["text"].strip(),)
 
     def original_size(self, i: int) -> tuple[int, int]:
         """Width and height of picture `i`. Raises `Unreadable`."""
         return original_size(self._bytes(i))
 
     def _bytes(self, i: int) -> bytes:
-        cell = self._cell(i, "image")
-        file = cell.get("bytes") if isinstance(cell, dict) else cell
+        cell = self._row(i)["image"]
+        file = cell["bytes"] if isinstance(cell, dict) else cell
         if not isinstance(file, bytes):
             raise Unreadable("no bytes of a picture in the column 'image'")
         return file
 
-    def _cell(self, i: int, column: str) -> object:
+    def _row(self, i: int) -> dict[str, Any]:
         number = bisect_right(self._starts, i) - 1
-        return self._tables[number][i - self._starts[number]][column][0].as_py()
+        row: dict[str, Any] = self._tables[number][i - self._starts[number]]
+        return row
 
 
 def _read(file: Path, cache: Path) -> datasets.Dataset:
-    try:
-        loaded = datasets.load_dataset(
-            "parquet", data_files={"rows": glob.escape(str(file.resolve()))}, cache_dir=str(cache / "datasets")
-        )
-    except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
-        raise BadInput(f"{file}: not a parquet file that can be read ({error})") from None
-    table = loaded["rows"].with_format("arrow")
+    _check_complete(file)
+    loaded = datasets.load_dataset(
+        "parquet", data_files={"rows": glob.escape(str(file.resolve()))}, cache_dir=str(cache / "datasets")
+    )
+    assert isinstance(loaded, datasets.DatasetDict)
+    table = loaded["rows"]
     for column in ("image", "text"):
         if column not in table.column_names:
-            raise BadInput(f"{file}: no column {column!r}, but {', '.join(table.column_names)}")
-    text = table.data.column("text")
-    if not (pa.types.is_string(text.type) or pa.types.is_large_string(text.type)):
-        raise BadInput(f"{file}: the column 'text' has values of type {text.type}; they must be strings")
-    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
-    if (row := pc.index(empty, True).as_py()) >= 0:
-        raise BadInput(f"{file}, row {row}: no text; every picture must have a caption")
-    return table
+            raise BadInput(f"{file}: no column {column!r}; its columns are {', '.join(table.column_names)}")
+    if table.features["text"] not in (datasets.Value("string"), datasets.Value("large_string")):
+        raise BadInput(f"{file}: the column 'text' is of type {table.features['text']}; it must hold strings")
+    for row, text in enumerate(table["text"]):
+        if not text or not text.strip():
+            raise BadInput(f"{file}, row {row}: no text; every picture must have a caption")
+    # as bytes, decoded by us: `datasets` neither turns pictures upright nor says which one it cannot read
+    return table.cast_column("image", datasets.Image(decode=False))
+
+
+def _check_complete(file: Path) -> None:
+    with file.open("rb") as stream:
+        head = stream.read(4)
+        stream.seek(-min(4, len(head)), 2)
+        if head != b"PAR1" or stream.read() != b"PAR1":
+            raise BadInput(f"{file}: not a parquet file, or not all of one")
 
 
 def _splits(file: Path, table: datasets.Dataset) -> list[str | None]:
     if "split" in table.column_names:
-        return table.data.column("split").to_pylist()
+        return list(table["split"])
     return [stated_by(re.split(r"[^a-zA-Z]", file.name)[0])] * len(table)

@@ -1,8 +1,9 @@
 """The one way to captioned pictures, whatever they come from."""
 
 import hashlib
-import logging
+import warnings
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from training.errors import BadInput
 
 __all__ = ["CaptionedImages", "StoredImages", "open_source"]
 
-_log = logging.getLogger(__name__)
+_NAMED = 10
 
 
 def open_source(
@@ -111,8 +112,9 @@ def _folder(corpus: Corpus, keys: Sequence[str], size: int, cache: Path) -> Path
 def _report(name: str, missing: Mapping[str, str], strict: bool) -> None:
     if not missing:
         return
-    listed = "; ".join(f"{key} ({why})" for key, why in missing.items())
-    message = f"{name}: {len(missing):,} pictures cannot be used: {listed}"
+    named = "; ".join(f"{key} ({why})" for key, why in islice(missing.items(), _NAMED))
+    more = f"; and {len(missing) - _NAMED:,} more, which python -m data.inspect lists" if len(missing) > _NAMED else ""
+    message = f"{name}: {len(missing):,} unusable picture{'s' * (len(missing) > 1)}: {named}{more}"
     if strict:
         raise BadInput(message)
-    _log.warning(message)
+    warnings.warn(message, stacklevel=3)

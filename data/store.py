@@ -9,9 +9,9 @@ each chunk whose pictures are in the file. After a kill, the same call goes on w
 
 import hashlib
 import json
-import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -32,8 +32,6 @@ _CHUNK = 256
 _PICTURES = "pictures.uint8"
 _INDEX = "index.json"
 _JOURNAL = "journal.jsonl"
-
-_log = logging.getLogger(__name__)
 
 
 class Unreadable(Exception):
@@ -106,7 +104,7 @@ def _reuse(folder: Path, size: int, keys: Sequence[str]) -> PictureStore | None:
     try:
         return _load(folder, size, keys)
     except _Damaged as damage:
-        _log.warning("the pictures in %s are damaged (%s): drawing them again", folder, damage)
+        warnings.warn(f"the pictures in {folder} are damaged ({damage}): drawing them again", stacklevel=2)
         return None
 
 
@@ -129,7 +127,7 @@ def _check_pictures(folder: Path, size: int, index: _Index) -> None:
     if found < wanted:
         raise _Damaged(f"{_PICTURES} has {found:,} bytes of {wanted:,}")
     for picture, key, digest in zip(_map(folder, size, len(index.keys)), index.keys, index.digests, strict=True):
-        if _digest(picture) != digest:
+        if _digest(picture.tobytes()) != digest:
             raise _Damaged(f"picture {key} has changed")
 
 
@@ -156,7 +154,7 @@ def _draw(
         ThreadPoolExecutor(os.cpu_count()) as threads,
         (part / _PICTURES).open("ab") as pictures,
         (part / _JOURNAL).open("a", encoding="utf-8") as journal,
-        tqdm(total=len(keys), initial=done, desc=label, unit="picture") as progress,
+        tqdm(total=len(keys), initial=done, desc=label, unit="picture", mininterval=1) as progress,
     ):
         for start in range(done, len(keys), _CHUNK):
             chunk = _Index()
@@ -216,5 +214,5 @@ def _map(folder: Path, size: int, count: int) -> NDArray[np.uint8]:
     return np.memmap(folder / _PICTURES, np.uint8, "r", shape=(count, 3, size, size))
 
 
-def _digest(picture: bytes | NDArray[np.uint8]) -> str:
+def _digest(picture: bytes) -> str:
     return hashlib.blake2b(picture, digest_size=16).hexdigest()

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean negative log-likelihood of image tokens and of the EOS after them, in nats a token.
+    """Negative log-likelihood of pictures, EOS included, in nats an image token.
 
     Args:
         logits: (B, T + 1, K + 1).
@@ -17,8 +17,8 @@ def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[s
         The loss, and the share of tokens whose most likely value was the true one.
     """
     targets = F.pad(tokens, (0, 1), value=eos)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    accuracy = (logits.argmax(-1) == targets).float().mean()
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / tokens.numel()
+    accuracy = (logits[:, :-1].argmax(-1) == tokens).float().mean()
     return loss, {"accuracy": accuracy}
 
 

@@ -93,7 +93,8 @@ class TokenModel(PretrainedModel):
             tokens: image tokens (B, T) int64 in raster order, without BOS and EOS, T up to `config.length`.
 
         Returns:
-            logits (B, T + 1, K + 1); position t is token t's, position T EOS's; EOS is -inf inside rows.
+            logits (B, T + 1, K + 1); position t is token t's, position T EOS's. EOS is -inf inside rows, and after
+            the last row everything else is: so the probabilities of all pictures add up to 1.
         """
         mask = text_mask(text)
         states = self.encoder(text, mask)
@@ -173,12 +174,13 @@ class ImageTokenDecoder(nn.Module):
         return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
 
     def _logits(self, x: Tensor, start: int) -> Tensor:
-        """(B, T, D) -> (B, T, K + 1) float32; a picture ends only where a row does, so EOS is -inf inside rows."""
+        """(B, T, D) -> (B, T, K + 1) float32, -inf for EOS inside rows and for codes after the last row."""
         logits = self.head(self.norm(x)).float()
         t = torch.arange(start, start + x.shape[1], device=x.device)
         at_row_end = (t > 0) & (t % self.config.grid == 0)
-        logits[..., self.config.eos].masked_fill_(~at_row_end, -torch.inf)
-        return logits
+        is_eos = torch.arange(logits.shape[-1], device=x.device) == self.config.eos
+        allowed = torch.where(is_eos, at_row_end[:, None], (t < self.config.length)[:, None])
+        return logits.masked_fill(~allowed, -torch.inf)
 
 
 def text_mask(text: Tensor) -> Tensor:

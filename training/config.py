@@ -38,6 +38,9 @@ def parser_for(config: type, positional: Sequence[str] = (), prog: str | None = 
 
 def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] = (), prog: str | None = None) -> Config:
     """Parses a command line into `config`. Raises `BadInput` with one line; exits by itself only for `--help`."""
+    for argument in argv:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise BadInput(f"{argument!r} on the command line is not UTF-8 text")
     parser = parser_for(config, positional, prog)
     try:
         values = parser.parse_args(_appending(config, argv)).as_dict()

@@ -1,0 +1,93 @@
+"""Says what is in a source of captioned pictures, and draws a sheet of some of them.
+
+python -m data.inspect photos/ --out seen/
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from PIL import Image
+
+from data.captioned import StoredImages
+from data.grid import grid
+from data.source import open_source
+from data.splits import fraction
+from training.cli import command
+from training.files import atomic
+
+_COLUMNS, _ROWS = 8, 6
+
+
+@dataclass(kw_only=True)
+class InspectOptions:
+    """Counts the pictures of a source, measures their captions and draws a sheet of some of them."""
+
+    source: str
+    """`emoji`, a folder of pictures with `metadata.jsonl`, or a parquet file or folder."""
+    out: Path = Path("inspected")
+    """Folder for the contact sheet."""
+    size: int = 64
+    """Width and height to draw the pictures at, in pixels."""
+    split: str | None = None
+    """Only this split of the source."""
+    cache: Path | None = None
+    """Folder to keep drawn pictures in; by default the user's cache folder."""
+    strict: bool = False
+    """Stop at pictures that cannot be used instead of leaving them out."""
+
+
+def main(options: InspectOptions) -> None:
+    """Prints the report and writes the contact sheet."""
+    pictures = open_source(
+        options.source, size=options.size, split=options.split, cache=options.cache, strict=options.strict
+    )
+    for line in report(pictures):
+        print(line)
+    path = options.out / "contact-sheet.png"
+    with atomic(path) as temporary:
+        contact_sheet(pictures).save(temporary, format="PNG")
+    print(f"contact sheet      {path}")
+
+
+def report(pictures: StoredImages) -> Iterator[str]:
+    """What a person wants to know of a source, line by line."""
+    captions = [caption for i in range(len(pictures)) for caption in pictures.captions(i)]
+    yield f"source             {pictures.name}, {len(pictures):,} pictures, fingerprint {pictures.fingerprint}"
+    for split, count in Counter(pictures.corpus.splits[position] for position in pictures.positions).items():
+        yield f"{split:18} {count:,} pictures"
+    yield f"originals          {_originals(pictures)}"
+    yield f"captions           {len(captions):,}, {len(captions) / len(pictures):.3g} a picture"
+    yield f"words              {_spread(len(caption.split()) for caption in captions)}"
+    yield f"characters         {_spread(map(len, captions))}"
+    missing = {**pictures.corpus.left_out, **pictures.skipped}
+    yield f"cannot be used     {len(missing):,}"
+    for key, why in missing.items():
+        yield f"    {key}: {why}"
+    yield f"drawn at           {pictures.folder}"
+
+
+def contact_sheet(pictures: StoredImages) -> Image.Image:
+    """Some of the pictures with their first caption below, in an order fixed by hash."""
+    some = sorted(range(len(pictures)), key=lambda i: fraction(pictures.key(i)))[: _COLUMNS * _ROWS]
+    return grid([pictures[i] for i in some], [pictures.captions(i)[0] for i in some], columns=_COLUMNS)
+
+
+def _originals(pictures: StoredImages) -> str:
+    sizes = [size for position in pictures.positions if (size := pictures.corpus.original_size(position))]
+    if not sizes:
+        return "vector art, without a size"
+    widths, heights = zip(*sizes, strict=True)
+    enlarged = sum(min(size) < pictures.size for size in sizes)
+    return f"width {_spread(widths)}; height {_spread(heights)}; {enlarged:,} smaller than {pictures.size} px"
+
+
+def _spread(values: Iterable[int]) -> str:
+    ordered = sorted(values)
+    return f"{ordered[0]:,} to {ordered[-1]:,}, median {median(ordered):,.4g}"
+
+
+if __name__ == "__main__":
+    command(main, InspectOptions, positional=["source"])

@@ -1,0 +1,178 @@
+"""`python -m sampling.generate` and `sampling.load`: what comes out, and one clear line for what cannot be."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_models import save_bundle
+
+from sampling import SamplingOptions, load
+from sampling.generate import GenerateOptions, main
+from training.cli import command
+from training.config import parse
+from training.errors import BadInput
+
+PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+def generate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "sampling.generate", *map(str, arguments)]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+
+
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Runs the command in this process; it must exit with 2 and say why in one line, which is returned."""
+
+    def run(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            command(main, GenerateOptions)
+        assert left.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line.removeprefix("error: ")
+
+    return run
+
+
+def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"{PROMPTS[1]}\n\n")
+    done = generate(
+        "--model", bundle, "--prompt", PROMPTS[0], "--prompts", file, "--num_images", "2", "--seed", "7",
+        "--guidance", "3", "--top_k", "5", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "out" / "grid.png") in done.stdout
+    assert "images/s" in done.stdout
+    record = json.loads((tmp_path / "out" / "generation.json").read_text())
+    assert [(image["prompt"], image["seed"]) for image in record["images"]] == [(p, s) for p in PROMPTS for s in (7, 8)]
+    expected = load(bundle).generate(PROMPTS, num_images=2, seed=7, options=SamplingOptions(guidance=3, top_k=5))
+    for image, picture in zip(record["images"], expected, strict=True):
+        with Image.open(tmp_path / "out" / image["file"]) as png:
+            png.load()
+            assert png.text["prompt"] == image["prompt"]
+            assert png.text["seed"] == str(image["seed"])
+            assert json.loads(png.text["options"]) == record["options"]
+            assert png.text["codes_id"] == record["codes_id"]
+            assert png.text["pixels_id"] == record["pixels_id"]
+            pixels = torch.tensor(list(png.tobytes())).view(png.height, png.width, 3).permute(2, 0, 1)
+        assert torch.equal(pixels, picture.long())
+    assert record["options"] == {"guidance": 3.0, "temperature": 0.6, "top_k": 5, "top_p": 1.0}
+
+
+def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None:
+    loaded = load(bundle)
+    together = loaded.generate(PROMPTS, num_images=3, seed=1)
+    apart = loaded.generate(PROMPTS, num_images=3, seed=1, batch_size=1)
+    assert all(a.dtype == torch.uint8 and a.shape[0] == 3 and a.shape[2] == 12 for a in together)
+    assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+    assert not torch.equal(together[0], together[1])
+
+
+def test_no_flags_means_the_default_options() -> None:
+    assert parse(GenerateOptions, []) == GenerateOptions()
+    assert GenerateOptions().sampling == SamplingOptions()
+
+
+def test_guidance_one_is_no_guidance(bundle: Path) -> None:
+    """With a null caption that says the same as the caption, any guidance is none; at 1 it is none whatever it says."""
+    loaded = load(bundle)
+    plain = loaded.generate(PROMPTS, options=SamplingOptions(guidance=1))
+    nearly = loaded.generate(PROMPTS, options=SamplingOptions(guidance=1 + 1e-6))
+    assert all(torch.equal(a, b) for a, b in zip(plain, nearly, strict=True))
+
+
+def test_unusable_prompts(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+    model = ("--model", bundle, "--out", tmp_path / "out")
+    assert refusal(*model) == 'nothing to draw: give --prompt "a noto emoji of a fox" or --prompts FILE'
+    assert "is empty" in refusal(*model, "--prompt", " ")
+    assert "10000 characters: at most 1000" in refusal(*model, "--prompt", "fox " * 2500)
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(b"a fox\n\xff\xfe\n")
+    assert refusal(*model, "--prompts", broken) == f"{broken}: not UTF-8 text (byte 6)"
+    assert refusal(*model, "--prompts", tmp_path / "none.txt") == f"no such file or folder: {tmp_path / 'none.txt'}"
+    assert not (tmp_path / "out").exists()
+    assert refusal("--prompt", "\udcff") == "'\\udcff' on the command line is not UTF-8 text"
+
+
+def test_unusable_options(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+    ask = ("--model", bundle, "--prompt", "a fox", "--out", tmp_path / "out")
+    assert "did you mean 'guidance'?" in refusal(*ask, "--guidence", "2")
+    assert refusal(*ask, "--temperature", "-1").endswith("temperature is -1.0: must be from 0 to 100")
+    assert refusal(*ask, "--seed", "x") == "seed: expected a value of type int, got 'x'"
+    assert refusal(*ask, "--device", "abacus").startswith("device 'abacus' cannot be used here")
+    (tmp_path / "file").write_text("in the way")
+    assert refusal(*ask[:-1], tmp_path / "file").startswith("a file stands in the way")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("rm bundle.json", "has no bundle.json"),
+        ("rm text/spiece.model", "has no spiece.model"),
+        ("cut text/spiece.model", "not a complete SentencePiece model"),
+        ("rm tokenizer/model.safetensors", "has no model.safetensors"),
+        ("cut autoregressive/model.safetensors", "not a complete safetensors file"),
+        ("cut tokenizer/config.json", "not valid JSON"),
+    ],
+)
+def test_damaged_bundles(bundle: Path, tmp_path: Path, damage: str, says: str) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    how, name = damage.split()
+    file = tmp_path / "bundle" / name
+    if how == "rm":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(BadInput) as raised:
+        load(tmp_path / "bundle")
+    assert says in str(raised.value)
+    assert name.split("/")[0] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_parts_that_do_not_belong_together(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    file = tmp_path / "bundle" / "autoregressive" / "config.json"
+    file.write_text(file.read_text().replace(load(bundle).ids["codes_id"], "0123456789abcdef"))
+    with pytest.raises(BadInput, match="trained with image tokenizer 0123456789abcdef, but this one is"):
+        load(tmp_path / "bundle")
+
+
+def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="neither a bundle here nor one on the Hub"):
+        load(tmp_path / "nothing")
+
+
+def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
+    def assemble(text: Path) -> subprocess.CompletedProcess[str]:
+        argv = [
+            sys.executable, "-m", "sampling.bundle", "--text", text, "--tokenizer", bundle / "tokenizer",
+            "--autoregressive", bundle / "autoregressive", "--out", tmp_path / "assembled",
+        ]  # fmt: skip
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+
+    done = assemble(bundle / "text")
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "assembled").ids == load(bundle).ids
+    assert load(bundle).ids["codes_id"] in (tmp_path / "assembled" / "README.md").read_text()
+    before = sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
+    failed = assemble(tmp_path / "nothing")
+    assert (failed.returncode, failed.stderr) == (2, f"error: --text {tmp_path / 'nothing'}: no such folder\n")
+    assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))

@@ -1,0 +1,61 @@
+"""Models of a few thousand weights, for tests that need real ones."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sampling.pipeline import Bundle
+from seq2seq.model import TokenModel, TokenModelConfig
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.text import PAD, TextTokenizer, TextTokenizerConfig
+from training.files import write_json
+
+TOKENS = TokenModelConfig(
+    width=32, mlp_width=64, heads=4, encoder_depth=2, decoder_depth=3, text_vocab_size=50, text_length=9,
+    codebook_size=20, grid=3,
+)  # fmt: skip
+
+IMAGES = ImageTokenizerConfig(
+    image_size=12, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
+    codebook_size=20, codebook_dim=4,
+)  # fmt: skip
+
+
+def token_model(config: TokenModelConfig = TOKENS, seed: int = 0) -> TokenModel:
+    """Weights far larger than at the start of training, so that differences show."""
+    torch.manual_seed(seed)
+    model = TokenModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def captions(batch: int, config: TokenModelConfig = TOKENS) -> Tensor:
+    """Caption ids (B, S), of length 3, 4, 5, ... and then padding."""
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(4, config.text_vocab_size, (batch, config.text_length), generator=generator)
+    for row, length in zip(text, range(3, 3 + batch), strict=True):
+        row[length:] = PAD
+    return text
+
+
+def text_tokenizer() -> TextTokenizer:
+    """Trained on two captions."""
+    return TextTokenizer.train(["a noto emoji of a fox", "a twemoji emoji of a cat"], 300, TextTokenizerConfig())
+
+
+def save_bundle(folder: Path) -> Path:
+    """Writes a complete bundle of untrained models; returns its folder."""
+    torch.manual_seed(0)
+    text, tokenizer = text_tokenizer(), ImageTokenizer(IMAGES)
+    config = TokenModelConfig(
+        width=32, mlp_width=64, heads=2, encoder_depth=1, decoder_depth=2, text_vocab_size=text.vocab_size,
+        codebook_size=IMAGES.codebook_size, grid=IMAGES.grid, codes_id=tokenizer.codes_id, text_id=text.text_id,
+    )  # fmt: skip
+    bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=token_model(config))
+    text.save_pretrained(folder / "text")
+    bundle.tokenizer.save_pretrained(folder / "tokenizer")
+    bundle.autoregressive.save_pretrained(folder / "autoregressive")
+    write_json(folder / "bundle.json", {"version": 1, "parts": ["text", "tokenizer", "autoregressive"]})
+    return folder
