@@ -9,7 +9,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 .PHONY: demo test train-emoji clean
 
 demo: .venv/installed
-	$(BIN)/python -m sampling.generate --prompts configs/demo.txt --out outputs/demo
+	$(BIN)/python -m sampling.generate --config configs/demo.yaml --out outputs/demo
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ train-emoji: .venv/installed
 		--data $(RUN)/codes --tokenizer $(RUN)/tokenizer/model --text $(RUN)/text
 	$(BIN)/python -m sampling.bundle --text $(RUN)/text --tokenizer $(RUN)/tokenizer/model \
 		--autoregressive $(RUN)/seq2seq/model --reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
-	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --prompts configs/demo.txt --out $(RUN)/demo
+	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --config configs/demo.yaml --out $(RUN)/demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -54,12 +54,18 @@ class CodeStore:
         """Raises `BadInput` when `folder` is not a complete code store."""
         folder = Path(folder)
         if not (folder / "store.json").is_file():
-            raise BadInput(f"{folder}: not a code store; write one with `python -m tokenizer.encode --out {folder}`")
+            raise BadInput(
+                f"{folder}: not a code store; write one with `python -m tokenizer.encode --out {folder.parent}`"
+            )
         self.info = from_dict(CodeStoreInfo, read_json(folder / "store.json"), folder / "store.json")
         try:
             self._table = datasets.load_from_disk(str(folder / "codes"))
         except Exception as error:  # whatever Arrow raises for a damaged file
             raise BadInput(f"{folder}: a damaged code store ({error}); encode it again") from None
+        if self._table.features != _features(self.info):
+            raise BadInput(
+                f"{folder}: a damaged code store (codes of another shape than store.json says); encode it again"
+            )
 
     def __len__(self) -> int:
         return len(self._table)
@@ -81,10 +87,27 @@ class CodeStore:
 
 
 def write_codes(folder: Path, info: CodeStoreInfo, pictures: Iterable[CodedPicture]) -> None:
-    """Writes a store whole or not at all; codes as uint16 where they fit."""
+    """Writes a store whole or not at all; codes as uint16 where they fit. It may replace an older store, but no more.
+
+    Raises `BadInput` when `folder` holds anything else.
+    """
+    if folder.exists() and not (folder / "store.json").is_file() and not _is_empty(folder):
+        raise BadInput(f"{folder}: holds something else than a code store; choose another --out")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for picture in pictures:
+            yield {"key": picture.key, "captions": picture.captions, "codes": picture.codes.flatten().tolist()}
+
+    with atomic(folder) as temporary:
+        table = datasets.Dataset.from_list(list(rows()), features=_features(info))
+        table.save_to_disk(str(temporary / "codes"))
+        write_json(temporary / "store.json", to_dict(info))
+
+
+def _features(info: CodeStoreInfo) -> datasets.Features:
     code = "uint16" if info.codebook_size <= 2**16 else "uint32"
     count = info.views * info.rows * info.columns
-    features = datasets.Features(
+    return datasets.Features(
         {
             "key": datasets.Value("string"),
             "captions": datasets.List(datasets.Value("string")),
@@ -92,11 +115,6 @@ def write_codes(folder: Path, info: CodeStoreInfo, pictures: Iterable[CodedPictu
         }
     )
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for picture in pictures:
-            yield {"key": picture.key, "captions": picture.captions, "codes": picture.codes.flatten().tolist()}
 
-    with atomic(folder) as temporary:
-        table = datasets.Dataset.from_list(list(rows()), features=features)
-        table.save_to_disk(str(temporary / "codes"))
-        write_json(temporary / "store.json", to_dict(info))
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

@@ -38,5 +38,5 @@ class Corpus(ABC):
     def original_size(self, i: int) -> tuple[int, int] | None:
         """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""
 
-    def check(self, store: PictureStore) -> None:
+    def check(self, store: PictureStore) -> None:  # noqa: B027 (most corpora have nothing to check)
         """Raises `BadInput` where the drawn pictures show that the splits are not what they promise."""

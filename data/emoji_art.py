@@ -4,11 +4,14 @@ import io
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.noto_font import without_src_in
 from training.errors import BadInput
 
 STYLES = ("twemoji", "openmoji", "noto")
@@ -21,6 +24,9 @@ PACKAGES = {
     "resvg-py": "resvg_py",
 }
 """Distributions that the corpus is made of, and their modules."""
+
+VERSION = 2
+"""Raise it when `draw` is changed to make other pictures, so that kept ones are drawn again."""
 
 # The em square of Noto Color Emoji at font size 128: glyphs fill 150 units around (79.7, -45), baseline at 0.
 _NOTO_SVG = (
@@ -38,13 +44,13 @@ def draw(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8
     from resvg_py import svg_to_bytes
 
     scale = max(1, 256 // size)
-    font = str(package("dynamic_font") / "assets/fonts/NotoColorEmoji-Regular.ttf")
+    font = _noto_font() if style == "noto" else None
     png = svg_to_bytes(
         svg_string=_svg(codepoints, style),
         width=size * scale,
         height=size * scale,
         background="white",
-        font_files=[font] if style == "noto" else [],
+        font_files=[font.name] if font else [],
         skip_system_fonts=True,
     )
     with Image.open(io.BytesIO(png)) as drawn:
@@ -65,6 +71,16 @@ def package(name: str) -> Path:
             f'the emoji corpus needs the package {name}, which is not installed: pip install "tessera[emoji]"'
         )
     return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def _noto_font() -> IO[bytes]:
+    """The font as resvg can draw it, in a file that lasts as long as this process."""
+    font = (package("dynamic_font") / "assets/fonts/NotoColorEmoji-Regular.ttf").read_bytes()
+    file = NamedTemporaryFile(suffix=".ttf")  # noqa: SIM115
+    file.write(without_src_in(font))
+    file.flush()
+    return file
 
 
 def _svg(codepoints: tuple[str, ...], style: str) -> str:

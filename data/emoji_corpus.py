@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.corpus import Corpus
-from data.emoji_art import PACKAGES, draw, package
+from data.emoji_art import PACKAGES, VERSION, draw, package
 from data.emoji_table import Emoji, emojis, find
 from data.store import PictureStore
 from training.errors import BadInput
@@ -19,7 +19,8 @@ class EmojiCorpus(Corpus):
         for module in PACKAGES.values():
             package(module)
         self.name = "emoji"
-        self.recipe = "\n".join(f"{distribution} {version(distribution)}" for distribution in PACKAGES)
+        packages = [f"{distribution} {version(distribution)}" for distribution in PACKAGES]
+        self.recipe = "\n".join([f"drawing {VERSION}", *packages])
         self.keys = [emoji.key for emoji in emojis()]
         self.splits = [emoji.split for emoji in emojis()]
 

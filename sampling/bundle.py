@@ -40,7 +40,14 @@ class BundleOptions:
 
 
 def main(options: BundleOptions) -> None:
-    """Copies, checks, indexes."""
+    """Assembles, and says where."""
+    assemble(options)
+    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+    print(f"the bundle is in {options.out} ({size / 1e6:.1f} MB)")
+
+
+def assemble(options: BundleOptions) -> None:
+    """Copies the parts, checks that they fit, and writes index and card. Raises `BadInput` when they do not."""
     parts = {"text": options.text, "tokenizer": options.tokenizer, "autoregressive": options.autoregressive}
     for name, folder in parts.items():
         if not folder.is_dir():
@@ -52,8 +59,6 @@ def main(options: BundleOptions) -> None:
         write_json(temporary / "bundle.json", {"version": 1, "parts": list(parts)})
         bundle = load(temporary)  # which refuses parts that do not belong together
         write_text(temporary / "README.md", card(options, bundle, report))
-    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
-    print(f"the bundle is in {options.out} ({size / 1e6:.1f} MB)")
 
 
 def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:

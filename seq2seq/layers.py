@@ -11,6 +11,17 @@ KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, H, S, K)."""
 
 
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm (arXiv 1910.07467) whose gain takes the input's dtype: fused under autocast."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Multi-head attention of a sequence on itself or on another one.
 
@@ -23,8 +34,8 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6)
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.query_norm = RMSNorm(width // heads)
+        self.key_norm = RMSNorm(width // heads)
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """(B, S, D) -> the keys and values to attend on."""
@@ -50,8 +61,8 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.RMSNorm(width, eps=1e-6), Attention(width, heads)
-        self.norm2, self.mlp = nn.RMSNorm(width, eps=1e-6), MLP(width, mlp_width)
+        self.norm1, self.attention = RMSNorm(width), Attention(width, heads)
+        self.norm2, self.mlp = RMSNorm(width), MLP(width, mlp_width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -66,9 +77,9 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.RMSNorm(width, eps=1e-6), Attention(width, heads)
-        self.norm2, self.cross = nn.RMSNorm(width, eps=1e-6), Attention(width, heads)
-        self.norm3, self.mlp = nn.RMSNorm(width, eps=1e-6), MLP(width, mlp_width)
+        self.norm1, self.attention = RMSNorm(width), Attention(width, heads)
+        self.norm2, self.cross = RMSNorm(width), Attention(width, heads)
+        self.norm3, self.mlp = RMSNorm(width), MLP(width, mlp_width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, text: KeysValues, text_mask: Tensor, past: "Past | None" = None) -> Tensor:

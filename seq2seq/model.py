@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.cache import KVCache
-from seq2seq.layers import DecoderBlock, EncoderBlock
+from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm
 from tokenizer.text import PAD
 from training.config import require
 from training.pretrained import PretrainedModel
@@ -123,7 +123,7 @@ class TextEncoder(nn.Module):
         self.blocks: Sequence[EncoderBlock] = nn.ModuleList(  # type: ignore[assignment]
             EncoderBlock(c.width, c.heads, c.mlp_width, c.dropout) for _ in range(c.encoder_depth)
         )
-        self.norm = nn.RMSNorm(c.width, eps=1e-6)
+        self.norm = RMSNorm(c.width)
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """Ids (B, S), mask (B, 1, 1, S) -> (B, S, D)."""
@@ -146,7 +146,7 @@ class ImageTokenDecoder(nn.Module):
         self.blocks: Sequence[DecoderBlock] = nn.ModuleList(  # type: ignore[assignment]
             DecoderBlock(c.width, c.heads, c.mlp_width, c.dropout) for _ in range(c.decoder_depth)
         )
-        self.norm = nn.RMSNorm(c.width, eps=1e-6)
+        self.norm = RMSNorm(c.width)
         self.head = nn.Linear(c.width, c.codebook_size + 1, bias=False)
 
     def forward(self, tokens: Tensor, states: Tensor, mask: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from training.options import TrainingConfig
 
 @dataclass(kw_only=True)
 class TokenTrainingConfig(TrainingConfig):
-    """Trains the token model on a store of image codes."""
+    """Trains the token model on captions and image codes."""
 
     data: str
-    """Code store written by `python -m tokenizer.encode`."""
+    """Code stores written by `python -m tokenizer.encode`; or `emoji`, or a folder or parquet file of your own
+    pictures, which are encoded into the run folder first."""
     tokenizer: str
-    """Image tokenizer that wrote the codes; draws the samples."""
+    """Image tokenizer: the `model` folder of its run."""
     text: str
     """Text tokenizer."""
     caption_dropout: float = 0.1

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from data.codes import CodeStore
 from data.grid import grid
+from sampling.bundle import BundleOptions, assemble
 from sampling.options import SamplingOptions
 from sampling.pipeline import Bundle
+from seq2seq.codes import code_folder
 from seq2seq.loss import token_loss
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
@@ -28,7 +30,9 @@ def main(config: TokenTrainingConfig) -> None:
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
-    codes, unseen = (CodeStore(Path(config.data) / split) for split in ("train", "validation"))
+    with accelerator.main_process_first():
+        folder = code_folder(config, tokenizer)
+    codes, unseen = (CodeStore(folder / split) for split in ("train", "validation"))
     codes.require_tokenizer(tokenizer.codes_id)
     config.model = dataclasses.replace(
         config.model, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
@@ -67,10 +71,15 @@ def main(config: TokenTrainingConfig) -> None:
         model.load_state_dict(exported(model))
         model.to(torch.bfloat16).save_pretrained(folder)
 
-    train(
+    complete = train(
         accelerator, config, model, count=len(codes), make_batch=make_batch, loss=loss, evaluate=evaluate,
         export=export, tokens=config.model.length,
     )  # fmt: skip
+    if complete and accelerator.is_main_process:
+        made, out = Path(config.out) / "model", Path(config.out) / "bundle"
+        parts = BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), autoregressive=made, out=out)
+        assemble(parts)
+        print(f'ready to draw: python -m sampling.generate --model {out} --prompt "..."')
 
 
 if __name__ == "__main__":

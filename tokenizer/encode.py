@@ -47,7 +47,11 @@ class EncodeOptions:
 
 def main(options: EncodeOptions) -> None:
     """Encodes the training and validation splits."""
-    model = ImageTokenizer.from_pretrained(options.model, device=options.device)
+    encode_corpus(ImageTokenizer.from_pretrained(options.model, device=options.device), options)
+
+
+def encode_corpus(model: ImageTokenizer, options: EncodeOptions) -> None:
+    """Writes the stores of both splits with `model`, wherever it came from."""
     for split, views in (("train", options.views), ("validation", 1)):
         pictures = open_source(
             options.data, size=model.config.image_size, split=split,

@@ -5,7 +5,7 @@ Dimension names: B batch, H and W pixels, h and w codes (H / patch_size), D widt
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -123,8 +123,11 @@ class ImageTokenizer(PretrainedModel):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) int64, h up to the trained grid -> pictures (B, 3, h * p, w * p) uint8."""
         grid = self.config.grid
-        if codes.ndim != 3 or not 1 <= codes.shape[1] <= grid or codes.shape[2] != grid:
-            raise BadInput(f"codes of shape {tuple(codes.shape)}: must be (B, h, {grid}) with h from 1 to {grid}")
+        if codes.dtype != torch.int64 or codes.ndim != 3 or not self._is_grid(*codes.shape[1:]):
+            raise BadInput(
+                f"codes are {codes.dtype} of shape {tuple(codes.shape)}: "
+                f"must be int64 (B, h, {grid}) with h from 1 to {grid}"
+            )
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
             raise BadInput(f"codes must be from 0 to {self.config.codebook_size - 1}")
         return to_uint8(self.decoder(self.quantizer.get_output_from_indices(codes)))
@@ -138,6 +141,11 @@ class ImageTokenizer(PretrainedModel):
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Standardised latents (B, C, h, w) -> pictures uint8, by the nearest codes: as `decode(encode(.))`."""
+        channels, grid = self.config.codebook_dim, self.config.grid
+        if latents.ndim != 4 or latents.shape[1] != channels or not self._is_grid(*latents.shape[2:]):
+            raise BadInput(
+                f"latents of shape {tuple(latents.shape)}: must be (B, {channels}, h, {grid}) with h from 1 to {grid}"
+            )
         z = rearrange(latents, "b c h w -> b h w c") * self.latent_std + self.latent_mean
         return self.decode(self._nearest(z))
 
@@ -158,12 +166,16 @@ class ImageTokenizer(PretrainedModel):
     @property
     def codes_id(self) -> str:
         """Names what decides the codes, encoder and codebook: two tokenizers with one `codes_id` share their codes."""
-        return self._hash("encoder.", "quantizer.project_in", "quantizer._codebook.embed")
+        return self._hash(
+            "encoder.", "quantizer.project_in.", "quantizer._codebook.embed.", without=("decoder_depth", "pixel_width")
+        )
 
     @property
     def pixels_id(self) -> str:
         """Names what decides the pixels of given codes: codebook and decoder."""
-        return self._hash("decoder.", "quantizer.project_out", "quantizer._codebook.embed")
+        return self._hash(
+            "decoder.", "quantizer.project_out.", "quantizer._codebook.embed.", without=("encoder_depth",)
+        )
 
     def _lookup_vectors(self, images: Tensor) -> Tensor:
         """Pictures uint8 -> unit vectors (B, h, w, C), float32, outside autocast."""
@@ -178,12 +190,18 @@ class ImageTokenizer(PretrainedModel):
 
     def _nearest(self, z: Tensor) -> Tensor:
         """Vectors (B, h, w, C) -> codes (B, h, w) of the largest inner product, as the quantizer in training."""
-        return (z.float() @ self.quantizer.codebook.T).argmax(-1)
+        with torch.autocast(z.device.type, enabled=False):
+            return (z.float() @ self.quantizer.codebook.T).argmax(-1)
 
-    def _hash(self, *prefixes: str) -> str:
-        digest = hashlib.sha256(json.dumps(to_dict(self.config), sort_keys=True).encode())
+    def _is_grid(self, rows: int, columns: int) -> bool:
+        return 1 <= rows <= self.config.grid == columns
+
+    def _hash(self, *parts: str, without: Sequence[str]) -> str:
+        """Of the tensors that belong to `parts` and of the config, except its fields that shape none of them."""
+        config = {name: value for name, value in to_dict(self.config).items() if name not in without}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
-            if name.startswith(prefixes):
+            if f"{name}.".startswith(parts):
                 digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

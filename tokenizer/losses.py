@@ -29,7 +29,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name in ("l1", "l2", "perceptual", "commitment"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
-        require(self, "perceptual_size", self.perceptual_size % 32 == 0, "a multiple of 32, the network's stride")
+        size = self.perceptual_size
+        require(self, "perceptual_size", size >= 32 and size % 32 == 0, "a multiple of 32, the network's stride")
 
 
 class TokenizerLoss(nn.Module):

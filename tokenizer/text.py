@@ -39,6 +39,8 @@ class TextTokenizer:
     """Byte fallback and identity normalisation: every input has ids, none is unknown."""
 
     def __init__(self, config: TextTokenizerConfig, spiece: bytes) -> None:
+        if not spiece:
+            raise RuntimeError("no model")  # SentencePiece would take it for a model without pieces
         self.config = config
         self._spiece = spiece
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=spiece)
@@ -71,19 +73,19 @@ class TextTokenizer:
         if values.pop("model", None) != cls.__name__:
             raise BadInput(f"{folder / 'config.json'}: does not describe a text tokenizer")
         config = from_dict(TextTokenizerConfig, values, folder / "config.json")
+        file = folder / "spiece.model"
+        if not file.is_file():
+            raise BadInput(f"{folder}: has no spiece.model, so it is not a complete text tokenizer")
         try:
-            return cls(config, (folder / "spiece.model").read_bytes())
-        except FileNotFoundError:
-            raise BadInput(f"{folder}: has no spiece.model, so it is not a complete text tokenizer") from None
+            return cls(config, file.read_bytes())
         except RuntimeError:
-            raise BadInput(f"{folder / 'spiece.model'}: not a complete SentencePiece model") from None
+            raise BadInput(f"{file}: not a complete SentencePiece model") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json` and `spiece.model`."""
-        with atomic(Path(folder)) as temporary:
-            temporary.mkdir(parents=True)
-            (temporary / "spiece.model").write_bytes(self._spiece)
-            write_json(temporary / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
+        """Writes `config.json` and `spiece.model` into `folder`, which may hold other files."""
+        with atomic(Path(folder) / "spiece.model") as temporary:
+            temporary.write_bytes(self._spiece)
+        write_json(Path(folder) / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
 
     @property
     def vocab_size(self) -> int:
@@ -111,7 +113,10 @@ class TextTokenizer:
         return [self._pieces.decode([i for i in row if i > UNKNOWN]) for row in ids.tolist()]
 
     def _fitting(self, caption: str) -> list[int]:
-        pieces = self._pieces.encode(caption)
+        try:
+            pieces = self._pieces.encode(caption)
+        except RuntimeError:
+            raise BadInput(f"{caption!r} is not text: it has half of a surrogate pair in it") from None
         room = self.config.max_length - 1
         if len(pieces) > room:
             kept = self._pieces.decode(pieces[:room])

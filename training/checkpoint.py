@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from training.errors import BadInput
-from training.files import atomic, write_json
+from training.files import atomic, write_json, write_tensors
 
 State = dict[str, dict[str, Tensor]]
 """Optimizer state by parameter name."""
@@ -43,7 +43,7 @@ def save(folder: Path, step: int, model: nn.Module, average: nn.Module, optimize
     with atomic(folder / f"step-{step:08d}") as temporary:
         temporary.mkdir()
         for name, part in parts.items():
-            save_file({key: value.contiguous() for key, value in part.items()}, temporary / f"{name}.safetensors")
+            write_tensors(temporary / f"{name}.safetensors", part)
         write_json(temporary / "state.json", {"step": step, "param_groups": optimizer_state["param_groups"]})
     for old in _all(folder)[:-2]:
         shutil.rmtree(old)
@@ -60,13 +60,14 @@ def restore(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optim
             name: load_file(last / f"{name}.safetensors") for name in ("model", "average", "optimizer")
         }
         state = json.loads((last / "state.json").read_text())
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        step, groups = int(state["step"]), state["param_groups"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{last}: a damaged checkpoint ({error}); delete it to resume from the one before") from None
     set_model_state_dict(model, parts["model"], options=_FULL)
     set_model_state_dict(average, parts["average"], options=_FULL)
-    optimizer_state = {"state": _nested(parts["optimizer"]), "param_groups": state["param_groups"]}
+    optimizer_state = {"state": _nested(parts["optimizer"]), "param_groups": groups}
     set_optimizer_state_dict(model, optimizer, optimizer_state, options=_FULL)
-    return int(state["step"])
+    return step
 
 
 def _all(folder: Path) -> list[Path]:

@@ -27,7 +27,7 @@ def parser_for(config: type, positional: Sequence[str] = (), prog: str | None = 
 
     Fields named in `positional` (they must have no default) are given without a flag, in that order.
     """
-    parser = ArgumentParser(prog=prog, description=config.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=config.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; flags override it")
     helps = _field_help(config, positional)
     for name in positional:
@@ -43,27 +43,38 @@ def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] =
             raise BadInput(f"{argument!r} on the command line is not UTF-8 text")
     parser = parser_for(config, positional, prog)
     try:
-        values = parser.parse_args(_appending(config, argv)).as_dict()
+        values = parser.parse_args(_plain_flags(config, argv)).as_dict()
     except ArgumentError as error:
         raise BadInput(_one_line(str(error), parser)) from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"config: not UTF-8 text (byte {error.start})") from None
     values.pop("config", None)
-    return from_dict(config, values, "the command line")
+    return from_dict(config, values)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as nested plain values, as `config.json` holds it."""
-    return dataclasses.asdict(config)
+    """The config as nested plain values, as `config.json` holds it: paths become strings."""
+
+    def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: str(value) if isinstance(value, Path) else value for name, value in items}
+
+    return dataclasses.asdict(config, dict_factory=plain)
 
 
-def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path) -> Config:
-    """Builds `config` from nested plain values. Unknown fields and values of the wrong type raise `BadInput`."""
+def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path = "") -> Config:
+    """Builds `config` from nested plain values. Unknown fields and values of the wrong type raise `BadInput`.
+
+    `where` they come from begins its message.
+    """
+    place = f"{where}: " if where else ""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(config, as_group=False)
     try:
-        parsed = parser.parse_object(dict(values)).as_dict()
+        return _build(config, parser.parse_object(dict(values)).as_dict())
     except ArgumentError as error:
-        raise BadInput(f"{where}: {_one_line(str(error), parser)}") from None
-    return _build(config, parsed)
+        raise BadInput(f"{place}{_one_line(str(error), parser)}") from None
+    except BadInput as error:
+        raise BadInput(f"{place}{error}") from None
 
 
 def _build(config: type[Config], values: Mapping[str, Any]) -> Config:
@@ -78,14 +89,23 @@ def _build(config: type[Config], values: Mapping[str, Any]) -> Config:
     return config(**arguments)
 
 
-def _appending(config: type, argv: Sequence[str]) -> list[str]:
-    """Lets a list-valued flag be repeated: `--prompt a --prompt b` is jsonargparse's `--prompt+ a --prompt+ b`."""
-    lists = {
-        f"--{field.name}"
-        for field in dataclasses.fields(config)
-        if field.default_factory is list and field.metadata.get("repeat")
-    }
-    return [re.sub(r"^(--\w+)", r"\1+", arg) if arg.split("=")[0] in lists else arg for arg in argv]
+def _plain_flags(config: type, argv: Sequence[str]) -> list[str]:
+    """Spells flags as jsonargparse wants them.
+
+    `--dry_run` is its `--dry_run=true`, and a flag that may be repeated, `--prompt a --prompt b`, its
+    `--prompt+ a --prompt+ b`.
+    """
+    fields = dataclasses.fields(config)
+    lists = {f"--{f.name}" for f in fields if f.default_factory is list and f.metadata.get("repeat")}
+    switches = {f"--{f.name}" for f in fields if isinstance(f.default, bool)}
+    spelled = []
+    for arg, following in zip(argv, [*argv, "--"][1:], strict=True):
+        if arg.split("=")[0] in lists:
+            arg = re.sub(r"^(--\w+)", r"\1+", arg)
+        elif arg in switches and following not in ("true", "false"):
+            arg += "=true"
+        spelled.append(arg)
+    return spelled
 
 
 def _field_help(config: type, names: Sequence[str]) -> dict[str, str]:
@@ -103,7 +123,9 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
     message = re.sub(r'^Parser key "([\w.]+)": ?', r"\1: ", message)
     message = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected a value of type \1, got '\2'", message)
     message = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", r"must be one of \1, got '\2'", message)
-    unknown = re.search(r"unrecognized arguments: (\S+)|does not accept option '([\w.]+)'", message)
+    message = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", _alternatives, message)
+    message = re.sub(r"^Unexpected config: ?(.*)", r"config: must hold lines of `option: value`, not '\1'", message)
+    unknown = re.search(r"unrecognized arguments: (\S+)|[Oo]ption '([\w.]+)'", message)
     if unknown:
         name = (unknown[1] or unknown[2]).lstrip("-").split("=")[0]
         known = [action.dest for action in parser._actions]
@@ -111,3 +133,9 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
         hint = f"did you mean '{near[0]}'?" if near else "see --help for the options"
         message = f"{message}; {hint}"
     return message
+
+
+def _alternatives(union: re.Match[str]) -> str:
+    """`[<class 'int'>, <class 'NoneType'>]` and a value, for people."""
+    types = re.findall(r"<class '(\w+)'>", union[1])
+    return f"expected {' or '.join(types).replace('NoneType', 'null')}, got '{union[2]}'"

@@ -2,11 +2,16 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 @contextmanager
@@ -41,6 +46,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes `tensors` as safetensors, atomically. A full disk is an `OSError`, as everywhere else."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic(path) as temporary:
+            save_file(contiguous, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a process killed inside `atomic` left in `folder`; call it where no other process can be writing."""
+    for suffix in ("tmp", "old"):
+        for path in folder.glob(f".*.{suffix}"):
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

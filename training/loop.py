@@ -66,10 +66,11 @@ def train(
     evaluate: Callable[[Any, Path], dict[str, float]],
     export: Callable[[Any, Path], None],
     tokens: int,
-) -> None:
+) -> bool:
     """Trains `model` for `config.steps` steps, resuming whatever `config.out` holds.
 
     Everything random in a step is a function of (seed, step, process), so a resumed run repeats a straight one.
+    Ctrl-C and SIGTERM save a checkpoint after the running step, then raise `KeyboardInterrupt`.
 
     Args:
         count: number of training examples.
@@ -78,11 +79,14 @@ def train(
         evaluate: (averaged model, file) draws a PNG of what the model can do, returns figures to log.
         export: (averaged model, folder) writes the finished model.
         tokens: image tokens an example, for the log's tokens/s.
+
+    Returns:
+        Whether the run is complete: False after a dry run.
     """
     run = RunFolder(config)
     if config.dry_run:
         _describe(config, model, make_batch, count)
-        return
+        return False
     main = accelerator.is_main_process
     if main:
         run.open()
@@ -113,7 +117,8 @@ def train(
 
             done = step + 1
             stop = accelerator.check_trigger()
-            if done % config.log_every == 0 or done == config.steps:
+            save = done % config.checkpoint_every == 0 or done == config.steps or stop
+            if done % config.log_every == 0 or save:  # at each save, so that a resumed run logs the same means
                 means = meter.read()
                 if main:
                     batch = _batch_id(config, step, count)
@@ -121,7 +126,7 @@ def train(
                 bar.set_postfix_str(f"loss {means['loss']:.4f}")
                 if not np.isfinite(means["loss"]):
                     raise BadInput(f"the loss is {means['loss']} at step {done}: lower optimizer.learning_rate")
-            if done % config.checkpoint_every == 0 or done == config.steps or stop:
+            if save:
                 checkpoint.save(run.checkpoints, done, model, average, optimizer, write=main)
             if main and config.sample_every and (done % config.sample_every == 0 or done == config.steps):
                 run.samples.mkdir(exist_ok=True)
@@ -130,12 +135,14 @@ def train(
             if stop:
                 bar.close()
                 accelerator.print(f"stopped after step {done}; give the same command again to resume")
-                return
+                accelerator.wait_for_everyone()  # an exit code other than 0 makes the launcher stop the others
+                raise KeyboardInterrupt
     if main:
         with atomic(run.model) as folder:
             export(average, folder)
         print(f"trained {config.steps} steps; the model is in {run.model}")
     accelerator.wait_for_everyone()
+    return True
 
 
 def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -185,7 +192,13 @@ def _loader(
         sampler=passes,
         num_workers=config.workers,
         pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=_leave_interrupts_to_the_trainer,
     )
+
+
+def _leave_interrupts_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches the workers too, but the trainer needs them to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _batch_id(config: TrainingConfig, step: int, count: int) -> str:

@@ -8,12 +8,12 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.config import from_dict, to_dict
 from training.errors import BadInput
-from training.files import write_json
+from training.files import write_json, write_tensors
 
 
 class PretrainedModel(nn.Module, ModelHubMixin):
@@ -28,8 +28,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_json(save_directory / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, save_directory / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(save_directory / "model.safetensors", self.state_dict())
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card of a model alone: one line. Bundles carry the full card (`sampling.bundle`)."""
@@ -43,8 +42,9 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
         `dtype` casts the floating-point weights; `None` keeps the dtype of the file. `hub` goes to
         `huggingface_hub.hf_hub_download` (`revision`, `token`, ...).
-        Raises `BadInput` when a file is missing, truncated, or does not fit.
+        Raises `BadInput` when a file is missing, truncated, or does not fit, and for a device that is not there.
         """
+        _require_device(device)
         config_file, weights_file = (_fetch(path, name, **hub) for name in ("config.json", "model.safetensors"))
         values = read_json(config_file)
         kind = values.pop("model", None)
@@ -73,6 +73,14 @@ class PretrainedModel(nn.Module, ModelHubMixin):
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise BadInput(f"{file}: does not fit its config.json: {min(wrong)}{more}")
         self.load_state_dict(tensors, assign=True)
+
+
+def _require_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"device '{device}' cannot be used here ({reason}); 'cpu' always can") from None
 
 
 def exported(model: nn.Module) -> dict[str, Tensor]:

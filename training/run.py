@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from training.config import to_dict
 from training.errors import BadInput
-from training.files import write_json, write_text
+from training.files import remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
 from training.pretrained import read_json
 
@@ -42,6 +42,8 @@ class RunFolder:
             raise BadInput(
                 f"{self.path}: another trainer is running in this folder; stop it or choose another --out"
             ) from None
+        for folder in (self.path, self.checkpoints):
+            remove_leftovers(folder)
         file = self.path / "config.json"
         mine = json.loads(json.dumps(to_dict(self._config)))
         if file.exists():

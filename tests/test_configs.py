@@ -1,0 +1,21 @@
+"""The demo's prompts are chosen by hash, not by taste."""
+
+import hashlib
+from pathlib import Path
+
+import yaml
+
+from data.emoji import STYLES, Emoji, emojis
+
+
+def test_the_demo_s_prompts_are_chosen_by_hash() -> None:
+    def rank(emoji: Emoji) -> str:
+        return hashlib.sha256(f"demo {emoji.key}".encode()).hexdigest()
+
+    expected = []
+    for split in ("train", "heldout-style"):
+        for style in STYLES:
+            bare = [e for e in emojis() if (e.split, e.style) == (split, style) and e.name == e.family]
+            expected += [emoji.captions[0] for emoji in sorted(bare, key=rank)[:2]]
+    demo = yaml.safe_load((Path(__file__).parents[1] / "configs" / "demo.yaml").read_text())
+    assert demo == {"prompt": expected, "columns": 6}

@@ -1,0 +1,58 @@
+import pytest
+
+from data.splits import HELDOUT_CONCEPT, HELDOUT_STYLE, TRAIN, VALIDATION, fraction, picture_split, settle, united
+
+STYLES = ("twemoji", "openmoji", "noto")
+
+
+def test_the_hash_never_changes() -> None:
+    """Other values would deal all pictures anew, and trained weights would have seen what they are tested on."""
+    assert fraction("fox") == pytest.approx(0.4665023774532984, abs=1e-15)
+    assert fraction("") == pytest.approx(0.8894159948913374, abs=1e-15)
+
+
+def test_families_are_shared_out_as_stated() -> None:
+    families = [f"family {i}" for i in range(20_000)]
+    splits = [[picture_split(family, style, STYLES) for style in STYLES] for family in families]
+    share = {split: sum(split in its for its in splits) / len(splits) for split in (HELDOUT_CONCEPT, VALIDATION)}
+    assert share[HELDOUT_CONCEPT] == pytest.approx(0.05, abs=0.005)
+    assert share[VALIDATION] == pytest.approx(0.05, abs=0.005)
+    held_out = [its for its in splits if HELDOUT_STYLE in its]
+    assert len(held_out) / len(splits) == pytest.approx(0.10, abs=0.007)
+    assert all(sorted(its) == [HELDOUT_STYLE, TRAIN, TRAIN] for its in held_out)
+    for place in range(3):
+        assert sum(its[place] == HELDOUT_STYLE for its in held_out) / len(held_out) == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_a_family_stays_whole_outside_of_heldout_style() -> None:
+    for i in range(500):
+        splits = {picture_split(f"family {i}", style, STYLES) for style in STYLES}
+        assert len(splits) == 1 or splits == {TRAIN, HELDOUT_STYLE}
+
+
+def test_united_follows_chains() -> None:
+    groups = [("d", "c"), ("x", "y"), ("b", "a"), ("c", "b")]
+    assert united(groups) == {"a": "a", "b": "a", "c": "a", "d": "a", "x": "x", "y": "x"}
+
+
+def test_united_does_not_depend_on_order() -> None:
+    groups = [("e", "f"), ("a", "b"), ("b", "c"), ("f", "a")]
+    assert united(groups) == united(reversed(groups)) == dict.fromkeys("abcef", "a")
+
+
+def test_stated_splits_are_kept_and_their_names_made_ours() -> None:
+    assert settle(["a", "b", "c", "d"], ["val", None, "Test", "mine"]) == [VALIDATION, TRAIN, "test", "mine"]
+
+
+def test_pictures_without_splits_are_dealt_by_hash() -> None:
+    keys = [f"{i}.png" for i in range(1000)]
+    splits = settle(keys, [None] * 1000)
+    assert splits.count(VALIDATION) == sum(fraction(key) < 0.05 for key in keys)
+    assert 30 < splits.count(VALIDATION) < 70
+    assert settle(keys[:500], ["train"] * 500) == splits[:500]
+
+
+@pytest.mark.parametrize(("count", "validation"), [(1, 0), (2, 1), (5, 1)])
+def test_few_pictures_are_dealt_so_that_both_splits_have_some(count: int, validation: int) -> None:
+    splits = settle([f"{i}.png" for i in range(count)], [None] * count)
+    assert (splits.count(VALIDATION), splits.count(TRAIN)) == (validation, count - validation)
