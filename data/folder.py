@@ -24,7 +24,7 @@ from data.fit import fit, original_size
 from data.splits import settle, stated_by
 from training.errors import BadInput
 
-_METADATA = "metadata.jsonl"
+METADATA = "metadata.jsonl"
 _LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("file", "text", "split")})
@@ -40,9 +40,9 @@ class FolderCorpus(Corpus):
         """
         self._folder = folder
         files = _list_files(folder)
-        metadata = [file for file in files if Path(file).name == _METADATA]
+        metadata = [file for file in files if Path(file).name == METADATA]
         if not metadata:
-            raise BadInput(f"{folder}: no {_METADATA}, which should have a line like {_LINE} for each picture")
+            raise BadInput(f"{folder}: no {METADATA}, which should have a line like {_LINE} for each picture")
         self.name = folder.resolve().name
         self.recipe = hashlib.blake2b(repr(files).encode()).hexdigest()
         self._table = _read(folder, metadata, self.recipe, cache)
@@ -50,7 +50,7 @@ class FolderCorpus(Corpus):
         self.splits = settle(self.keys, self._table["split"][:])
         listed = set(self.keys)
         self.left_out = {
-            file: f"not in {_METADATA}"
+            file: f"not in {METADATA}"
             for file in files
             if Path(file).suffix.lower() in _PICTURES and file not in listed
         }
@@ -75,7 +75,7 @@ def _list_files(folder: Path) -> dict[str, tuple[int, int, int]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent) / name
-            if name == _METADATA or path.suffix.lower() in _PICTURES:
+            if name == METADATA or path.suffix.lower() in _PICTURES:
                 status = path.stat()
                 files[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns, status.st_mode)
     return files
@@ -112,6 +112,8 @@ def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str 
             seen.add(file.as_posix())
             split = _string(record, "split", where) if "split" in record else stated_by(file.parts[0])
             yield {"file": file.as_posix(), "text": _string(record, "text", where).strip(), "split": split}
+    if not seen:
+        raise BadInput(f"{folder}: {METADATA} is empty; it should have a line like {_LINE} for each picture")
 
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
+from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
 from data.fit import fit, original_size
@@ -29,6 +31,7 @@ class ParquetCorpus(Corpus):
     def __init__(self, path: Path, cache: Path) -> None:
         """Copies the tables to memory-mapped ones under `cache`. Raises `BadInput`."""
         folder, files = (path, sorted(path.rglob("*.parquet"))) if path.is_dir() else (path.parent, [path])
+        files = [file for file in files if _count_rows(file)]
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         self.name = path.resolve().stem
         self.recipe = hashlib.blake2b(repr(states).encode()).hexdigest()
@@ -67,10 +70,13 @@ class ParquetCorpus(Corpus):
 
 
 def _read(file: Path, cache: Path) -> datasets.Dataset:
-    _check_complete(file)
-    loaded = datasets.load_dataset(
-        "parquet", data_files={"rows": glob.escape(str(file.resolve()))}, cache_dir=str(cache / "datasets")
-    )
+    pattern = glob.escape(str(file.resolve()))
+    try:
+        loaded = datasets.load_dataset("parquet", data_files={"rows": pattern}, cache_dir=str(cache / "datasets"))
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # no space, no permission
+            raise error.__cause__ from None
+        raise BadInput(f"{file}: a damaged parquet file ({error.__cause__})") from None
     assert isinstance(loaded, datasets.DatasetDict)
     table = loaded["rows"]
     for column in ("image", "text"):
@@ -78,6 +84,10 @@ def _read(file: Path, cache: Path) -> datasets.Dataset:
             raise BadInput(f"{file}: no column {column!r}; its columns are {', '.join(table.column_names)}")
     if table.features["text"] not in (datasets.Value("string"), datasets.Value("large_string")):
         raise BadInput(f"{file}: the column 'text' is of type {table.features['text']}; it must hold strings")
+    if not _holds_bytes(table.features["image"]):
+        raise BadInput(
+            f"{file}: the column 'image' is of type {table.features['image']}; it must hold encoded pictures"
+        )
     for row, text in enumerate(table["text"]):
         if not text or not text.strip():
             raise BadInput(f"{file}, row {row}: no text; every picture must have a caption")
@@ -85,12 +95,17 @@ def _read(file: Path, cache: Path) -> datasets.Dataset:
     return table.cast_column("image", datasets.Image(decode=False))
 
 
-def _check_complete(file: Path) -> None:
-    with file.open("rb") as stream:
-        head = stream.read(4)
-        stream.seek(-min(4, len(head)), 2)
-        if head != b"PAR1" or stream.read() != b"PAR1":
-            raise BadInput(f"{file}: not a parquet file, or not all of one")
+def _count_rows(file: Path) -> int:
+    try:
+        return int(read_metadata(file).num_rows)
+    except ValueError:
+        raise BadInput(f"{file}: not a parquet file, or not all of one") from None
+
+
+def _holds_bytes(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image) or feature in (datasets.Value("binary"), datasets.Value("large_binary"))
 
 
 def _splits(file: Path, table: datasets.Dataset) -> list[str | None]:

@@ -13,7 +13,7 @@ from platformdirs import user_cache_dir
 from data.captioned import CaptionedImages, StoredImages
 from data.corpus import Corpus
 from data.emoji_corpus import EmojiCorpus
-from data.folder import FolderCorpus
+from data.folder import METADATA, FolderCorpus
 from data.parquet import ParquetCorpus
 from data.splits import fraction
 from data.store import PictureStore, open_store
@@ -56,7 +56,7 @@ def open_source(
     pictures = StoredImages(name, corpus, positions, store)
     _report(name, {**corpus.left_out, **pictures.skipped}, strict)
     if not len(pictures):
-        raise BadInput(f"{source}: none of the {len(positions):,} pictures can be read")
+        raise BadInput(f"{source}: not one of the pictures can be read")
     return pictures
 
 
@@ -67,16 +67,17 @@ def open_corpus(source: str | Path, cache: Path) -> Corpus:
     path = Path(source)
     if not path.exists():
         raise BadInput(f'{source}: no such file or folder; give "emoji", a folder of pictures or a parquet file')
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
-        return ParquetCorpus(path, cache)
     if path.is_dir():
-        return FolderCorpus(path, cache)
+        tables = any(path.rglob("*.parquet")) and not any(path.rglob(METADATA))
+        return ParquetCorpus(path, cache) if tables else FolderCorpus(path, cache)
+    if path.suffix == ".parquet":
+        return ParquetCorpus(path, cache)
     raise BadInput(f'{source}: not a source of pictures; give "emoji", a folder of pictures or a parquet file')
 
 
 def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:
     if not corpus.keys:
-        raise BadInput(f"{corpus.name}: there is no picture with a caption")
+        raise BadInput(f"{corpus.name}: there is not one picture with a caption")
     if split is not None and split not in corpus.splits:
         raise BadInput(f"{corpus.name}: no split {split!r}; there are {', '.join(dict.fromkeys(corpus.splits))}")
     positions = [position for position, its in enumerate(corpus.splits) if split in (None, its)]

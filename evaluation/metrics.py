@@ -29,7 +29,7 @@ def psnr(made: Tensor, images: Tensor) -> Tensor:
 
 
 def ssim(made: Tensor, images: Tensor) -> Tensor:
-    """Structural similarity of each picture (Wang et al. 2004, Gaussian window, sigma 1.5): uint8 twice -> (B,)."""
+    """Structural similarity of each picture (Wang et al. 2004, Gaussian, edges reflected): uint8 twice -> (B,)."""
     values = structural_similarity_index_measure(made.float(), images.float(), data_range=255.0, reduction="none")
     assert isinstance(values, Tensor)
     return values

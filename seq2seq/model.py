@@ -35,7 +35,7 @@ class TokenModelConfig:
     """Dropout on the output of every attention and MLP."""
     text_vocab_size: int = 4096
     """Ids of the text tokenizer. The trainer sets it."""
-    text_length: int = 32
+    text_length: int = 64
     """Ids a caption. The trainer sets it."""
     codebook_size: int = 2048
     """Codes of the image tokenizer, K. The trainer sets it."""

@@ -28,7 +28,7 @@ class CaptionCut(UserWarning):
 class TextTokenizerConfig:
     """Shape of encoded captions."""
 
-    max_length: int = 32
+    max_length: int = 64
     """Ids a caption is padded or cut to, its end mark included."""
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -80,8 +80,11 @@ def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path
 def _build(config: type[Config], values: Mapping[str, Any]) -> Config:
     """Instantiates nested dataclasses ourselves, so that `BadInput` from `__post_init__` arrives as raised."""
     arguments = {}
+    types = get_type_hints(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = values[field.name]
+        if value is None and type(None) not in get_args(types[field.name]):  # jsonargparse lets it pass
+            raise BadInput(f"{config.__name__}.{field.name} is null: must have a value")
         nested = field.default_factory
         if isinstance(value, dict) and dataclasses.is_dataclass(nested):
             value = _build(cast(type, nested), value)
@@ -125,9 +128,9 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
     message = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", r"must be one of \1, got '\2'", message)
     message = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", _alternatives, message)
     message = re.sub(r"^Unexpected config: ?(.*)", r"config: must hold lines of `option: value`, not '\1'", message)
-    unknown = re.search(r"unrecognized arguments: (\S+)|[Oo]ption '([\w.]+)'", message)
+    unknown = re.search(r"unrecognized arguments: (\S+)|(?:Group '([\w.]+)' .*)?[Oo]ption '([\w.]+)'", message)
     if unknown:
-        name = (unknown[1] or unknown[2]).lstrip("-").split("=")[0]
+        name = (unknown[1] or ".".join(filter(None, unknown.groups()[1:]))).lstrip("-").split("=")[0]
         known = [action.dest for action in parser._actions]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see --help for the options"

@@ -68,6 +68,11 @@ class PretrainedModel(nn.Module, ModelHubMixin):
                 for name in own.keys() & tensors.keys()
                 if own[name].shape != tensors[name].shape
             ),
+            *(
+                f"has {name} of {tensors[name].dtype}"
+                for name in own.keys() & tensors.keys()
+                if own[name].is_floating_point() != tensors[name].is_floating_point()
+            ),
         ]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

@@ -1,0 +1,84 @@
+"""What the README says works: its four commands from pictures to a picture, and its Python."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sampling import load
+from sampling.generate import SHIPPED
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands(section: str) -> list[list[str]]:
+    """The shell commands of one section, as lists of words."""
+    text = re.split(r"^## ", README, flags=re.M)
+    (body,) = (part for part in text if part.startswith(section))
+    blocks = re.findall(r"```sh\n(.*?)```", body, flags=re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the README with this interpreter, on debug presets."""
+    if words[0] == "python":
+        words = [sys.executable, *words[1:]]
+    else:
+        assert words[:2] == ["accelerate", "launch"]
+        words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]]
+    words = [str(ROOT / word) if word.endswith("train.py") else word for word in words]
+    words = [str(ROOT / word.replace("emoji.yaml", "debug.yaml")) if word.endswith(".yaml") else word for word in words]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=200)
+
+
+@pytest.mark.timeout(400)
+def test_four_commands_from_pictures_to_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    lines = []
+    for i, (name, color) in enumerate([("red", (200, 0, 0)), ("green", (0, 160, 0)), ("blue", (0, 0, 200))] * 8):
+        Image.new("RGB", (40 + i, 48), color).save(photos / f"{i}.jpg")
+        lines.append(json.dumps({"file_name": f"{i}.jpg", "text": f"a {name} picture, number {i}"}))
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    four = commands("Train on your own pictures")
+    assert len(four) == 4
+    for words in four:
+        extra = ["--vocab_size", "320"] if "tokenizer.train_text" in words else []
+        done = run([*words, *extra], tmp_path)
+        assert done.returncode == 0, done.stderr
+    with Image.open(next((tmp_path / "outputs").glob("0000-a-red-fox-*.png"))) as png:
+        assert png.width == 32
+
+
+def test_the_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    names: dict[str, list[torch.Tensor]] = {}
+    exec(block, names)  # type: ignore[arg-type]
+    assert [(picture.dtype, picture.shape) for picture in names["pictures"]] == [(torch.uint8, (3, 64, 64))] * 4
+
+
+def test_the_shipped_bundle_is_complete_and_small() -> None:
+    bundle = load(SHIPPED)
+    card = (SHIPPED / "README.md").read_text()
+    assert all(value in card for value in bundle.ids.values())
+    assert "OpenMoji" in card
+    files = [file for file in SHIPPED.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 60e6
+    assert not [file.name for file in files if file.suffix in {".pt", ".pth", ".bin", ".pkl"}]
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    named = re.findall(r"\]\(([^):]+)\)", README) + re.findall(r"`((?:configs|checkpoints)/[\w./-]*)`", README)
+    assert len(named) >= 4
+    for name in named:
+        assert (ROOT / name).exists(), name

@@ -1,0 +1,140 @@
+"""The frame around every command: exit codes, and one line for what the user or the machine got wrong."""
+
+import errno
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from training.cli import command
+from training.errors import BadInput
+from training.files import write_text
+from training.options import TrainingConfig
+
+ARGV = ["--data", "d", "--out", "o", "--steps", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _restored_warnings() -> Callable[[], None]:
+    """`command` replaces `warnings.showwarning` for its process, which here is that of all tests."""
+    with warnings.catch_warnings():
+        yield
+
+
+def run(main: Callable[[TrainingConfig], None], monkeypatch: pytest.MonkeyPatch, argv: list[str] = ARGV) -> int | str:
+    """Runs `main` as a command in this process and returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["prog", *argv])
+    try:
+        command(main, TrainingConfig)
+    except SystemExit as left:
+        return left.code or 0
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([*ARGV, "--seed", "-1"], "TrainingConfig.seed is -1: must be from 0 to 2147483647"),
+        ([*ARGV, "--sede", "1"], "did you mean 'seed'?"),
+    ],
+)
+def test_bad_input_leaves_one_line_and_code_2(argv: list[str], said: str) -> None:
+    code = "from training.cli import command; from training.options import TrainingConfig; command(print, TrainingConfig)"
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert done.stdout == ""
+
+
+def test_done_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrainingConfig] = []
+    assert run(seen.append, monkeypatch) == 0
+    assert seen == [TrainingConfig(data="d", out="o", steps=1)]
+
+
+def test_bad_input_from_main_is_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(config: TrainingConfig) -> None:
+        raise BadInput("nothing\nfits")
+
+    assert run(main, monkeypatch) == 2
+    assert capsys.readouterr().err == "error: nothing fits\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space left on the disk"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, "no permission"),
+        (errno.EROFS, "read-only"),
+    ],
+)
+def test_what_the_machine_refuses_is_2(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse(self: Path, text: str, encoding: str | None = None) -> int:
+        raise OSError(number, "refused", str(self))
+
+    def main(config: TrainingConfig) -> None:
+        write_text(tmp_path / "file", "text")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert run(main, monkeypatch) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert str(tmp_path) in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_is_needed_is_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+
+    def main(config: TrainingConfig) -> None:
+        write_text(tmp_path / "taken" / "file", "text")
+
+    assert run(main, monkeypatch) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "taken") in line
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(config: TrainingConfig) -> None:
+        raise ZeroDivisionError
+
+    def unusual(config: TrainingConfig) -> None:
+        raise OSError(errno.EIO, "broken disk")
+
+    with pytest.raises(ZeroDivisionError):
+        run(main, monkeypatch)
+    with pytest.raises(OSError, match="broken disk"):
+        run(unusual, monkeypatch)
+
+
+def test_interrupted_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(config: TrainingConfig) -> None:
+        raise KeyboardInterrupt
+
+    assert run(main, monkeypatch) == 130
+
+
+def test_help_is_0(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(print, monkeypatch, ["--help"]) == 0
+    assert "--optimizer.learning_rate" in capsys.readouterr().out
+
+
+def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(config: TrainingConfig) -> None:
+        warnings.warn("mind the gap", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        run(main, monkeypatch)
+    assert capsys.readouterr().err == "warning: mind the gap\n"

@@ -1,0 +1,96 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from training import files
+from training.files import atomic, remove_leftovers, write_json, write_tensors, write_text
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): f.read_text() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    with atomic(tmp_path / "new" / "file") as temporary:
+        temporary.write_text("whole")
+        assert not (tmp_path / "new" / "file").exists()
+    assert content(tmp_path) == {"new/file": "whole"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_old_file_stays_when_the_block_raises(tmp_path: Path, error: type[BaseException]) -> None:
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(error), atomic(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert content(tmp_path) == {"file": "old"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with atomic(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / text).write_text(text)
+    assert content(tmp_path) == {"folder/new": "new"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_old_folder_stays_when_the_block_raises(tmp_path: Path) -> None:
+    write_text(tmp_path / "folder" / "file", "old")
+    with pytest.raises(RuntimeError), atomic(tmp_path / "folder") as temporary:
+        write_text(temporary / "deep" / "file", "half")
+        raise RuntimeError
+    assert content(tmp_path) == {"folder/file": "old"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_space_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(self: Path, text: str, encoding: str | None = None) -> int:
+        self.write_bytes(text.encode()[: len(text) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    write_json(tmp_path / "file.json", {"old": "ü"})
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(tmp_path / "file.json", {"new": 1})
+    assert content(tmp_path) == {"file.json": '{\n  "old": "ü"\n}\n'}
+
+
+def test_tensors_round_trip(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6).view(2, 3).T, "b": torch.ones(2, dtype=torch.bfloat16, requires_grad=True)}
+    write_tensors(tmp_path / "file", tensors)
+    read = load_file(tmp_path / "file")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
+
+
+def test_no_space_for_tensors_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors raises an error of its own for a full disk, which commands showed as a traceback."""
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_tensors(tmp_path / "file", {})
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / "file")
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    write_text(tmp_path / "kept", "")
+    write_text(tmp_path / ".lock", "")
+    write_text(tmp_path / ".model.1234.tmp" / "half", "")
+    write_text(tmp_path / ".model.1234.old" / "file", "")
+    write_text(tmp_path / ".config.json.1234.tmp", "")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".lock"}
+    remove_leftovers(tmp_path / "missing")

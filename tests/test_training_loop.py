@@ -1,0 +1,304 @@
+"""The training loop: what is random is a function of (seed, step), so that no interruption can be told afterwards."""
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from tiny_models import IMAGES
+from torch import Tensor, nn
+
+from tokenizer.image_tokenizer import ImageTokenizer, to_float
+from training.errors import BadInput
+from training.files import write_tensors
+from training.loop import Batch, accelerator_for, train
+from training.options import OptimizerConfig, TrainingConfig
+from training.order import batch_indices
+
+COUNT = 10
+INPUTS = torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(0))
+PICTURES = torch.randint(0, 256, (COUNT, 3, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+SPEED = {"images_per_second", "tokens_per_second"}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Accelerate keeps one state a process; each run here stands for a process of its own.
+
+    One core is enough for models this small, and with more they are slow beside a training on the same machine.
+    """
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(threads)
+
+
+def config(out: Path, **options: Any) -> TrainingConfig:
+    defaults = {
+        "data": "numbers", "out": str(out), "steps": 12, "batch_size": 4, "precision": "no", "log_every": 1,
+        "sample_every": 0, "checkpoint_every": 5, "ema_decay": 0.5, "optimizer": OptimizerConfig(warmup=2),
+    }  # fmt: skip
+    return TrainingConfig(**{**defaults, **options})
+
+
+def fit(
+    out: Path,
+    *,
+    pictures: bool = False,
+    dropout: float = 0.0,
+    noise: float = 0.0,
+    at: Callable[[int], None] = lambda forward_pass: None,
+    **options: Any,
+) -> bool:
+    """Trains a linear model, or a real image tokenizer, as a trainer does. `at` is called with each forward pass."""
+    resolved = config(out, **options)
+    accelerator = accelerator_for(resolved)
+    model = ImageTokenizer(IMAGES) if pictures else nn.Sequential(nn.Dropout(dropout), nn.Linear(4, 1))
+    passes = iter(range(10**6))
+
+    def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        if pictures:
+            return {"images": PICTURES[indices]}
+        x = INPUTS[indices]
+        return {"x": x + noise * torch.randn(x.shape, generator=generator), "y": x.sum(1, keepdim=True)}
+
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        at(next(passes))
+        if pictures:
+            images = to_float(batch["images"])
+            made = model(images)
+            return (made.images - images).square().mean() + made.commitment, {"commitment": made.commitment}
+        error = model(batch["x"]) - batch["y"]
+        return error.square().mean(), {"bias": error.mean()}
+
+    def evaluate(model: nn.Module, file: Path) -> dict[str, float]:
+        file.write_bytes(b"png")
+        return {"validation": next(model.parameters()).sum().item()}
+
+    def export(model: nn.Module, folder: Path) -> None:
+        write_tensors(folder / "model.safetensors", model.state_dict())
+
+    try:
+        return train(
+            accelerator, resolved, model, count=COUNT, make_batch=make_batch, loss=loss, evaluate=evaluate,
+            export=export, tokens=3,
+        )  # fmt: skip
+    finally:
+        gc.collect()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert log(one) == log(other)
+    assert (one / "model/model.safetensors").read_bytes() == (other / "model/model.safetensors").read_bytes()
+
+
+def fail_at(number: int) -> Callable[[int], None]:
+    def at(forward_pass: int) -> None:
+        if forward_pass == number:
+            raise ZeroDivisionError
+
+    return at
+
+
+def test_it_learns_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(tmp_path, steps=60, optimizer=OptimizerConfig(warmup=2, learning_rate=0.1))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
+    assert lines[0].keys() == {"step", "loss", "bias", "learning_rate", "grad_norm", "batch"} | SPEED
+    assert lines[0]["tokens_per_second"] == pytest.approx(3 * lines[0]["images_per_second"])
+    assert lines[0]["learning_rate"] == 0.05
+    assert str(tmp_path / "model") in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000055", "step-00000060"]
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        fit(tmp_path / name, seed=seed, dropout=0.3, noise=0.1)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert not {line["batch"] for line in log(tmp_path / "a")} & {line["batch"] for line in log(tmp_path / "c")}
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+@pytest.mark.parametrize("pictures", [False, True])
+def test_a_run_that_died_continues_as_if_it_had_not(tmp_path: Path, log_every: int, pictures: bool) -> None:
+    """With a log line every 4 steps and a checkpoint every 5, the line after resuming was a mean over fewer steps."""
+    options: dict[str, Any] = {
+        "pictures": pictures, "dropout": 0.2, "noise": 0.1, "log_every": log_every, "sample_every": 3,
+    }  # fmt: skip
+    fit(tmp_path / "straight", **options)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "died", at=fail_at(8), **options)
+    assert max(line["step"] for line in log(tmp_path / "died")) == 8
+    fit(tmp_path / "died", **options)
+    assert_same_run(tmp_path / "straight", tmp_path / "died")
+
+
+def test_a_finished_run_given_again_only_exports_again(tmp_path: Path) -> None:
+    fit(tmp_path)
+    before, weights_before = log(tmp_path), weights(tmp_path)
+    assert fit(tmp_path, at=fail_at(0))
+    assert log(tmp_path) == before
+    assert all(torch.equal(weights_before[name], tensor) for name, tensor in weights(tmp_path).items())
+
+
+def test_more_steps_continue_a_finished_run(tmp_path: Path) -> None:
+    fit(tmp_path)
+    fit(tmp_path, steps=14)
+    assert [line["step"] for line in log(tmp_path)] == list(range(1, 15))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def at(forward_pass: int) -> None:
+        if forward_pass == 6:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    fit(tmp_path / "straight", dropout=0.2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", dropout=0.2, at=at)
+    assert signal.getsignal(number) == before
+    assert "stopped after step 7; give the same command again to resume" in capsys.readouterr().out
+    assert (tmp_path / "stopped" / "checkpoints" / "step-00000007").is_dir()
+    assert not (tmp_path / "stopped" / "model").exists()
+    fit(tmp_path / "stopped", dropout=0.2)
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    for workers in (0, 2):
+        fit(tmp_path / str(workers), workers=workers, noise=0.1, accumulation=2)
+    assert_same_run(tmp_path / "0", tmp_path / "2")
+
+
+def test_ctrl_c_leaves_the_workers_at_work(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to the workers too. They died of it, and the trainer, waiting for the rest of its step,
+    of a `RuntimeError` without a checkpoint."""
+
+    def at(forward_pass: int) -> None:
+        if forward_pass == 14:
+            for process in (*psutil.Process().children(), psutil.Process()):
+                process.send_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, workers=1, accumulation=12, batch_size=12, at=at)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_is_the_same_batch_in_parts(tmp_path: Path, accumulation: int) -> None:
+    fit(tmp_path / "whole")
+    fit(tmp_path / "parts", accumulation=accumulation)
+    for whole, parts in zip(log(tmp_path / "whole"), log(tmp_path / "parts"), strict=True):
+        assert parts["batch"] == whole["batch"]
+        assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
+    for name, tensor in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "parts")[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_the_logged_batch_is_the_one_seen(tmp_path: Path) -> None:
+    import zlib
+
+    fit(tmp_path, seed=3, steps=4)
+    for step, line in enumerate(log(tmp_path)):
+        indices = batch_indices(step, count=COUNT, batch_size=4, seed=3)
+        assert line["batch"] == f"{zlib.crc32(indices.tobytes()):08x}"
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not fit(tmp_path / "run", dry_run=True, cache=tmp_path / "cache", at=fail_at(0))
+    printed = capsys.readouterr().out
+    assert "batch_size: 4" in printed
+    assert f"cache: {tmp_path / 'cache'}" in printed
+    assert "0.0 M parameters, 10 examples, a batch: x (4, 4) torch.float32, y (4, 1) torch.float32" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tmp_path: Path) -> None:
+    rate = OptimizerConfig(learning_rate=1e30, warmup=0, clip=1e30)
+    with pytest.raises(BadInput, match=r"the loss is (nan|inf) at step \d+: lower optimizer.learning_rate"):
+        fit(tmp_path, steps=50, checkpoint_every=3, log_every=50, optimizer=rate)
+    for folder in (tmp_path / "checkpoints").glob("*"):
+        assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="batch_size 4 does not divide into 1 processes times 3 accumulation steps"):
+        fit(tmp_path, accumulation=3)
+
+
+def test_threads_are_cores_whatever_the_launcher_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    torch.set_num_threads(1)
+    accelerator_for(config(tmp_path))
+    assert torch.get_num_threads() == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    accelerator_for(config(tmp_path))
+    assert torch.get_num_threads() == 2
+
+
+def test_a_launcher_whose_processes_would_train_alone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`accelerate launch --cpu` on a machine that has an accelerator, which `Accelerator()` then takes."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadInput, match="started 2 processes but Accelerate joined 1; each would train alone"):
+        accelerator_for(config(tmp_path))
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """A real image tokenizer, whose codebook follows the encoder by sums over all processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [
+        Path(sys.executable).with_name("accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [*launch, __file__, tmp_path / "two"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the model is in") == 1
+    fit(tmp_path / "one", pictures=True)
+    for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
+        assert two["batch"] == one["batch"]
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert two["commitment"] == pytest.approx(one["commitment"], rel=1e-2)
+    one_weights, two_weights = weights(tmp_path / "one"), weights(tmp_path / "two")
+    codebook = "quantizer._codebook.cluster_size"
+    torch.testing.assert_close(two_weights[codebook], one_weights[codebook], rtol=1e-3, atol=1e-3)
+
+
+if __name__ == "__main__":  # one of the two processes
+    fit(Path(sys.argv[1]), pictures=True)

@@ -1,0 +1,175 @@
+"""Models on disk: a round trip, and one line that names what does not fit."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from training.config import require
+from training.errors import BadInput
+from training.pretrained import PretrainedModel, exported, read_json
+
+
+@dataclass(kw_only=True)
+class SmallConfig:
+    """Config of `Small`."""
+
+    width: int = 4
+    """Width."""
+
+    def __post_init__(self) -> None:
+        require(self, "width", self.width >= 1, "1 or more")
+
+
+class Small(PretrainedModel):
+    config_class = SmallConfig
+
+    def __init__(self, config: SmallConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(config.width, 2)
+        self.register_buffer("mean", torch.randn(config.width))
+        self.register_buffer("count", torch.tensor(7))
+
+
+class Other(Small):
+    pass
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    Small(SmallConfig(width=3)).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def refusal(folder: str | Path, kind: type[Small] = Small, **options: str) -> str:
+    with pytest.raises(BadInput) as error:
+        kind.from_pretrained(folder, **options)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_round_trip_keeps_values_and_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = Small(SmallConfig(width=5)).to(dtype)
+    model.save_pretrained(tmp_path / "model")
+    again = Small.from_pretrained(tmp_path / "model")
+    assert again.config == SmallConfig(width=5)
+    assert not again.training
+    assert again.linear.weight.dtype == dtype
+    assert again.count.dtype == torch.int64
+    assert again.linear.weight.requires_grad
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_dtype_casts_floating_point_only(folder: Path) -> None:
+    model = Small.from_pretrained(str(folder), dtype=torch.bfloat16)
+    assert {t.dtype for t in model.state_dict().values()} == {torch.bfloat16, torch.int64}
+
+
+def test_exported_is_bfloat16_and_loads_into_the_model_unchanged() -> None:
+    model = Small(SmallConfig())
+    released = exported(model)
+    assert {name: t.dtype for name, t in released.items()} == {
+        "linear.weight": torch.bfloat16, "linear.bias": torch.bfloat16, "mean": torch.bfloat16, "count": torch.int64,
+    }  # fmt: skip
+    model.load_state_dict(released)
+    assert model.linear.weight.dtype == torch.float32
+    assert all(torch.equal(t.to(released[name].dtype), released[name]) for name, t in model.state_dict().items())
+
+
+def test_a_folder_holds_config_weights_and_card(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert json.loads((folder / "config.json").read_text()) == {"model": "Small", "width": 3}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert refusal(folder) == f"{folder}: has no {name}, so it is not a complete model folder"
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nothing").startswith(f"{tmp_path / 'nothing'}: neither a model folder here nor")
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1])
+def test_truncated_weights(folder: Path, size: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    assert refusal(folder).startswith(f"{file}: not a complete safetensors file")
+
+
+def test_a_missing_tensor(folder: Path) -> None:
+    change(folder, lambda tensors: tensors.pop("linear.bias"))
+    assert "lacks linear.bias" in refusal(folder)
+
+
+def test_an_unknown_tensor(folder: Path) -> None:
+    change(folder, lambda tensors: tensors.update(extra=torch.zeros(1)))
+    assert "has an unknown extra" in refusal(folder)
+
+
+def test_a_misshapen_tensor(folder: Path) -> None:
+    change(folder, lambda tensors: tensors.update({"linear.weight": torch.zeros(2, 9)}))
+    assert "has linear.weight of shape (2, 9), config says (2, 3)" in refusal(folder)
+
+
+def test_a_tensor_of_another_kind(folder: Path) -> None:
+    change(folder, lambda tensors: tensors.update({"linear.weight": torch.zeros(2, 3, dtype=torch.int64)}))
+    assert "has linear.weight of torch.int64" in refusal(folder)
+
+
+def test_several_misfits_are_counted(folder: Path) -> None:
+    change(folder, lambda tensors: (tensors.pop("mean"), tensors.update(extra=torch.zeros(1))))
+    assert refusal(folder).endswith("has an unknown extra (and 1 more)")
+
+
+def test_another_model(folder: Path) -> None:
+    assert refusal(folder, Other) == f"{folder / 'config.json'}: holds a Small, not a Other"
+    (folder / "config.json").write_text("{}")
+    assert "model of unknown kind" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"model": "Small", "width": 3, "depth": 1}', "depth"),
+        ('{"model": "Small", "width": "wide"}', "width"),
+        ('{"model": "Small", "width": 0}', "SmallConfig.width is 0: must be 1 or more"),
+        ('{"model": "Small", "width": null}', "width"),
+        ('{"model": "Small", "width"', "not valid JSON"),
+        ("[]", "holds a list, not a JSON object"),
+    ],
+)
+def test_a_wrong_config(folder: Path, config: str, said: str) -> None:
+    (folder / "config.json").write_text(config)
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'config.json'}: ")
+    assert said in message
+
+
+def test_a_device_that_is_not_there(folder: Path) -> None:
+    assert refusal(folder, device="nonsense").startswith("device 'nonsense' cannot be used here")
+
+
+def test_read_json(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such file"):
+        read_json(tmp_path / "missing.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="not valid JSON"):
+        read_json(tmp_path / "binary.json")

@@ -1,0 +1,152 @@
+"""The run folder: one trainer at a time, one config for good, and a log without what a kill left behind."""
+
+import gc
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from training.errors import BadInput
+from training.files import write_text
+from training.options import TrainingConfig
+from training.run import RunFolder
+
+
+@dataclass(kw_only=True)
+class Inner:
+    """Nested."""
+
+    width: int = 4
+    """A field."""
+
+
+@dataclass(kw_only=True)
+class Config(TrainingConfig):
+    """A trainer's config."""
+
+    model: Inner = field(default_factory=Inner)
+    """A nested one."""
+
+
+def config(out: Path, **options: object) -> Config:
+    return Config(**{"data": "d", "out": str(out), "steps": 9, **options})
+
+
+def opened(out: Path, **options: object) -> RunFolder:
+    run = RunFolder(config(out, **options))
+    run.open()
+    return run
+
+
+def refusal(out: Path, **options: object) -> str:
+    with pytest.raises(BadInput) as error:
+        opened(out, **options)
+    message = str(error.value)
+    assert str(out) in message
+    del error  # whose traceback holds the folder and so its lock
+    gc.collect()
+    return message
+
+
+def test_it_records_config_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x/train.py", "--out", "a b"])
+    opened(tmp_path / "run", cache=Path("some/where"))
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["steps"] == 9
+    assert stored["model"] == {"width": 4}
+    assert stored["cache"] == "some/where"
+    assert (tmp_path / "run" / "command.txt").read_text() == "accelerate launch x/train.py --out 'a b'\n"
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    """The lock is the operating system's: it is gone with its holder, however that ended."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_training_run import opened
+run = opened(Path({str(tmp_path)!r}))
+print("open", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        assert "another trainer is running" in refusal(tmp_path)
+        other.kill()
+    opened(tmp_path)
+
+
+def test_it_is_free_again_when_its_run_is_done(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    refusal(tmp_path)
+    del run
+    gc.collect()
+    opened(tmp_path)
+
+
+def test_another_config_is_refused_by_name(tmp_path: Path) -> None:
+    opened(tmp_path)
+    assert "batch_size: 64 there, 8 here" in refusal(tmp_path, batch_size=8)
+    assert "model.width: 4 there, 5 here" in refusal(tmp_path, model=Inner(width=5))
+    both = refusal(tmp_path, seed=1, model=Inner(width=5))
+    assert "model.width" in both
+    assert "seed: 0 there, 1 here" in both
+
+
+def test_a_refused_config_leaves_the_old_one(tmp_path: Path) -> None:
+    opened(tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    refusal(tmp_path, seed=1, steps=99)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_how_often_and_how_long_may_change(tmp_path: Path) -> None:
+    opened(tmp_path)
+    opened(
+        tmp_path, steps=20, log_every=3, sample_every=4, checkpoint_every=5, workers=1, cache=Path("x"), dry_run=True
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 20
+
+
+def test_a_damaged_config_is_refused(tmp_path: Path) -> None:
+    write_text(tmp_path / "config.json", "{")
+    assert "config.json: not valid JSON" in refusal(tmp_path)
+
+
+def test_a_file_in_its_place_is_refused_by_the_system(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "mine")
+    with pytest.raises(FileExistsError):
+        opened(tmp_path / "file")
+
+
+def test_what_a_killed_trainer_left_is_removed(tmp_path: Path) -> None:
+    write_text(tmp_path / "checkpoints" / ".step-00000010.1.tmp" / "model.safetensors", "half")
+    write_text(tmp_path / "checkpoints" / "step-00000005" / "state.json", "whole")
+    write_text(tmp_path / ".model.1.tmp" / "config.json", "half")
+    opened(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoints", "config.json", "command.txt"}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_the_log_is_rewound_to_the_checkpoint(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    for step in range(1, 6):
+        run.log({"step": step, "loss": step / 10})
+    run.log({"step": 3, "validation": 1.0})
+    with run.log_file.open("a") as file:
+        file.write('{"step": 2, "lo')  # cut short by the kill
+    run.rewind_log(3)
+    lines = [json.loads(line) for line in run.log_file.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 3]
+    run.rewind_log(0)
+    assert run.log_file.read_text() == ""
+
+
+def test_no_log_needs_no_rewinding(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    run.rewind_log(0)
+    assert not run.log_file.exists()
