@@ -5,6 +5,7 @@ Dimension names: B batch, C channels, h and w rows and columns of latents, T ste
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,20 +39,17 @@ def bits_per_dimension(
 ) -> Tensor:
     """The variational bound on -log2 p(x_0) per element (DDPM eq. 5), of each latent: (B,).
 
-    Exact sums over all T steps need T passes; with `times`, that many of them, evenly spread, stand for the rest.
+    Exact sums over all T steps need T passes; with `times`, at most that many stand for the rest.
     It is of the density of standardised latents, so it compares models of one image tokenizer, and may be negative.
     """
     alpha, sigma = process.alpha[-1], process.sigma[-1]
     # L_T: KL of q(x_T | x_0) from a standard normal
     prior = 0.5 * (alpha.square() * x_0.double().square() + sigma.square() - 1 - 2 * sigma.log()) / math.log(2)
-    later = range(2, process.steps + 1)
-    chosen = sorted({round(step) for step in torch.linspace(2, process.steps, times or len(later)).tolist()})
     total = prior.flatten(1).mean(1).to(x_0.dtype)
-    for step in (1, *chosen):
+    for step, weight in _standing_for(process.steps, times):
         t = torch.full((len(x_0),), float(step), device=x_0.device)
         x_t = process.noised(x_0, _noise_like(x_0, generator), t)
         said, share = split(denoise(x_t, t), x_0.shape[1])
-        weight = 1 if step == 1 else len(later) / len(chosen)
         total = total + weight * bound(process, x_0, x_t, t, said, share)
     return total
 
@@ -73,6 +71,15 @@ def bound(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, said: Tensor, s
 def split(said: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     """What the denoiser says: the target, and the share of the variance where that is learned."""
     return said[:, :channels], said[:, channels:] if said.shape[1] > channels else None
+
+
+def _standing_for(steps: int, times: int | None) -> list[tuple[int, int]]:
+    """Times of 1..T, each with the number of times that it stands for: denser where the terms are larger, near 1."""
+    if times is None or times >= steps:
+        return [(t, 1) for t in range(1, steps + 1)]
+    chosen = sorted({round(steps ** (k / max(1, times - 1))) for k in range(times)})
+    edges = [1, *(math.ceil(math.sqrt(a * b)) for a, b in pairwise(chosen)), steps + 1]
+    return [(t, high - low) for t, (low, high) in zip(chosen, pairwise(edges), strict=True)]
 
 
 def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -70,7 +70,7 @@ def main(config: DiffusionTrainingConfig) -> None:
             return model.denoise(x, t, read)
 
         value = diffusion_loss(denoise, process, x_0, generator)
-        bits = bits_per_dimension(denoise, process, x_0, generator, times=8).mean()
+        bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
         bundle = Bundle(text=text, tokenizer=tokenizer, diffusion=model)
         drawn = bundle.generate(captions[:12], options=DiffusionOptions())
         grid([*drawn, *tokenizer.decode_latents(x_0[:12])], captions[:12] * 2, columns=12).save(file)

@@ -68,7 +68,8 @@ class UNet(nn.Module):
             norm_num_groups=c.groups,
             dropout=c.dropout,
         )
-        nn.init.zeros_(self.net.conv_out.weight)  # at first the prediction is zero
+        for parameter in self.net.conv_out.parameters():  # at first the prediction is zero
+            nn.init.zeros_(parameter)
 
     def caption(self, states: Tensor, mask: Tensor) -> Caption:
         """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
