@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_ddim_is_deterministic_and_can_be_undone() -> None:
         again = sample(denoise, found, {0: start}.__getitem__, DiffusionOptions(steps=steps, scheduler="ddim"))
         assert torch.equal(drawn, again)
         times = torch.linspace(0, 1000, steps + 1).round()
-        for t, after in zip(times[:-1], times[1:], strict=True):
+        for t, after in pairwise(times):
             alpha, sigma = (factor.item() for factor in found.at(t.clamp_min(1)[None]))
             x_0 = denoise(x, t.clamp_min(1).expand(20)).x_0
             noise = (x - alpha * x_0) / sigma if t > 0 else (x - x_0) / sigma
@@ -151,12 +152,12 @@ def test_ddim_is_deterministic_and_can_be_undone() -> None:
 
 def test_any_number_of_steps_ends_at_a_picture() -> None:
     """Also where it does not divide the schedule's steps, where schedulers of `diffusers` lose their way."""
+    known = torch.full((2, 3, 1, 1), 0.3)
     for schedule, schedulers in (("cosine", ("dpm", "ddim", "ddpm")), ("flow", ("dpm", "euler", "heun", "ddpm"))):
         found = process(schedule)
         for scheduler in schedulers:
             for steps in (1, 2, 7, 33):
                 options = DiffusionOptions(steps=steps, scheduler=scheduler)  # type: ignore[arg-type]
-                known = torch.full((2, 3, 1, 1), 0.3)
                 drawn = sample(lambda x, t: Estimate(known), found, seeded(torch.arange(2), (3, 1, 1)), options)
                 torch.testing.assert_close(drawn, known, atol=2e-3, rtol=0)
 

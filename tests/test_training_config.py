@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
+from diffusion.options import DiffusionTrainingConfig
 from evaluation.reconstruct import ReconstructOptions
 from sampling.bundle import BundleOptions
 from sampling.generate import GenerateOptions
@@ -25,6 +26,7 @@ STAGES = {
     "encode": EncodeOptions,
     "reconstruct": ReconstructOptions,
     "seq2seq": TokenTrainingConfig,
+    "diffusion": DiffusionTrainingConfig,
 }
 NEEDED = {"data": "x", "out": "x", "steps": 7, "model": "x", "tokenizer": "x", "text": "x", "autoregressive": "x"}
 
