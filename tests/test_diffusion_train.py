@@ -99,9 +99,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     assert bundle.autoregressive is None
     (picture,) = bundle.generate(["a quilt"])
     assert picture.shape == (3, 16, 16)
-    with pytest.raises(
-        BadInput, match="this bundle has no autoregressive part: train one with .accelerate launch seq2seq/train"
-    ):
+    with pytest.raises(BadInput, match="this bundle has no autoregressive part: train one with"):
         bundle.require("autoregressive")
 
 
