@@ -61,6 +61,7 @@ def test_pixels_round_trip_through_floats() -> None:
     assert to_float(levels).min() == -1
     assert to_float(levels).max() == 1
     assert to_uint8(torch.tensor([-3.0, 3.0, -1.0, 1.0])).tolist() == [0, 255, 0, 255]
+    assert to_uint8(torch.tensor([9.6, 10.4]) / 127.5 - 1).tolist() == [10, 10]
 
 
 def test_codes_are_the_nearest_by_cosine(model: ImageTokenizer) -> None:
