@@ -29,8 +29,10 @@ class BundleOptions:
     """Text tokenizer folder."""
     tokenizer: Path
     """Image tokenizer: the `model` folder of a run."""
-    autoregressive: Path
-    """Token model: the `model` folder of a run."""
+    autoregressive: Path | None = None
+    """Token model: the `model` folder of a run. It, a diffusion model or both."""
+    diffusion: Path | None = None
+    """Diffusion model: the `model` folder of a run."""
     reconstruction: Path | None = None
     """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the card."""
     name: str = "Tessera bundle"
@@ -48,7 +50,11 @@ def main(options: BundleOptions) -> None:
 
 def assemble(options: BundleOptions) -> None:
     """Copies the parts, checks that they fit, and writes index and card. Raises `BadInput` when they do not."""
-    parts = {"text": options.text, "tokenizer": options.tokenizer, "autoregressive": options.autoregressive}
+    backends = {"autoregressive": options.autoregressive, "diffusion": options.diffusion}
+    parts = {"text": options.text, "tokenizer": options.tokenizer}
+    parts |= {name: folder for name, folder in backends.items() if folder is not None}
+    if len(parts) == 2:
+        raise BadInput("nothing in it could draw: give --autoregressive, --diffusion or both")
     for name, folder in parts.items():
         if not folder.is_dir():
             raise BadInput(f"--{name} {folder}: no such folder")
@@ -63,14 +69,18 @@ def assemble(options: BundleOptions) -> None:
 
 def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     """The model card, in Markdown with the front matter of the Hub."""
-    runs = {name: _run(folder) for name, folder in (("Image tokenizer", options.tokenizer),
-                                                    ("Token model", options.autoregressive))}  # fmt: skip
+    models = {
+        "Image tokenizer": options.tokenizer,
+        "Token model": options.autoregressive,
+        "Diffusion model": options.diffusion,
+    }
+    runs = {name: _run(folder) for name, folder in models.items() if folder is not None}
     emoji = any(run.get("config", {}).get("data") == "emoji" for run in runs.values())
     licence = "cc-by-sa-4.0" if emoji else "other"
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
         f"# {options.name}",
-        "Text to image: a text tokenizer, a ViT-VQGAN image tokenizer and a token model that belong together.\n"
+        f"Text to image: a text tokenizer, a ViT-VQGAN image tokenizer and {_backends(bundle)}, belonging together.\n"
         "Assembled "
         + datetime.now(UTC).strftime("%Y-%m-%d")
         + ".\n\n```python\nfrom sampling import load\npictures = load(PATH).generate([PROMPT])\n```",
@@ -82,6 +92,11 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     if emoji:
         sections.append("## Data and licences\n" + _ART.rstrip())
     return "\n\n".join(sections) + "\n"
+
+
+def _backends(bundle: Bundle) -> str:
+    names = {"a token model": bundle.autoregressive, "a diffusion model": bundle.diffusion}
+    return " and ".join(name for name, model in names.items() if model is not None)
 
 
 def _parts(bundle: Bundle) -> str:
@@ -97,8 +112,10 @@ def _parts(bundle: Bundle) -> str:
             + millions(bundle.tokenizer),
             f"`codes_id` {bundle.tokenizer.codes_id}, `pixels_id` {bundle.tokenizer.pixels_id}",
         ),
-        ("autoregressive", millions(bundle.autoregressive), f"`codes_id` {bundle.autoregressive.config.codes_id}"),
     ]
+    for name, model in (("autoregressive", bundle.autoregressive), ("diffusion", bundle.diffusion)):
+        if model is not None:
+            rows.append((name, millions(model), f"`codes_id` {model.config.codes_id}"))
     return _table(("part", "what", "ids"), rows)
 
 

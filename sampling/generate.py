@@ -13,8 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
+from data.fit import fit
 from data.grid import grid, to_pil
-from sampling.options import SamplingOptions
+from data.store import Unreadable
+from sampling.options import DiffusionOptions, GuidanceOptions, SamplingOptions
 from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
@@ -26,7 +28,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(SamplingOptions):
+class GenerateOptions(SamplingOptions, DiffusionOptions):
     """Draws pictures from text and writes them as PNG, with a labelled grid and a record of what was done."""
 
     prompt: list[str] = field(default_factory=list, metadata={"repeat": True})
@@ -35,8 +37,14 @@ class GenerateOptions(SamplingOptions):
     """Text file with one prompt a line."""
     model: str = str(SHIPPED)
     """Bundle: a folder or a Hub id. By default the one that comes with Tessera."""
-    backend: Literal["autoregressive"] = "autoregressive"
-    """What draws the codes."""
+    backend: Literal["autoregressive", "diffusion"] = "autoregressive"
+    """What draws the codes: the token model, or the diffusion model. Each has options of its own."""
+    interpolate: int = 0
+    """Draw this many pictures, by diffusion, on the way between two prompts, or from `seed` to `seed + 1` of one."""
+    init_image: Path | None = None
+    """Picture that diffusion starts from, in place of noise alone."""
+    strength: float = 1.0
+    """How much noise is laid over `init_image`: near 0 it stays, at 1 nothing of it does."""
     num_images: int = 1
     """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
     seed: int = 0
@@ -46,7 +54,7 @@ class GenerateOptions(SamplingOptions):
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to draw."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the token model; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    """Arithmetic of the token or diffusion model; `auto` is bfloat16 on CUDA and float32 elsewhere."""
     columns: int = 0
     """Pictures a row of the grid; 0 chooses."""
     out: Path = Path("outputs")
@@ -58,35 +66,63 @@ class GenerateOptions(SamplingOptions):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
         require(self, "columns", self.columns >= 0, "0 or more")
+        require(self, "interpolate", self.interpolate == 0 or self.interpolate >= 2, "2 or more, or 0 for none")
+        require(self, "strength", 0 < self.strength <= 1, "above 0, at most 1")
+        require(self, "strength", self.strength == 1 or self.init_image is not None, "1 without init_image")
+        self._require_backend()
 
     @property
-    def sampling(self) -> SamplingOptions:
+    def sampling(self) -> SamplingOptions | DiffusionOptions:
         """The part of the options that the sampler reads."""
-        return SamplingOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(SamplingOptions)})
+        kind = DiffusionOptions if self.backend == "diffusion" else SamplingOptions
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
+
+    def _require_backend(self) -> None:
+        """Refuses options that the backend would not read."""
+        shared = {f.name for f in dataclasses.fields(GuidanceOptions)}
+        other = SamplingOptions if self.backend == "diffusion" else DiffusionOptions
+        deaf = {f.name: f.default for f in dataclasses.fields(other) if f.name not in shared}
+        if self.backend != "diffusion":
+            deaf |= {"interpolate": 0, "init_image": None}
+        for name, default in deaf.items():
+            if getattr(self, name) != default:
+                raise BadInput(f"{name} is {getattr(self, name)}: backend {self.backend} does not read it")
 
 
 def main(options: GenerateOptions) -> None:
     """Loads, draws, writes, and says where."""
     prompts = [check_prompt(prompt) for prompt in _prompts(options)]
     bundle = load(options.model, device=_device(options.device), dtype=_dtype(options))
+    bundle.require(options.backend)
+    image = _init_image(options, bundle)
     options.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    with tqdm(total=len(prompts) * options.num_images, unit="image", desc="drawing") as bar:
-        pictures = bundle.generate(
-            prompts, num_images=options.num_images, seed=options.seed, options=options.sampling,
-            batch_size=options.batch_size, progress=bar.update,
-        )  # fmt: skip
+    if options.interpolate:
+        wanted, pictures = _interpolate(prompts, bundle, options)
+    else:
+        wanted = [(prompt, options.seed + i) for prompt in prompts for i in range(options.num_images)]
+        with tqdm(total=len(wanted), unit="image", desc="drawing") as bar:
+            pictures = bundle.generate(
+                prompts, num_images=options.num_images, seed=options.seed, options=options.sampling, init_image=image,
+                strength=options.strength, batch_size=options.batch_size, progress=bar.update,
+            )  # fmt: skip
     seconds = time.perf_counter() - begin
-    file = write(pictures, prompts, bundle, options, seconds)
+    file = write(pictures, wanted, bundle, options, seconds)
     print(f"{len(pictures)} pictures in {seconds:.1f} s ({len(pictures) / seconds:.2f} images/s): {file}")
 
 
-def write(pictures: list[Tensor], prompts: list[str], bundle: Bundle, options: GenerateOptions, seconds: float) -> Path:
-    """Writes one PNG a picture, `grid.png` and `generation.json`; returns the path of the grid."""
+def write(
+    pictures: list[Tensor], wanted: list[tuple[str, int]], bundle: Bundle, options: GenerateOptions, seconds: float
+) -> Path:
+    """Writes one PNG a picture, `grid.png` and `generation.json`; returns the path of the grid.
+
+    `wanted` has the prompt and seed of each picture.
+    """
     settings = json.loads(json.dumps(to_dict(options.sampling)))
+    if options.init_image is not None:
+        settings |= {"init_image": str(options.init_image), "strength": options.strength}
     images: list[dict[str, Any]] = []
-    for i, picture in enumerate(pictures):
-        prompt, seed = prompts[i // options.num_images], options.seed + i % options.num_images
+    for i, (picture, (prompt, seed)) in enumerate(zip(pictures, wanted, strict=True)):
         name = f"{i:04d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower())[:60].strip('-')}-{seed}.png"
         record = {"prompt": prompt, "seed": seed, "backend": options.backend, "options": settings, **bundle.ids}
         chunks = PngInfo()
@@ -122,6 +158,33 @@ def _prompts(options: GenerateOptions) -> list[str]:
     if not prompts:
         raise BadInput('nothing to draw: give --prompt "a noto emoji of a fox" or --prompts FILE')
     return prompts
+
+
+def _interpolate(
+    prompts: list[str], bundle: Bundle, options: GenerateOptions
+) -> tuple[list[tuple[str, int]], list[Tensor]]:
+    """What is wanted, and the pictures."""
+    count, seed = options.interpolate, options.seed
+    if len(prompts) > 2:
+        raise BadInput(f"interpolate goes between two prompts, or two seeds of one: {len(prompts)} prompts are given")
+    first, last = prompts[0], prompts[-1]
+    seeds = (seed, seed if len(prompts) == 2 else seed + 1)
+    way = f"{first} to {last}" if len(prompts) == 2 else f"{first}, seed {seed} to {seed + 1}"
+    sampling = options.sampling
+    assert isinstance(sampling, DiffusionOptions)
+    pictures = bundle.interpolate((first, last), seeds, count, sampling)
+    return [(f"{way}: {100 * i / (count - 1):.0f} %", seed) for i in range(count)], pictures
+
+
+def _init_image(options: GenerateOptions, bundle: Bundle) -> Tensor | None:
+    if options.init_image is None:
+        return None
+    if options.interpolate:
+        raise BadInput("init_image and interpolate do not go together: give one of them")
+    try:
+        return torch.from_numpy(fit(options.init_image, bundle.tokenizer.config.image_size).copy())
+    except Unreadable as error:
+        raise BadInput(f"{options.init_image}: cannot be read ({error})") from None
 
 
 def _device(name: str) -> str:

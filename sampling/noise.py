@@ -1,12 +1,17 @@
 """Noise as a function: the same draw for the same (seed, position, token), on any device, in any batch.
 
+Or, for the diffusion sampler, of (seed, step, element).
+
 A counter-based generator in plain integer tensor code: nothing to carry along, nothing to get out of step.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+_GUMBEL, _GAUSSIAN = 0x51ED270B, 0x2545F491  # keep the two apart
 
 
 def gumbel(seeds: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
@@ -14,10 +19,20 @@ def gumbel(seeds: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
 
     argmax(log p + gumbel) is a draw from p (the Gumbel-max trick).
     """
-    tokens = torch.arange(vocabulary, device=seeds.device)
-    stream = _mix(_mix(_fold(seeds)) ^ _mix(tokens.new_tensor(0x51ED270B) ^ position))
-    bits = _mix(stream[:, None] ^ _mix(tokens))
-    return -torch.log(-torch.log(_uniform(bits)))
+    return -torch.log(-torch.log(_uniform(_bits(seeds, _GUMBEL, position, vocabulary))))
+
+
+def gaussian(seeds: Tensor, step: int | Tensor, elements: int) -> Tensor:
+    """Standard normal noise (B, elements) float32 for image seeds (B,) int64 at one step, within 5.3 of zero."""
+    uniform = _uniform(_bits(seeds, _GAUSSIAN, step, elements))
+    return math.sqrt(2) * torch.erfinv(2 * uniform - 1)  # exact in its argument, so symmetric about zero
+
+
+def _bits(seeds: Tensor, kind: int, position: int | Tensor, count: int) -> Tensor:
+    """32 random bits, held in int64, for each of (B, count)."""
+    elements = torch.arange(count, device=seeds.device)
+    stream = _mix(_mix(_fold(seeds)) ^ _mix(elements.new_tensor(kind) ^ position))
+    return _mix(stream[:, None] ^ _mix(elements))
 
 
 def _uniform(bits: Tensor) -> Tensor:

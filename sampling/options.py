@@ -1,16 +1,26 @@
 """What a sampler can be told."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from training.config import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How tokens are drawn from the model's logits."""
+class GuidanceOptions:
+    """What both samplers can be told."""
 
     guidance: float = 2.0
     """Scale of classifier-free guidance; 1 is none, larger follows the prompt more closely."""
+
+    def __post_init__(self) -> None:
+        require(self, "guidance", 0 <= self.guidance <= 100, "from 0 to 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(GuidanceOptions):
+    """How tokens are drawn from the model's logits."""
+
     temperature: float = 0.6
     """Sharpness of the draw; 0 always takes the most likely token, 1 draws from the model as it is."""
     top_k: int = 0
@@ -19,7 +29,29 @@ class SamplingOptions:
     """Draw only from the most likely tokens that together reach this probability; 1 from all."""
 
     def __post_init__(self) -> None:
-        require(self, "guidance", 0 <= self.guidance <= 100, "from 0 to 100")
+        super().__post_init__()
         require(self, "temperature", 0 <= self.temperature <= 100, "from 0 to 100")
         require(self, "top_k", self.top_k >= 0, "0 or more")
         require(self, "top_p", 0 < self.top_p <= 1, "greater than 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptions(GuidanceOptions):
+    """How latents are drawn from the denoiser."""
+
+    steps: int = 25
+    """Steps from noise to picture. `heun` looks twice a step."""
+    scheduler: Literal["dpm", "ddim", "ddpm", "euler", "heun"] = "dpm"
+    """How a step is taken: `ddim` only where the model was trained on a linear or cosine schedule, `euler` and `heun`
+    only where on rectified flow, the others anywhere."""
+    eta: float = 0.0
+    """Noise of a `ddim` step: none at 0, that of `ddpm` at 1."""
+    threshold: float = 0.0
+    """Dynamic thresholding: larger estimates than this quantile (0.995, say) are cut and rescaled; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "steps", 1 <= self.steps <= 10_000, "from 1 to 10000")
+        require(self, "eta", 0 <= self.eta <= 1, "from 0 to 1")
+        require(self, "eta", self.eta == 0 or self.scheduler == "ddim", f"0 with scheduler {self.scheduler}")
+        require(self, "threshold", 0 <= self.threshold < 1, "from 0 (none) to below 1")

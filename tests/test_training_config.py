@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
+from diffusion.options import DiffusionTrainingConfig
 from evaluation.reconstruct import ReconstructOptions
 from sampling.bundle import BundleOptions
 from sampling.generate import GenerateOptions
@@ -25,6 +26,7 @@ STAGES = {
     "encode": EncodeOptions,
     "reconstruct": ReconstructOptions,
     "seq2seq": TokenTrainingConfig,
+    "diffusion": DiffusionTrainingConfig,
 }
 NEEDED = {"data": "x", "out": "x", "steps": 7, "model": "x", "tokenizer": "x", "text": "x", "autoregressive": "x"}
 
@@ -224,7 +226,8 @@ def test_every_field_is_explained(options: type, capsys: pytest.CaptureFixture[s
     assert (options.__doc__ or "?").split(".")[0].split(":")[0] in text
     for field_ in dataclasses.fields(options):
         assert f"--{field_.name}" in text
-    assert "Optimizer steps in all" in text or "steps" not in {f.name for f in dataclasses.fields(options)}
+    steps = any(words in text for words in ("Optimizer steps in all", "Steps from noise to picture"))
+    assert steps or "steps" not in {f.name for f in dataclasses.fields(options)}
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}/{f.stem}")

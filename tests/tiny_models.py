@@ -1,15 +1,21 @@
 """Models of a few thousand weights, for tests that need real ones."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion.dit import DiTConfig
+from diffusion.model import DiffusionModel, DiffusionModelConfig
+from diffusion.process import ProcessConfig
+from diffusion.text import TextConfig
 from sampling.pipeline import Bundle
 from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.text import PAD, TextTokenizer, TextTokenizerConfig
 from training.files import write_json
+from training.pretrained import read_json
 
 TOKENS = TokenModelConfig(
     width=32, mlp_width=64, heads=4, encoder_depth=2, decoder_depth=3, text_vocab_size=50, text_length=9,
@@ -58,4 +64,29 @@ def save_bundle(folder: Path) -> Path:
     bundle.tokenizer.save_pretrained(folder / "tokenizer")
     bundle.autoregressive.save_pretrained(folder / "autoregressive")
     write_json(folder / "bundle.json", {"version": 1, "parts": ["text", "tokenizer", "autoregressive"]})
+    return folder
+
+
+def diffusion_model(process: ProcessConfig | None = None, seed: int = 0, **fields: Any) -> DiffusionModel:
+    """For the latents of `IMAGES` and captions of 300 ids; weights far larger than at the start of training."""
+    torch.manual_seed(seed)
+    config = DiffusionModelConfig(
+        width=32, dit=DiTConfig(mlp_width=64, heads=2, depth=2), process=process or ProcessConfig(steps=100),
+        text=TextConfig(width=32, mlp_width=64, heads=2, depth=1, vocab_size=text_tokenizer().vocab_size),
+        channels=IMAGES.codebook_dim, grid=IMAGES.grid, **fields,
+    )  # fmt: skip
+    model = DiffusionModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def add_diffusion(folder: Path, process: ProcessConfig | None = None) -> Path:
+    """Adds an untrained diffusion model to the bundle in `folder`; returns it."""
+    text = TextTokenizer.from_pretrained(folder / "text")
+    tokenizer = ImageTokenizer.from_pretrained(folder / "tokenizer")
+    model = diffusion_model(process, codes_id=tokenizer.codes_id, text_id=text.text_id)
+    model.save_pretrained(folder / "diffusion")
+    index = read_json(folder / "bundle.json")
+    write_json(folder / "bundle.json", {**index, "parts": [*index["parts"], "diffusion"]})
     return folder

@@ -1,0 +1,117 @@
+"""The diffusion transformer (DiT, arXiv 2212.09748) on the latents of the image tokenizer, a token each.
+
+Time enters by adaLN-zero, whose regression all blocks share (adaLN-single, PixArt-alpha, arXiv 2310.00426, section
+2.3): so a block has the parameters of the token decoder's. Captions enter by cross-attention.
+
+Dimension names: B batch, N latents of a picture (h * w), S caption ids, D width, C channels of a latent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from diffusion.embedding import TimeEmbedding
+from seq2seq.layers import MLP, Attention, KeysValues, RMSNorm
+from training.config import require
+
+
+@dataclass(kw_only=True)
+class DiTConfig:
+    """Shape of the diffusion transformer."""
+
+    mlp_width: int = 1024
+    """Hidden width of the MLPs."""
+    heads: int = 4
+    """Attention heads; they divide the width."""
+    depth: int = 6
+    """Blocks."""
+    dropout: float = 0.1
+    """Dropout on the output of every attention and MLP."""
+
+    def __post_init__(self) -> None:
+        for name in ("mlp_width", "heads", "depth"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
+
+
+class Caption(NamedTuple):
+    """What the blocks attend on, computed once a prompt."""
+
+    keys_values: list[KeysValues]
+    """Of each block."""
+    mask: Tensor
+    """bool (B, 1, 1, S), False at padding."""
+
+
+class DiT(nn.Module):
+    """Noisy latents, time and caption states -> the prediction at each latent."""
+
+    def __init__(self, config: DiTConfig, width: int, channels: int, out_channels: int, grid: int) -> None:
+        super().__init__()
+        c = config
+        self.embed = nn.Linear(channels, width)
+        self.rows = nn.Parameter(torch.randn(grid, 1, width) * 0.02)
+        self.columns = nn.Parameter(torch.randn(1, grid, width) * 0.02)
+        self.time = TimeEmbedding(width)
+        self.modulation = nn.Linear(width, 6 * width)
+        self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
+            Block(width, c.heads, c.mlp_width, c.dropout) for _ in range(c.depth)
+        )
+        self.norm = RMSNorm(width)
+        self.last_modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, out_channels)
+        self.apply(_initialize)
+        # adaLN-zero: at first every block is the identity and the prediction is zero
+        for layer in (self.modulation, self.last_modulation, self.head, *(block.cross.out for block in self.blocks)):
+            nn.init.zeros_(layer.weight)
+
+    def caption(self, states: Tensor, mask: Tensor) -> Caption:
+        """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
+        return Caption([block.cross.keys_values(states) for block in self.blocks], mask[:, None, None])
+
+    def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
+        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""
+        h, w = x.shape[2:]
+        y = self.embed(rearrange(x, "b c h w -> b h w c")) + self.rows[:h] + self.columns[:, :w]
+        y = rearrange(y, "b h w d -> b (h w) d")
+        time = nn.functional.silu(self.time(t))
+        modulation = rearrange(self.modulation(time), "b (six d) -> b six d", six=6)
+        for block, keys_values in zip(self.blocks, caption.keys_values, strict=True):
+            y = block(y, modulation, keys_values, caption.mask)
+        shift, scale = self.last_modulation(time)[:, None].chunk(2, dim=-1)
+        return rearrange(self.head(_modulated(self.norm(y), shift, scale)), "b (h w) c -> b c h w", h=h)
+
+
+class Block(nn.Module):
+    """Self-attention over the latents, cross-attention to the caption, MLP; the first and last modulated by time."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attention = RMSNorm(width), Attention(width, heads)
+        self.norm2, self.cross = RMSNorm(width), Attention(width, heads)
+        self.norm3, self.mlp = RMSNorm(width), MLP(width, mlp_width)
+        self.dropout = nn.Dropout(dropout)
+        self.table = nn.Parameter(torch.zeros(6, width))  # what is this block's own in the modulation
+
+    def forward(self, x: Tensor, modulation: Tensor, text: KeysValues, text_mask: Tensor) -> Tensor:
+        """(B, N, D), modulation by time (B, 6, D), caption -> (B, N, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table)[:, :, None].unbind(1)  # (B, 1, D)
+        normed = _modulated(self.norm1(x), shift1, scale1)
+        x = x + gate1 * self.dropout(self.attention.attend(normed, self.attention.keys_values(normed)))
+        x = x + self.dropout(self.cross.attend(self.norm2(x), text, mask=text_mask))
+        return x + gate2 * self.dropout(self.mlp(_modulated(self.norm3(x), shift2, scale2)))
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

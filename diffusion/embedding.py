@@ -1,0 +1,23 @@
+"""How a denoiser is told the time."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+FREQUENCIES = 128
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of the time, then an MLP: (B,) in [0, 1] -> (B, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Periods from 2 pi / 1000 to 20 pi, geometric: those of DDPM's code, whose times run to 1000."""
+        steps = torch.arange(FREQUENCIES, device=t.device) / FREQUENCIES
+        angles = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * steps)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(waves.to(next(self.parameters()).dtype))

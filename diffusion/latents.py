@@ -1,0 +1,123 @@
+"""Latents of a corpus, computed once and kept beside the run: memory-mapped, so that training needs no pictures."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.captioned import CaptionedImages
+from data.source import open_source
+from diffusion.options import DiffusionTrainingConfig
+from tokenizer.augment import augmented
+from tokenizer.image_tokenizer import ImageTokenizer
+from training.config import from_dict, to_dict
+from training.errors import BadInput
+from training.files import atomic, write_json
+from training.pretrained import read_json
+
+
+@dataclass(kw_only=True)
+class LatentStoreInfo:
+    """What the latents of a store are."""
+
+    codes_id: str
+    """Image tokenizer that made them."""
+    fingerprint: str
+    """Content hash of the corpus."""
+    views: int
+    """Augmented views a picture; the first is the picture itself."""
+    seed: int
+    """Fixed the augmentation."""
+    bound: float
+    """Magnitude that 99.5 % of the numbers stay below."""
+
+
+class LatentStore:
+    """A folder of latents opened for reading."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `BadInput` when `folder` is not a complete store."""
+        self.info = from_dict(LatentStoreInfo, read_json(folder / "store.json"), folder / "store.json")
+        try:
+            self._latents = np.load(folder / "latents.npy", mmap_mode="r")  # (pictures, views, C, h, w) float16
+            self._captions: list[list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{folder}: a damaged store of latents ({error}); delete it to have it made again") from None
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def latents(self, i: int, view: int = 0) -> Tensor:
+        """(C, h, w) float32."""
+        return torch.from_numpy(self._latents[i, view].astype(np.float32))
+
+    def captions(self, i: int) -> list[str]:
+        """At least one."""
+        return self._captions[i]
+
+
+def latent_stores(config: DiffusionTrainingConfig, tokenizer: ImageTokenizer) -> tuple[LatentStore, LatentStore]:
+    """The training and validation splits, encoded into the run folder unless they are there already."""
+    stores = []
+    for split, views in (("train", config.views), ("validation", 1)):
+        pictures = open_source(
+            config.data, size=tokenizer.config.image_size, split=split,
+            cache=config.cache, strict=config.strict, limit=config.limit,
+        )  # fmt: skip
+        folder = Path(config.out) / "latents" / split
+        wanted = (tokenizer.codes_id, pictures.fingerprint, views, config.seed)
+        if not _holds(folder, *wanted):
+            write_latents(folder, tokenizer, pictures, views, config.seed)
+        stores.append(LatentStore(folder))
+    return stores[0], stores[1]
+
+
+def write_latents(
+    folder: Path, tokenizer: ImageTokenizer, pictures: CaptionedImages, views: int, seed: int, batch_size: int = 64
+) -> None:
+    """Encodes `pictures` into `folder`, whole or not at all; half precision, whose error is far below a code's cell."""
+    shape = (len(pictures), views, *_latent_shape(tokenizer))
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        file = np.lib.format.open_memmap(temporary / "latents.npy", mode="w+", dtype=np.float16, shape=shape)
+        start = 0
+        for latents in encoded(tokenizer, pictures, views, seed, batch_size):
+            file[start : start + len(latents)] = latents.half().numpy()
+            start += len(latents)
+        file.flush()
+        some = torch.from_numpy(file[:: max(1, len(file) // 1024), 0].astype(np.float32)).abs().flatten()
+        bound = float(some.kthvalue(max(1, round(0.995 * len(some)))).values)
+        info = LatentStoreInfo(
+            codes_id=tokenizer.codes_id, fingerprint=pictures.fingerprint, views=views, seed=seed, bound=bound
+        )
+        write_json(temporary / "captions.json", [pictures.captions(i) for i in range(len(pictures))])
+        write_json(temporary / "store.json", to_dict(info))
+
+
+def encoded(
+    tokenizer: ImageTokenizer, pictures: CaptionedImages, views: int, seed: int, batch_size: int
+) -> Iterator[Tensor]:
+    """Latents (B, views, C, h, w) on the CPU, in the order of the corpus."""
+    device = tokenizer.latent_mean.device
+    generator = torch.Generator().manual_seed(seed)
+    for start in tqdm(range(0, len(pictures), batch_size), desc=f"encoding {pictures.name}", unit="batch"):
+        images = torch.stack([pictures[i] for i in range(start, min(start + batch_size, len(pictures)))])
+        seen = [images, *(augmented(images, generator) for _ in range(views - 1))]
+        yield torch.stack([tokenizer.latents(view.to(device)).cpu() for view in seen], dim=1)
+
+
+def _latent_shape(tokenizer: ImageTokenizer) -> tuple[int, int, int]:
+    return tokenizer.config.codebook_dim, tokenizer.config.grid, tokenizer.config.grid
+
+
+def _holds(folder: Path, codes_id: str, fingerprint: str, views: int, seed: int) -> bool:
+    """Whether the store is there and was made of the same pictures by the same tokenizer."""
+    if not (folder / "store.json").is_file():
+        return False
+    info = LatentStore(folder).info
+    return (info.codes_id, info.fingerprint, info.views, info.seed) == (codes_id, fingerprint, views, seed)

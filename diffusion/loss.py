@@ -1,0 +1,87 @@
+"""The diffusion model's losses: the one it is trained with, and the variational bound.
+
+Dimension names: B batch, C channels, h and w rows and columns of latents, T steps.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from diffusion.process import Process
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""x_t (B, C, h, w) and t (B,) -> what is predicted there, (B, C, h, w), or (B, 2 C, h, w) with learned variance."""
+
+HYBRID = 0.001
+"""Weight of the bound beside the simple loss where the variance is learned (Improved DDPM section 3.1)."""
+
+
+def diffusion_loss(
+    denoise: Denoiser, process: Process, x_0: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """DDPM algorithm 1, lines 2 to 5: the loss of one step on clean latents x_0 (B, C, h, w)."""
+    t = process.draw_times(len(x_0), generator).to(x_0.device)
+    noise = _noise_like(x_0, generator)
+    x_t = process.noised(x_0, noise, t)
+    said, share = split(denoise(x_t, t), x_0.shape[1])
+    error = (said - process.target(x_0, noise, t)).square().flatten(1).mean(1)
+    loss = (process.weight(t) * error).mean()  # eq. 14
+    if share is not None:  # Improved DDPM eq. 16; the bound trains the variance alone
+        loss = loss + HYBRID * process.steps * bound(process, x_0, x_t, t, said.detach(), share).mean()
+    return loss
+
+
+def bits_per_dimension(
+    denoise: Denoiser, process: Process, x_0: Tensor, generator: torch.Generator, times: int | None = None
+) -> Tensor:
+    """The variational bound on -log2 p(x_0) per element (DDPM eq. 5), of each latent: (B,).
+
+    Exact sums over all T steps need T passes; with `times`, at most that many stand for the rest.
+    It is of the density of standardised latents, so it compares models of one image tokenizer, and may be negative.
+    """
+    alpha, sigma = process.alpha[-1], process.sigma[-1]
+    # L_T: KL of q(x_T | x_0) from a standard normal
+    prior = 0.5 * (alpha.square() * x_0.double().square() + sigma.square() - 1 - 2 * sigma.log()) / math.log(2)
+    total = prior.flatten(1).mean(1).to(x_0.dtype)
+    for step, weight in _standing_for(process.steps, times):
+        t = torch.full((len(x_0),), float(step), device=x_0.device)
+        x_t = process.noised(x_0, _noise_like(x_0, generator), t)
+        said, share = split(denoise(x_t, t), x_0.shape[1])
+        total = total + weight * bound(process, x_0, x_t, t, said, share)
+    return total
+
+
+def bound(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, said: Tensor, share: Tensor | None) -> Tensor:
+    """The bound's term of time t, L_(t-1) of DDPM eq. 5, in bits per element: (B,)."""
+    s = t - 1
+    estimate, _ = process.estimates(said, x_t, t)
+    true, mean = process.posterior(x_0, x_t, s, t).mean, process.posterior(estimate, x_t, s, t).mean
+    true_log, log_variance = process.log_variance(s, t), process.log_variance(s, t, share)
+    squared = (true - mean).double().square()
+    kl = 0.5 * (log_variance - true_log + ((true_log - log_variance).exp() - 1) + squared * (-log_variance).exp())
+    # the last step back is a likelihood; its posterior is x_0 itself
+    nll = 0.5 * (math.log(2 * math.pi) + log_variance + squared * (-log_variance).exp())
+    nats = torch.where(t.view(-1, 1, 1, 1) > 1, kl, nll)
+    return (nats / math.log(2)).flatten(1).mean(1).to(x_0.dtype)
+
+
+def split(said: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """What the denoiser says: the target, and the share of the variance where that is learned."""
+    return said[:, :channels], said[:, channels:] if said.shape[1] > channels else None
+
+
+def _standing_for(steps: int, times: int | None) -> list[tuple[int, int]]:
+    """Times of 1..T, each with the number of times that it stands for: denser where the terms are larger, near 1."""
+    if times is None or times >= steps:
+        return [(t, 1) for t in range(1, steps + 1)]
+    chosen = sorted({round(steps ** (k / max(1, times - 1))) for k in range(times)})
+    edges = [1, *(math.ceil(math.sqrt(a * b)) for a, b in pairwise(chosen)), steps + 1]
+    return [(t, high - low) for t, (low, high) in zip(chosen, pairwise(edges), strict=True)]
+
+
+def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator else x.device
+    return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)

@@ -1,0 +1,119 @@
+"""The diffusion model: noisy latents, time and caption -> what the noise process asks of it.
+
+Dimension names: B batch, S caption ids, C channels of a latent, h and w rows and columns of latents, D width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.dit import DiT, DiTConfig
+from diffusion.process import Process, ProcessConfig
+from diffusion.text import CaptionEncoder, TextConfig, transformers_encoder
+from diffusion.unet import UNet, UNetConfig
+from training.config import require
+from training.pretrained import PretrainedModel
+
+
+@dataclass(kw_only=True)
+class DiffusionModelConfig:
+    """Shape of the diffusion model."""
+
+    denoiser: Literal["dit", "unet"] = "dit"
+    """A transformer or a U-Net."""
+    width: int = 256
+    """Width of the transformer, and of the caption states that either attends on."""
+    dit: DiTConfig = field(default_factory=DiTConfig)
+    """The transformer, where it is that."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """The U-Net, where it is that."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """The text encoder."""
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+    """How noise is added, and what is predicted."""
+    channels: int = 16
+    """Channels of the image tokenizer's latents, C. The trainer sets it."""
+    grid: int = 8
+    """Latents a row, and rows a picture. The trainer sets it."""
+    latent_bound: float = 3.0
+    """Magnitude that 99.5 % of true latents stay below, for dynamic thresholding. The trainer sets it."""
+    codes_id: str = ""
+    """The image tokenizer whose latents the model denoises. The trainer sets it."""
+    text_id: str = ""
+    """The text tokenizer whose ids the model reads; empty where it reads with `transformers`. The trainer sets it."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "channels", "grid"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "width", self.width % self.dit.heads == 0, f"a multiple of dit.heads {self.dit.heads}")
+        require(self, "latent_bound", self.latent_bound > 0, "greater than 0")
+
+
+class DiffusionModel(PretrainedModel):
+    """Text encoder and denoiser."""
+
+    config_class = DiffusionModelConfig
+    config: DiffusionModelConfig
+
+    def __init__(self, config: DiffusionModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.process = Process(c.process)
+        self.text = CaptionEncoder(c.text) if c.text.kind != "transformers" else None
+        if self.text is not None and not self.text.frozen:
+            self.text.apply(_initialize)
+        self.project = nn.Linear(c.text.width, c.width, bias=False) if c.text.width != c.width else nn.Identity()
+        out_channels = c.channels * (2 if c.process.learned_variance else 1)
+        self.denoiser: DiT | UNet = (
+            DiT(c.dit, c.width, c.channels, out_channels, c.grid)
+            if c.denoiser == "dit"
+            else UNet(c.unet, c.width, c.channels, out_channels, c.grid)
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        return self.config.channels, self.config.grid, self.config.grid
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """Predicts the process's target.
+
+        Args:
+            x: noisy latents (B, C, h, w).
+            t: their times (B,), from 0 to the process's T.
+            text: caption ids (B, S) int64, from `diffusion.text.caption_ids`.
+
+        Returns:
+            (B, C, h, w) float32; with learned variance (B, 2 C, h, w), the second half its share from -1 to 1 (not
+            clamped).
+        """
+        return self.denoise(x, t, self.caption(text))
+
+    def caption(self, text: Tensor) -> Any:
+        """Reads captions (B, S) once, for `denoise`."""
+        states, mask = self.text(text) if self.text is not None else self._foreign(text)
+        return self.denoiser.caption(self.project(states), mask)
+
+    def denoise(self, x: Tensor, t: Tensor, caption: Any) -> Tensor:
+        """As `forward`, for captions already read."""
+        dtype = next(self.denoiser.parameters()).dtype
+        said: Tensor = self.denoiser(x.to(dtype), t / self.process.steps, caption)
+        return said.float()
+
+    def _foreign(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        states, mask = transformers_encoder(self.config.text.source)(text)
+        return states.to(next(self.denoiser.parameters()).dtype), mask
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
+def parameter_count(config: DiffusionModelConfig) -> int:
+    """Of a model that is never built."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in DiffusionModel(config).parameters())

@@ -1,0 +1,34 @@
+"""Config of the diffusion model's trainer."""
+
+from dataclasses import dataclass, field
+
+from diffusion.model import DiffusionModelConfig
+from training.config import require
+from training.options import TrainingConfig
+
+
+@dataclass(kw_only=True)
+class DiffusionTrainingConfig(TrainingConfig):
+    """Trains the diffusion model on captions and the image tokenizer's latents."""
+
+    data: str = "emoji"
+    """`emoji`, or a folder or parquet file of your own pictures."""
+    tokenizer: str
+    """Image tokenizer: the `model` folder of its run."""
+    text: str
+    """Text tokenizer."""
+    limit: int | None = None
+    """Train on only this many pictures."""
+    strict: bool = False
+    """Stop at an unreadable picture; otherwise it is skipped and listed."""
+    views: int = 4
+    """Views of a training picture, itself and small shifts and zooms of it."""
+    caption_dropout: float = 0.1
+    """Share of captions replaced by the null caption, which classifier-free guidance needs."""
+    model: DiffusionModelConfig = field(default_factory=DiffusionModelConfig)
+    """Shape of the model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "views", self.views >= 1, "1 or more")
+        require(self, "caption_dropout", 0 <= self.caption_dropout < 1, "from 0 to below 1")

@@ -1,0 +1,193 @@
+"""The noise process: how latents turn into noise step by step, and what is known of the way back.
+
+    x_t = alpha_t x_0 + sigma_t noise,  t from 0 (clean) to T (noise)
+
+In the notation of DDPM (arXiv 2006.11239), alpha_t is sqrt(alpha_bar_t) and sigma_t is sqrt(1 - alpha_bar_t).
+
+Dimension names: B batch, C channels, h and w rows and columns of latents, T steps.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.config import require
+
+Target = Literal["epsilon", "x0", "v", "velocity"]
+
+
+@dataclass(kw_only=True)
+class ProcessConfig:
+    """How noise is added, and what the denoiser says of it."""
+
+    schedule: Literal["linear", "cosine", "flow"] = "cosine"
+    """Betas of DDPM, the cosine of Improved DDPM, or the straight lines of rectified flow."""
+    steps: int = 1000
+    """Steps from clean to noise, T. Rectified flow is trained between them too."""
+    target: Target = "v"
+    """What the denoiser predicts."""
+    min_snr: float = 0.0
+    """Gamma of min-SNR weighting; 0 weighs all times alike."""
+    learned_variance: bool = False
+    """Whether the denoiser predicts the variance of a step back as well; only `ddpm` sampling uses it."""
+
+    def __post_init__(self) -> None:
+        require(self, "steps", self.steps >= 2, "2 or more")
+        require(self, "min_snr", self.min_snr >= 0, "0 (none) or more")
+        flow = self.schedule == "flow"
+        # x_T of a flow is noise alone, from which a predicted noise leads nowhere
+        require(self, "target", not (flow and self.target == "epsilon"), "x0, v or velocity with schedule flow")
+        require(self, "learned_variance", not (flow and self.learned_variance), "false with schedule flow")
+
+
+class Normal(NamedTuple):
+    """A normal distribution with independent elements."""
+
+    mean: Tensor
+    """(B, C, h, w)."""
+    variance: Tensor
+    """(B, 1, 1, 1)."""
+
+
+class Process:
+    """The tables of a schedule, and the arithmetic on them. Times `t` are (B,), integers or, for a flow, between."""
+
+    def __init__(self, config: ProcessConfig) -> None:
+        self.config = config
+        self.steps = config.steps
+        self.alpha, self.sigma = _TABLES[config.schedule](config.steps)
+        """(T + 1,) float64 each."""
+
+    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, (B, 1, 1, 1) float64; straight lines between the steps."""
+        low = t.long().clamp_max(self.steps - 1)
+        part = t.double() - low
+
+        def look_up(table: Tensor) -> Tensor:
+            table = table.to(t.device)
+            return torch.lerp(table[low], table[low + 1], part).view(-1, 1, 1, 1)
+
+        return look_up(self.alpha), look_up(self.sigma)
+
+    def signal_to_noise(self, t: Tensor) -> Tensor:
+        """alpha_t^2 / sigma_t^2, (B,) float64."""
+        alpha, sigma = self.at(t)
+        return (alpha / sigma).square().flatten()
+
+    def draw_times(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform times (count,) float32: integers of 1..T, or for a flow any in (0, T]."""
+        if self.config.schedule == "flow":
+            return self.steps * (1 - torch.rand(count, generator=generator))
+        return torch.randint(1, self.steps + 1, (count,), generator=generator).float()
+
+    def noised(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """A draw of q(x_t | x_0), DDPM eq. 4 (rectified flow, arXiv 2209.03003, eq. 1)."""
+        alpha, sigma = (factor.to(x_0.dtype) for factor in self.at(t))
+        return alpha * x_0 + sigma * noise
+
+    def posterior(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Normal:
+        """q(x_s | x_t, x_0) for s < t: DDPM eq. 6 and 7, there with s = t - 1."""
+        (alpha_s, sigma_s), (_, sigma_t) = self.at(s), self.at(t)
+        alpha, beta = self._between(s, t)
+        of_x_t = alpha * sigma_s.square() / sigma_t.square()
+        of_x_0 = alpha_s * beta / sigma_t.square()
+        mean = of_x_0.to(x_0.dtype) * x_0 + of_x_t.to(x_0.dtype) * x_t
+        return Normal(mean, beta * sigma_s.square() / sigma_t.square())
+
+    def log_variance(self, s: Tensor, t: Tensor, share: Tensor | None = None) -> Tensor:
+        """Log-variance of p(x_s | x_t): the posterior's, or with a learned `share` (B, C, h, w) of [-1, 1] up to beta.
+
+        Improved DDPM (arXiv 2102.09672) eq. 15. The posterior of the last step back has no variance; there, as in that
+        paper's code, the one before stands in.
+        """
+        s, t = torch.where(s < 1, 1.0, s.double()), torch.where(s < 1, t.clamp_min(2), t).double()
+        beta = self._between(s, t)[1]
+        lower = (beta * (self.at(s)[1] / self.at(t)[1]).square()).log()
+        if share is None:
+            return lower
+        v = (share.double() + 1) / 2
+        return v * beta.log() + (1 - v) * lower
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor, kind: Target | None = None) -> Tensor:
+        """What the denoiser is to say at x_t, (B, C, h, w)."""
+        alpha, sigma = (factor.to(x_0.dtype) for factor in self.at(t))
+        match kind or self.config.target:
+            case "epsilon":
+                return noise  # DDPM section 3.2
+            case "x0":
+                return x_0
+            case "v":
+                return alpha * noise - sigma * x_0  # progressive distillation, arXiv 2202.00512, appendix D
+            case "velocity":
+                return noise - x_0  # rectified flow eq. 1, whose time runs the other way
+
+    def estimates(self, said: Tensor, x_t: Tensor, t: Tensor, kind: Target | None = None) -> tuple[Tensor, Tensor]:
+        """The denoiser's word at x_t -> the x_0 and the noise that it amounts to, (B, C, h, w) each; t > 0."""
+        alpha, sigma = (factor.to(x_t.dtype) for factor in self.at(t))
+        match kind or self.config.target:
+            case "epsilon":
+                return (x_t - sigma * said) / alpha, said  # DDPM eq. 15
+            case "x0":
+                return said, (x_t - alpha * said) / sigma
+            case "v":
+                norm = alpha.square() + sigma.square()
+                return (alpha * x_t - sigma * said) / norm, (sigma * x_t + alpha * said) / norm
+            case "velocity":
+                return (x_t - sigma * said) / (alpha + sigma), (x_t + alpha * said) / (alpha + sigma)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """Factor of the squared error at time t, (B,): 1, or min(SNR, gamma) on x_0 (min-SNR, arXiv 2303.09556, eq. 7).
+
+        An error of x_0 shows in the predicted target enlarged by a factor that depends on t; it is divided out.
+        """
+        if not self.config.min_snr:
+            return torch.ones_like(t)
+        alpha, sigma = self.at(t)
+        match self.config.target:
+            case "epsilon":
+                enlarged = alpha / sigma
+            case "x0":
+                enlarged = torch.ones_like(alpha)
+            case "v":
+                enlarged = (alpha.square() + sigma.square()) / sigma
+            case "velocity":
+                enlarged = (alpha + sigma) / sigma
+        weight = self.signal_to_noise(t).clamp_max(self.config.min_snr) / enlarged.square().flatten()
+        return weight.to(t.dtype)
+
+    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """q(x_t | x_s) = N(factor x_s, variance): in DDPM eq. 2, sqrt(1 - beta_t) and beta_t."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.at(s), self.at(t)
+        factor = alpha_t / alpha_s
+        return factor, sigma_t.square() - factor.square() * sigma_s.square()
+
+
+def _from_betas(betas: Tensor) -> tuple[Tensor, Tensor]:
+    """(T,) -> alpha and sigma, (T + 1,)."""
+    alpha_bar = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
+    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def _linear(steps: int) -> tuple[Tensor, Tensor]:
+    """DDPM section 4; rescaled so that any number of steps ends in the same noise."""
+    scale = 1000 / steps
+    return _from_betas(torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp_max(0.999))
+
+
+def _cosine(steps: int) -> tuple[Tensor, Tensor]:
+    """Improved DDPM eq. 17, betas at most 0.999."""
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
+    return _from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999))
+
+
+def _flow(steps: int) -> tuple[Tensor, Tensor]:
+    """Rectified flow: straight lines from data to noise."""
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return 1 - t, t
+
+
+_TABLES = {"linear": _linear, "cosine": _cosine, "flow": _flow}

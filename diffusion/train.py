@@ -1,0 +1,95 @@
+"""Trains the diffusion model: `accelerate launch diffusion/train.py --config FILE --out RUN`."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data.grid import grid
+from diffusion.latents import latent_stores
+from diffusion.loss import bits_per_dimension, diffusion_loss
+from diffusion.model import DiffusionModel
+from diffusion.options import DiffusionTrainingConfig
+from diffusion.text import caption_ids, resolved
+from sampling.bundle import BundleOptions, assemble
+from sampling.options import DiffusionOptions
+from sampling.pipeline import Bundle
+from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.text import CaptionCut, TextTokenizer
+from training.cli import command
+from training.loop import Batch, accelerator_for, train
+from training.pretrained import exported
+
+
+def main(config: DiffusionTrainingConfig) -> None:
+    """Builds data, model and loss, and trains."""
+    accelerator = accelerator_for(config)
+    text = TextTokenizer.from_pretrained(config.text)
+    tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
+    with accelerator.main_process_first():
+        latents, unseen = latent_stores(config, tokenizer)
+    text_config, encoder = resolved(config.model.text, text)
+    config.model = dataclasses.replace(
+        config.model, text=text_config, channels=tokenizer.config.codebook_dim, grid=tokenizer.config.grid,
+        latent_bound=latents.info.bound, codes_id=tokenizer.codes_id,
+        text_id="" if text_config.kind == "transformers" else text.text_id,
+    )  # fmt: skip
+    warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
+    model = DiffusionModel(config.model)
+    process = model.process
+    if encoder is not None and model.text is not None:
+        model.text.encoder.load_state_dict(encoder.state_dict())
+
+    def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        captions: list[str | None] = []
+        views = []
+        for i in map(int, indices):
+            which, view, drop = torch.rand(3, generator=generator).tolist()
+            choice = latents.captions(i)
+            captions.append(None if drop < config.caption_dropout else choice[int(which * len(choice))])
+            views.append(latents.latents(i, int(view * config.views)))
+        return {"text": caption_ids(text_config, text, captions), "latents": torch.stack(views)}
+
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return diffusion_loss(lambda x, t: model(x, t, batch["text"]), process, batch["latents"]), {}
+
+    @torch.no_grad()
+    def evaluate(model: DiffusionModel, file: Path) -> dict[str, float]:
+        """Draws the first validation captions over the true pictures; loss and bound on validation pictures."""
+        some = range(min(256, len(unseen)))
+        captions = [unseen.captions(i)[0] for i in some]
+        x_0 = torch.stack([unseen.latents(i) for i in some]).to(accelerator.device)
+        read = model.caption(caption_ids(text_config, text, captions).to(x_0.device))
+        generator = torch.Generator().manual_seed(0)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            return model.denoise(x, t, read)
+
+        value = diffusion_loss(denoise, process, x_0, generator)
+        bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
+        bundle = Bundle(text=text, tokenizer=tokenizer, diffusion=model)
+        drawn = bundle.generate(captions[:12], options=DiffusionOptions())
+        grid([*drawn, *tokenizer.decode_latents(x_0[:12])], captions[:12] * 2, columns=12).save(file)
+        return {"validation_loss": value.item(), "validation_bits_per_dimension": bits.item()}
+
+    def export(model: DiffusionModel, folder: Path) -> None:
+        model.load_state_dict(exported(model))
+        model.to(torch.bfloat16).save_pretrained(folder)
+
+    complete = train(
+        accelerator, config, model, count=len(latents), make_batch=make_batch, loss=loss, evaluate=evaluate,
+        export=export, tokens=config.model.grid**2,
+    )  # fmt: skip
+    if complete and accelerator.is_main_process:
+        made, out = Path(config.out) / "model", Path(config.out) / "bundle"
+        parts = BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), diffusion=made, out=out)
+        assemble(parts)
+        print(f'ready to draw: python -m sampling.generate --model {out} --backend diffusion --prompt "..."')
+
+
+if __name__ == "__main__":
+    command(main, DiffusionTrainingConfig)

@@ -1,0 +1,81 @@
+"""The U-Net with cross-attention of latent diffusion (arXiv 2112.10752), from `diffusers`."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from training.config import require
+from training.errors import BadInput
+
+
+@dataclass(kw_only=True)
+class UNetConfig:
+    """Shape of the U-Net."""
+
+    channels: tuple[int, ...] = (64, 128)
+    """Channels at each resolution, each half the one before; multiples of `head_width` and `groups`."""
+    layers: int = 2
+    """Residual blocks a resolution."""
+    head_width: int = 32
+    """Channels of an attention head."""
+    groups: int = 32
+    """Groups of the group norms."""
+    dropout: float = 0.1
+    """Dropout in the residual blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "head_width", "groups"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        fits = all(c % self.head_width == 0 == c % self.groups for c in self.channels)
+        require(self, "channels", bool(self.channels) and fits, "multiples of head_width and groups, one at least")
+        require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
+
+
+class Caption(NamedTuple):
+    """What the U-Net attends on."""
+
+    states: Tensor
+    """(B, S, D)."""
+    mask: Tensor
+    """bool (B, S), False at padding."""
+
+
+class UNet(nn.Module):
+    """Noisy latents, time and caption states -> the prediction at each latent."""
+
+    def __init__(self, config: UNetConfig, width: int, channels: int, out_channels: int, grid: int) -> None:
+        """Raises `BadInput` where the grid cannot be halved as often as asked, or `diffusers` is not installed."""
+        super().__init__()
+        c, levels = config, len(config.channels)
+        if grid % 2 ** (levels - 1):
+            raise BadInput(f"UNetConfig.channels has {levels} resolutions: a grid of {grid} cannot be halved so often")
+        try:
+            from diffusers import UNet2DConditionModel
+        except ImportError:
+            raise BadInput('the U-Net is not installed: pip install "tessera[diffusion]"') from None
+        self.net = UNet2DConditionModel(
+            sample_size=grid,
+            in_channels=channels,
+            out_channels=out_channels,
+            down_block_types=("CrossAttnDownBlock2D",) * levels,
+            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            block_out_channels=c.channels,
+            layers_per_block=c.layers,
+            cross_attention_dim=width,
+            # whose name is a misnomer in diffusers: it is the number of heads
+            attention_head_dim=tuple(n // c.head_width for n in c.channels),
+            norm_num_groups=c.groups,
+            dropout=c.dropout,
+        )
+        for parameter in self.net.conv_out.parameters():  # at first the prediction is zero
+            nn.init.zeros_(parameter)
+
+    def caption(self, states: Tensor, mask: Tensor) -> Caption:
+        """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
+        return Caption(states, mask)
+
+    def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
+        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""
+        said: Tensor = self.net(x, 1000 * t, caption.states, encoder_attention_mask=caption.mask).sample
+        return said

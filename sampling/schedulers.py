@@ -1,0 +1,160 @@
+"""Ways from noise to a clean picture: the solvers of `diffusers`, and DDPM's own.
+
+`diffusers` takes a process for a thousand steps and then leaves most of them out, by rules that differ between its
+schedulers. Here each is given a process that has just the steps to be taken (respacing, Improved DDPM, arXiv
+2102.09672, section 4), and estimates of x_0, whatever the denoiser predicts.
+
+Dimension names: B batch, C channels, h and w rows and columns of latents.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion.process import Process
+from sampling.options import DiffusionOptions
+from training.errors import BadInput
+
+Noise = Callable[[int], Tensor]
+"""The standard normal noise (B, C, h, w) of a step; step 0 is what sampling starts from."""
+
+
+class Estimate(NamedTuple):
+    """What a denoiser makes of x_t."""
+
+    x_0: Tensor
+    """(B, C, h, w)."""
+    share: Tensor | None = None
+    """The learned part of the variance of a step back, if any."""
+
+
+class Solver(Protocol):
+    """A way through the times at which it wants to be told an estimate."""
+
+    times: list[float]
+    """One for each call of `step`, falling from at most T."""
+
+    def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
+        """From x at `times[call]`, (B, C, h, w), to where the next estimate is wanted; after the last, to x_0."""
+
+
+def solver_for(process: Process, options: DiffusionOptions, strength: float = 1.0) -> Solver:
+    """The solver of `options`, from time `strength` * T on. Raises `BadInput` where it does not go with `process`."""
+    flow = process.config.schedule == "flow"
+    times = _times(process, options.steps, strength)
+    match options.scheduler:
+        case "ddpm":
+            return Ancestral(process, times)
+        case "ddim" if not flow:
+            return Denoising(process, times, "DDIMScheduler", eta=options.eta)
+        case "dpm":
+            return FlowDPM(process, times) if flow else Denoising(process, times, "DPMSolverMultistepScheduler")
+        case "euler" if flow:
+            return FlowODE(process, times, "FlowMatchEulerDiscreteScheduler")
+        case "heun" if flow:
+            return FlowODE(process, times, "FlowMatchHeunDiscreteScheduler")
+    fitting = "dpm, euler, heun or ddpm" if flow else "dpm, ddim or ddpm"
+    raise BadInput(
+        f"scheduler {options.scheduler} does not go with a model of schedule {process.config.schedule}: take {fitting}"
+    )
+
+
+class Ancestral:
+    """DDPM algorithm 2. `diffusers` has it too, but draws the noise of a step from a generator of its own."""
+
+    def __init__(self, process: Process, times: list[float]) -> None:
+        self.process, self.times = process, times
+
+    def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
+        """A draw of p(x_s | x_t), line 4 of the algorithm."""
+        t, s = (x.new_full((len(x),), time) for time in (*self.times, 0.0)[call : call + 2])
+        mean = self.process.posterior(estimate.x_0, x, s, t).mean
+        if call + 1 == len(self.times):
+            return mean
+        log_variance = self.process.log_variance(s, t, estimate.share)
+        return mean + (0.5 * log_variance).exp().to(x.dtype) * noise(call + 1)
+
+
+class Denoising:
+    """The schedulers of `diffusers` for x_t = alpha_t x_0 + sigma_t noise with alpha^2 + sigma^2 = 1."""
+
+    def __init__(self, process: Process, times: list[float], name: str, **step: float) -> None:
+        self.times = times
+        alpha_bar = process.alpha[torch.tensor(times[::-1]).long()].square()
+        before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+        options: dict[str, Any] = {"clip_sample": False} if name == "DDIMScheduler" else {}
+        self._scheduler = _diffusers(name)(
+            num_train_timesteps=len(times), trained_betas=(1 - alpha_bar / before).tolist(), prediction_type="sample",
+            timestep_spacing="trailing", **options,
+        )  # fmt: skip
+        self._scheduler.alphas_cumprod = alpha_bar  # exact: their product of float32 betas is not
+        self._scheduler.set_timesteps(len(times))
+        self._step = step
+
+    def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
+        """A step of the scheduler."""
+        timestep = int(self._scheduler.timesteps[call])
+        options: dict[str, Any] = dict(self._step)
+        if self._step.get("eta"):
+            options["variance_noise"] = noise(call + 1)
+        made: Tensor = self._scheduler.step(estimate.x_0, timestep, x, **options).prev_sample
+        return made
+
+
+class FlowDPM:
+    """DPM-Solver++ of `diffusers` (2M, arXiv 2211.01095) along the lines of a flow."""
+
+    def __init__(self, process: Process, times: list[float]) -> None:
+        # it works on log(alpha / sigma): a flow begins a little below T, where there is a trace of the picture
+        self.times = [min(times[0], 0.999 * process.steps), *times[1:]]
+        self._scheduler = _diffusers("DPMSolverMultistepScheduler")(use_flow_sigmas=True, prediction_type="sample")
+        self._scheduler.set_timesteps(len(times))
+        self._scheduler.sigmas = torch.tensor([*self.times, 0.0]) / process.steps
+        self._scheduler.set_begin_index(0)
+
+    def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
+        """A step of the scheduler."""
+        made: Tensor = self._scheduler.step(estimate.x_0, self._scheduler.timesteps[call], x).prev_sample
+        return made
+
+
+class FlowODE:
+    """Euler's and Heun's schedulers of `diffusers` along the lines of a flow; Heun's wants two estimates a step."""
+
+    def __init__(self, process: Process, times: list[float], name: str) -> None:
+        steps, start = len(times), times[0] / process.steps
+        self._scheduler = _diffusers(name)(num_train_timesteps=steps)
+        self._scheduler.sigma_max, self._scheduler.sigma_min = start, start / steps
+        self._scheduler.set_timesteps(steps)
+        self._scheduler.set_begin_index(0)
+        self._sigmas = (self._scheduler.timesteps / steps).tolist()
+        self.times = [sigma * process.steps for sigma in self._sigmas]
+
+    def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
+        """A step of the scheduler, which wants the velocity."""
+        velocity = (x - estimate.x_0) / self._sigmas[call]
+        made: Tensor = self._scheduler.step(velocity, self._scheduler.timesteps[call], x).prev_sample
+        return made
+
+
+def _times(process: Process, steps: int, strength: float) -> list[float]:
+    """`steps` evenly spaced times, from `strength` * T down to one step above 0."""
+    end = strength * process.steps
+    times = [end * k / steps for k in range(steps, 0, -1)]
+    if process.config.schedule == "flow":
+        return times
+    whole = [float(round(time)) for time in times]
+    if len({*whole, 0.0}) <= steps:
+        raise BadInput(f"steps is {steps}: must be at most {int(end)}, which is as many as the model has there")
+    return whole
+
+
+def _diffusers(name: str) -> Any:
+    """A class of `diffusers`. Raises `BadInput` where that is not installed."""
+    try:
+        import diffusers
+    except ImportError:
+        raise BadInput('the schedulers are not installed: pip install "tessera[diffusion]"') from None
+    return getattr(diffusers, name)

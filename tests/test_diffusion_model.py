@@ -1,0 +1,160 @@
+"""The denoisers: what they read, what they start as, how large they are, and how they are kept."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_models import IMAGES, TOKENS, captions, diffusion_model, text_tokenizer, token_model
+
+from diffusion.dit import DiTConfig
+from diffusion.model import DiffusionModel, DiffusionModelConfig, parameter_count
+from diffusion.options import DiffusionTrainingConfig
+from diffusion.process import ProcessConfig
+from diffusion.text import TextConfig, caption_ids, resolved, transformers_encoder
+from diffusion.unet import UNetConfig
+from seq2seq.model import TokenModel, TokenModelConfig
+from tokenizer.text import NULL, PAD
+from training.config import parse
+from training.errors import BadInput
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+UNET = UNetConfig(channels=(8, 16), layers=1, head_width=4, groups=4)
+X = torch.randn(3, IMAGES.codebook_dim, IMAGES.grid, IMAGES.grid, generator=torch.Generator().manual_seed(0))
+T = torch.tensor([1.0, 40.0, 100.0])
+
+
+def unet() -> DiffusionModelConfig:
+    text = TextConfig(width=32, mlp_width=64, heads=2, depth=1, vocab_size=300)
+    return DiffusionModelConfig(denoiser="unet", width=32, dit=DiTConfig(heads=2), unet=UNET, text=text, grid=4)
+
+
+def test_at_first_it_predicts_zero() -> None:
+    """adaLN-zero, and for the U-Net its last convolution: an untrained model's loss is the target's variance."""
+    torch.manual_seed(0)
+    model = DiffusionModel(diffusion_model().config).eval()
+    assert not model(X, T, captions(3)).any()
+    assert not DiffusionModel(unet()).eval()(torch.randn(3, 16, 4, 4), T, captions(3)).any()
+
+
+def test_the_prediction_depends_on_latents_time_and_caption_but_not_on_padding_or_the_batch() -> None:
+    model, text = diffusion_model(), captions(3)
+    said = model(X, T, text)
+    assert said.shape == X.shape
+    assert (model(X + 0.1, T, text) - said).abs().max() > 1e-2
+    assert (model(X, T + 20, text) - said).abs().max() > 1e-2
+    assert (model(X, T, text.roll(1, 0)) - said).abs().max() > 1e-3
+    longer = torch.cat([text, torch.full((3, 4), PAD)], dim=1)
+    torch.testing.assert_close(model(X, T, longer), said, atol=1e-5, rtol=1e-5)
+    alone = torch.cat([model(X[i : i + 1], T[i : i + 1], text[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(alone, said, atol=1e-5, rtol=1e-5)
+    moved = model(X.roll(1, -1), T, text).roll(-1, -1)
+    assert (moved - said).abs().max() > 1e-3  # it knows where a latent is
+
+
+def test_the_unet_reads_captions_too() -> None:
+    torch.manual_seed(0)
+    model = DiffusionModel(unet()).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, text = torch.randn(3, 16, 4, 4), captions(3)
+    said = model(x, T, text)
+    assert said.shape == x.shape
+    assert (model(x, T, text.roll(1, 0)) - said).abs().max() > 1e-4
+    longer = torch.cat([text, torch.full((3, 4), PAD)], dim=1)
+    torch.testing.assert_close(model(x, T, longer), said, atol=1e-5, rtol=1e-5)
+    with pytest.raises(BadInput, match="has 2 resolutions: a grid of 3 cannot be halved so often"):
+        DiffusionModel(dataclasses.replace(unet(), grid=3))
+
+
+def test_learned_variance_doubles_the_channels() -> None:
+    model = diffusion_model(ProcessConfig(steps=100, learned_variance=True))
+    assert model(X, T, captions(3)).shape == (3, 2 * IMAGES.codebook_dim, IMAGES.grid, IMAGES.grid)
+
+
+def test_captions_read_once_say_the_same() -> None:
+    model, text = diffusion_model(), captions(3)
+    assert torch.equal(model.denoise(X, T, model.caption(text)), model(X, T, text))
+
+
+@pytest.mark.parametrize("name", ["emoji", "parti-350m"])
+def test_presets_match_the_token_model_in_parameters(name: str) -> None:
+    """Within 10 %: what makes the comparison of the two a fair one."""
+    token = TokenModelConfig(**yaml.safe_load((CONFIGS / "seq2seq" / f"{name}.yaml").read_text())["model"])
+    flags = ["--out", "x", "--tokenizer", "x", "--text", "x", "--data", "x"]
+    config = parse(DiffusionTrainingConfig, [*flags, "--config", str(CONFIGS / "diffusion" / f"{name}.yaml")]).model
+    text = dataclasses.replace(config.text, vocab_size=token.text_vocab_size, length=token.text_length)
+    with torch.device("meta"):
+        expected = sum(p.numel() for p in TokenModel(token).parameters())
+    assert parameter_count(dataclasses.replace(config, text=text)) == pytest.approx(expected, rel=0.1)
+    if name == "emoji":  # the U-Net's defaults are of that size
+        other = dataclasses.replace(config, text=text, denoiser="unet")
+        assert parameter_count(other) == pytest.approx(expected, rel=0.1)
+
+
+def test_it_is_kept_as_a_folder(tmp_path: Path) -> None:
+    model = diffusion_model(codes_id="abc")
+    model.save_pretrained(tmp_path)
+    loaded = DiffusionModel.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded(X, T, captions(3)), model(X, T, captions(3)))
+
+
+def test_a_token_model_s_text_encoder_is_taken_frozen(tmp_path: Path) -> None:
+    text = text_tokenizer()
+    config = dataclasses.replace(TOKENS, text_vocab_size=text.vocab_size, text_length=64, text_id=text.text_id)
+    source = token_model(config)
+    source.save_pretrained(tmp_path)
+    settings, encoder = resolved(TextConfig(kind="seq2seq", source=str(tmp_path)), text)
+    model = DiffusionModel(dataclasses.replace(diffusion_model().config, width=16, text=settings)).train()
+    assert encoder is not None and model.text is not None
+    model.text.encoder.load_state_dict(encoder.state_dict())
+    ids = text.encode(["a noto emoji of a fox", None])
+    assert not model.text.training
+    assert not any(p.requires_grad for p in model.text.parameters())
+    torch.testing.assert_close(model.text(ids)[0], source.encoder(ids, (ids != PAD)[:, None, None]))
+    other = dataclasses.replace(config, text_id="another")
+    token_model(other).save_pretrained(tmp_path / "other")
+    with pytest.raises(BadInput, match="was trained with text tokenizer another, but this one is"):
+        resolved(TextConfig(kind="seq2seq", source=str(tmp_path / "other")), text)
+
+
+def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "fox": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    shape = BertConfig(vocab_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(shape).save_pretrained(tmp_path)
+    text = text_tokenizer()
+    settings, encoder = resolved(TextConfig(kind="transformers", source=str(tmp_path)), text)
+    assert encoder is None
+    assert settings.width == 16
+    ids = caption_ids(settings, text, ["a fox", None])
+    assert ids[:, :3].tolist() == [[2, 3, -1], [0, -1, -1]]
+    model = DiffusionModel(dataclasses.replace(diffusion_model().config, text=settings))
+    assert model(X[:2], T[:2], ids).shape == X[:2].shape
+    assert not [name for name in model.state_dict() if "text" in name]  # its weights are not ours to keep
+    states, mask = transformers_encoder(str(tmp_path))(ids)
+    assert states.shape == (2, 64, 16)
+    assert mask.sum(1).tolist() == [2, 1]
+    with pytest.raises(BadInput, match="no text encoder of transformers is there"):
+        resolved(TextConfig(kind="transformers", source=str(tmp_path / "nothing")), text)
+
+
+def test_the_null_caption_is_an_input_of_its_own() -> None:
+    text = text_tokenizer()
+    assert caption_ids(TextConfig(), text, [None])[0, :2].tolist() == [NULL, PAD]
+
+
+def test_configs_out_of_range() -> None:
+    with pytest.raises(BadInput, match=r"source is '': must be given with kind seq2seq"):
+        TextConfig(kind="seq2seq")
+    with pytest.raises(BadInput, match=r"channels is \(8, 12\): must be multiples of head_width and groups"):
+        UNetConfig(channels=(8, 12), head_width=8, groups=4)
+    with pytest.raises(BadInput, match=r"width is 30: must be a multiple of dit.heads 4"):
+        DiffusionModelConfig(width=30)

@@ -1,0 +1,127 @@
+"""The diffusion trainer: pictures in, a bundle out, and no interruption can be told afterwards."""
+
+import gc
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny_models import text_tokenizer
+from torch import Tensor
+
+import diffusion.train as trainer
+from data.source import open_source
+from diffusion.latents import LatentStore
+from diffusion.options import DiffusionTrainingConfig
+from sampling import load
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from training.config import parse
+from training.errors import BadInput
+
+DEBUG = Path(__file__).parents[1] / "configs" / "diffusion" / "debug.yaml"
+IMAGES = ImageTokenizerConfig(
+    image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
+    codebook_size=20, codebook_dim=4,
+)  # fmt: skip
+SPEED = {"images_per_second", "tokens_per_second"}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def parts(tmp_path: Path, photos: Path) -> list[str]:
+    """The flags that name an image tokenizer, a text tokenizer and pictures."""
+    torch.manual_seed(0)
+    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "tokenizer")
+    text_tokenizer().save_pretrained(tmp_path / "text")
+    return [
+        "--tokenizer", str(tmp_path / "tokenizer"), "--text", str(tmp_path / "text"), "--data", str(photos),
+        "--cache", str(tmp_path / "cache"),
+    ]  # fmt: skip
+
+
+def fit(out: Path, parts: list[str], *flags: str) -> None:
+    """The debug preset, even shorter."""
+    short = [
+        "--config", str(DEBUG), "--steps", "6", "--checkpoint_every", "2", "--log_every", "1", "--sample_every", "0",
+        "--batch_size", "4",
+    ]  # fmt: skip
+    try:
+        trainer.main(parse(DiffusionTrainingConfig, [*short, *parts, "--out", str(out), *flags]))
+    finally:
+        gc.collect()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path / "straight", parts)
+    real, calls = trainer.diffusion_loss, iter(range(100))
+
+    def failing(*arguments: Any) -> Tensor:
+        if next(calls) == 4:
+            raise ZeroDivisionError
+        return real(*arguments)
+
+    monkeypatch.setattr(trainer, "diffusion_loss", failing)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "stopped", parts)
+    written = (tmp_path / "stopped/latents/train/latents.npy").stat().st_mtime_ns
+    monkeypatch.setattr(trainer, "diffusion_loss", real)
+    fit(tmp_path / "stopped", parts)
+    one, other = tmp_path / "straight", tmp_path / "stopped"
+    assert log(one) == log(other)
+    assert (one / "model/model.safetensors").read_bytes() == (other / "model/model.safetensors").read_bytes()
+    assert (other / "latents/train/latents.npy").stat().st_mtime_ns == written  # encoded once
+    assert all(weight.isfinite().all() for weight in load_file(one / "model/model.safetensors").values())
+    assert log(one)[0]["loss"] == pytest.approx(1, abs=0.5)  # zero predicted: the variance of v
+
+    bundle = load(other / "bundle")
+    assert bundle.autoregressive is None
+    (picture,) = bundle.generate(["a quilt"])
+    assert picture.shape == (3, 16, 16)
+    with pytest.raises(BadInput, match="this bundle has no autoregressive part: train one with"):
+        bundle.require("autoregressive")
+
+
+def test_latents_are_those_of_the_pictures_and_pictures_are_drawn_on_the_way(
+    tmp_path: Path, parts: list[str], photos: Path
+) -> None:
+    fit(tmp_path / "run", parts, "--sample_every", "6", "--model.process.schedule", "flow",
+        "--model.process.target", "velocity")  # fmt: skip
+    store = LatentStore(tmp_path / "run/latents/validation")
+    tokenizer = ImageTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert store.info.codes_id == tokenizer.codes_id
+    pictures = open_source(photos, size=16, split="validation", cache=tmp_path / "cache", limit=64)
+    assert len(store) == len(pictures) == 4
+    for i in range(4):
+        torch.testing.assert_close(store.latents(i), tokenizer.latents(pictures[i][None])[0], atol=5e-3, rtol=1e-3)
+        assert store.captions(i) == list(pictures.captions(i))
+    assert LatentStore(tmp_path / "run/latents/train").latents(19, 1).shape == (4, 4, 4)
+    assert (tmp_path / "run/samples/step-00000006.png").is_file()
+    assert {"validation_loss", "validation_bits_per_dimension"} <= log(tmp_path / "run")[-1].keys()
+
+
+def test_a_dry_run_trains_nothing(tmp_path: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path / "run", parts, "--dry_run")
+    assert "a batch: text (4, 64) torch.int64, latents (4, 4, 4, 4) torch.float32" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "model").exists()
