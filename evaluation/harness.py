@@ -102,10 +102,11 @@ def with_controls(
 ) -> tuple[Scores, dict[str, Scores], dict[str, list[Tensor]]]:
     """Scores pictures, `repeats` of each prompt in turn, and the control rows; also returns the controls' pictures."""
     asked = [prompt for prompt in prompts for _ in range(repeats)]
-    made = side.judge.score(pictures, asked, label="what is judged")
-    shown: dict[str, list[Tensor]] = {}
     originals = list(side.originals)
-    shown["real"] = originals or list(side.judge.reference)
+    one_each = bool(originals) and repeats == 1
+    made = side.judge.score(pictures, asked, paired=one_each, label="what is judged")
+    shown: dict[str, list[Tensor]] = {}
+    shown["real"] = originals or side.judge.given
     if tokenizer is not None:
         shown["reconstruction"] = list(reconstructed(tokenizer, shown["real"]))
     if side.training is not None and prompts:
@@ -115,7 +116,8 @@ def with_controls(
     rows = {}
     for name, control in shown.items():
         its = prompts if originals or name == "nearest_caption" else ()
-        rows[name] = side.judge.score(control, its, real=name == "real", label=name.replace("_", " "))
+        paired = name == "reconstruction" or (bool(originals) and name == "nearest_caption")
+        rows[name] = side.judge.score(control, its, real=name == "real", paired=paired, label=name.replace("_", " "))
     return made, rows, shown
 
 

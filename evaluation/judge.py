@@ -1,4 +1,4 @@
-"""Scores sets of pictures under one protocol: networks, reference, gallery and suite are fixed, pictures come and go."""
+"""Scores sets of pictures under one protocol: networks, reference and gallery are fixed, pictures come and go."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -48,7 +48,8 @@ class Judge:
     """Give Frechet distances of too few pictures, with their bias."""
 
     def __post_init__(self) -> None:
-        self.reference = _sorted(self.reference)
+        self._order = _sorted(self.reference)
+        self.reference = [self.reference[i] for i in self._order]
         self._real = {n.name: cached(n, self.reference, self.cache, batch_size=self.batch_size, label="the reference")
                       for n in self.networks}  # fmt: skip
         self._gallery = {}
@@ -56,6 +57,11 @@ class Judge:
             shown = torch.stack(list(self.gallery.pictures))
             self._gallery = {n.name: cached(n, shown, self.cache, batch_size=self.batch_size, label="the gallery")
                              for n in self.networks if n.name != "clip"}  # fmt: skip
+
+    @property
+    def given(self) -> list[Tensor]:
+        """The reference's pictures in the order that they were given in."""
+        return [self.reference[i] for i in torch.tensor(self._order).argsort().tolist()]
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -71,17 +77,25 @@ class Judge:
         }  # fmt: skip
 
     def score(
-        self, pictures: Pictures, prompts: Sequence[Prompt] = (), *, real: bool = False, label: str = ""
+        self,
+        pictures: Pictures,
+        prompts: Sequence[Prompt] = (),
+        *,
+        real: bool = False,
+        paired: bool = False,
+        label: str = "",
     ) -> Scores:
         """Scores pictures, uint8 (3, H, W) each, and their prompts if they have any.
 
-        Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that are
-        `real` are the reference's own: one half of the reference is then compared with the other.
+        Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
+        are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
+        `paired`, picture i was made of or for picture i of the reference that the judge was given.
         """
         keys = digests(pictures)
         order = sorted(range(len(keys)), key=lambda i: (keys[i], prompts[i].text if prompts else ""))
         pictures = [pictures[i] for i in order]
         prompts = [prompts[i] for i in order] if prompts else []
+        back = torch.tensor(order).argsort().tolist()
         scores = Scores()
         for network in self.networks:
             made = extract(network, pictures, batch_size=self.batch_size, label=label)
@@ -90,22 +104,22 @@ class Judge:
                     texts = network.texts([prompt.text for prompt in prompts])
                     scores.pictures["clip_score"] = metrics.clip_score(made.pooled, texts)
                 continue
-            self._distributions(scores, network.name, made, real)
+            aligned = made.rows([back[i] for i in self._order]) if paired else made
+            self._distributions(scores, network.name, aligned, real, paired)
             if prompts and network.name in self._gallery:
                 self._answers(scores, network.name, made, prompts)
         self._measurements(scores, pictures, prompts)
         self._means(scores, prompts)
-        back = torch.tensor(order).argsort()
         scores.pictures = {name: values[back] for name, values in scores.pictures.items()}
         return scores
 
-    def _distributions(self, scores: Scores, network: str, made: Features, real: bool) -> None:
+    def _distributions(self, scores: Scores, network: str, made: Features, real: bool, paired: bool) -> None:
         theirs = self._real[network]
         if real:
             made, theirs = theirs.rows(slice(0, None, 2)), theirs.rows(slice(1, None, 2))
         name = _namer(network)
         pairs: list[tuple[tuple[str, ...], Callable[[], Any]]] = [
-            (("kid",), lambda: metrics.kernel_distance(made.pooled, theirs.pooled)),
+            (("kid",), lambda: metrics.kernel_distance(made.pooled, theirs.pooled, paired=paired)),
             (("precision", "recall"), lambda: metrics.precision_recall(made.pooled, theirs.pooled)),
             (("density", "coverage"), lambda: metrics.density_coverage(made.pooled, theirs.pooled)),
             (("fd",), lambda: metrics.frechet_distance(made.pooled, theirs.pooled, force=self.force)),
@@ -173,6 +187,7 @@ def _namer(network: str) -> Callable[[str], str]:
     return name
 
 
-def _sorted(pictures: Pictures) -> list[Tensor]:
+def _sorted(pictures: Pictures) -> list[int]:
+    """Positions in an order that depends on the pixels alone."""
     keys = digests(pictures)
-    return [pictures[i] for i in sorted(range(len(keys)), key=keys.__getitem__)]
+    return sorted(range(len(keys)), key=keys.__getitem__)

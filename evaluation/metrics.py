@@ -21,7 +21,7 @@ VERSION = 1
 """Of all definitions in this file; raise it when any figure would change."""
 
 ENOUGH_FOR_FRECHET = 5000
-"""Pictures that a Frechet distance of some thousand dimensions needs; with fewer its bias outweighs most differences."""
+"""Pictures that a Frechet distance in some thousand dimensions needs; with fewer it is mostly bias."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def mean(values: Tensor, *, higher_is_better: bool = True, resamples: int = 1000
 
 
 def clip_score(images: Tensor, texts: Tensor) -> Tensor:
-    """100 max(cos, 0) of each picture and its prompt (arXiv 2104.08718, with torchmetrics' weight): (N, D) twice -> (N,)."""
+    """100 max(cos, 0) of each picture and its prompt (arXiv 2104.08718, weighted as torchmetrics does): -> (N,)."""
     return 100 * F.cosine_similarity(images.double(), texts.double()).clamp(min=0)
 
 
@@ -156,35 +156,40 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _frechet_bias(value: float, made: Tensor, real: Tensor) -> float:
-    """The distance at N pictures is about d + b / N (arXiv 1911.07023): b / N is what half as many pictures add to it."""
+    """The distance at N pictures is about d + b / N (arXiv 1911.07023); half as many pictures add b / N to it."""
     halves = [_frechet(made[part::2], real[part::2]) for part in (0, 1)]
     return float(np.mean(halves)) - value
 
 
-def kernel_distance(made: Tensor, real: Tensor, *, resamples: int = 200) -> Metric:
+def kernel_distance(made: Tensor, real: Tensor, *, paired: bool = False, resamples: int = 200) -> Metric:
     """KID: unbiased squared maximum mean discrepancy, kernel (x.y / D + 1)^3 (arXiv 1801.01401, equation 4).
 
     Over all pairs rather than random subsets, so that nothing depends on a draw; two samples of one distribution score
-    about 0 and can fall below. A set compared with itself gives 0 by definition.
+    about 0 and can fall below. With `paired`, `made[i]` was made of or for `real[i]` and is not compared with it (Gretton
+    et al. 2012, lemma 6, equation 4): else what is like its own original would look nearer than the same distribution,
+    below 0. A set paired with itself gives exactly 0.
     """
-    if made.shape == real.shape and torch.equal(made, real):
-        return Metric(value=0.0, low=0.0, high=0.0, higher_is_better=False)
+    if paired and len(made) != len(real):
+        raise ValueError(f"{len(made)} and {len(real)} pictures are no pairs")
     x, y = made.double(), real.double()
     kernels = poly_kernel(x, x), poly_kernel(y, y), poly_kernel(x, y)
     ones = torch.ones(1, len(x), dtype=torch.double), torch.ones(1, len(y), dtype=torch.double)
-    value = float(_discrepancy(*kernels, *ones))
+    value = float(_discrepancy(*kernels, *ones, paired))
     rng = np.random.default_rng(0)
-    drawn = _discrepancy(*kernels, _weights(len(x), resamples, rng), _weights(len(y), resamples, rng))
+    w_x = _weights(len(x), resamples, rng)
+    drawn = _discrepancy(*kernels, w_x, w_x if paired else _weights(len(y), resamples, rng), paired)
     return _with_interval(value, drawn.numpy(), higher_is_better=False)
 
 
-def _discrepancy(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor, w_x: Tensor, w_y: Tensor) -> Tensor:
+def _discrepancy(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor, w_x: Tensor, w_y: Tensor, paired: bool) -> Tensor:
     """Squared discrepancy for each row of weights, (R, N) and (R, M) -> (R,); no picture is compared with itself."""
 
     def within(k: Tensor, w: Tensor) -> Tensor:
         pairs = w.sum(1).square() - w.square().sum(1)
         return (((w @ k) * w).sum(1) - w.square() @ k.diagonal()) / pairs
 
+    if paired:
+        return within(k_xx, w_x) + within(k_yy, w_y) - 2 * within(k_xy, w_x)
     across = ((w_x @ k_xy) * w_y).sum(1) / (w_x.sum(1) * w_y.sum(1))
     return within(k_xx, w_x) + within(k_yy, w_y) - 2 * across
 
@@ -211,13 +216,13 @@ def inception_score(probabilities: Tensor, *, resamples: int = 200) -> Metric:
 
 
 def precision_recall(made: Tensor, real: Tensor, k: int = 3) -> tuple[Metric, Metric]:
-    """Share of made pictures within the real manifold, and of real ones within the made (arXiv 1904.06991, equation 2)."""
+    """Share of made pictures within the real manifold, and of real ones within the made (arXiv 1904.06991, eq. 2)."""
     _require_neighbours(made, real, k)
     return mean(_within_any(made, real, k)), mean(_within_any(real, made, k))
 
 
 def density_coverage(made: Tensor, real: Tensor, k: int = 5) -> tuple[Metric, Metric]:
-    """How many real neighbourhoods hold a made picture, and share of them that hold any (arXiv 2002.09797, section 3)."""
+    """How many real neighbourhoods hold a made picture, and the share of them that hold any (arXiv 2002.09797)."""
     _require_neighbours(made, real, k)
     radii = _radii(real, k)
     counts = torch.cat([(distances <= radii).sum(1) for distances in _distances(made, real)])

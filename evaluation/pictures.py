@@ -58,7 +58,7 @@ def read_pictures(files: Sequence[Path]) -> Tensor:
 
 
 def prompted(folder: Path) -> tuple[list[Path], list[str]]:
-    """Picture files of a folder and their prompts, from `generation.json` or `metadata.jsonl`; without either no prompts."""
+    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts."""
     if (folder / "generation.json").is_file():
         images = read_json(folder / "generation.json").get("images", [])
         return [folder / image["file"] for image in images], [image["prompt"] for image in images]

@@ -45,7 +45,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Reads a result file, or the `result.json` of a folder. Raises `BadInput` when it is none, or of another version."""
+    """Reads a result file, or the `result.json` of a folder. Raises `BadInput` for anything else or another version."""
     file = path / "result.json" if path.is_dir() else path
     result = read_json(file)
     if result.get("format") != FORMAT:

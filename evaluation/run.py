@@ -84,7 +84,7 @@ def main(options: RunOptions) -> None:
 
 
 def draw(suite: Suite, bundle: Bundle, options: RunOptions, out: Path, state: PartialState) -> None:
-    """Writes the pictures that are not there yet, each process its share. Raises `BadInput` for another run's folder."""
+    """Writes the pictures that are not there yet, each process its share. Raises `BadInput` for another's folder."""
     if state.is_main_process:
         _claim(out, _settings(suite, bundle, options))
     state.wait_for_everyone()
@@ -177,7 +177,7 @@ def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, An
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Writes what the pictures of a folder are drawn with. Raises `BadInput` where others were drawn with something else."""
+    """Writes what a folder's pictures are drawn with. Raises `BadInput` where it holds others."""
     file = out / "settings.json"
     if file.is_file():
         changed = differences(read_json(file), json.loads(json.dumps(settings)))

@@ -213,12 +213,7 @@ def test_identities_name_what_decides_codes_and_pixels(
 
 @pytest.mark.parametrize(
     ("field", "codes", "pixels"),
-    [
-        ("decoder_depth", False, True),
-        ("pixel_width", False, True),
-        ("encoder_depth", True, False),
-        ("heads", True, True),
-    ],
+    [("decoder_depth", False, True), ("pixel_width", False, True), ("encoder_depth", True, False), ("heads", True, True)],
 )
 def test_a_larger_decoder_keeps_the_codes(field: str, codes: bool, pixels: bool) -> None:
     """Parti's second stage: the codes stay while the decoder grows, so stores of codes must stay valid."""

@@ -1,4 +1,4 @@
-"""Suites from the built-in corpus: each prompt is the first caption of a real picture that the model may not have seen."""
+"""Suites from the built-in corpus: each prompt is the first caption of a real picture."""
 
 from collections.abc import Iterator
 
