@@ -36,6 +36,7 @@ SUITE ?= emoji/heldout-style
 BACKENDS ?= autoregressive
 GUIDANCES ?= 1 2 4
 COMPARISON ?= outputs/compare
+COMPARE_FLAGS ?= --readme README.md
 compare: .venv/installed
 	for backend in $(BACKENDS); do \
 		$(BIN)/python -m evaluation.run --model $(MODEL) --suite $(SUITE) --backend $$backend \

@@ -27,9 +27,13 @@ def nearest_captions(prompts: Sequence[str], captions: Sequence[str]) -> list[in
     theirs, mine = _counts(captions, vocabulary), _counts(prompts, vocabulary)
     frequency = np.asarray((theirs > 0).sum(0)).ravel()
     weights = 1 + np.log((1 + len(captions)) / (1 + frequency))
-    similarity = _unit(mine * weights) @ _unit(theirs * weights).T
-    # rounded, so that equal captions tie whatever the order of their sums
-    return [int(row.argmax()) for row in np.round(similarity.toarray(), 9)]
+    mine, theirs = _unit(mine * weights), csr_array(_unit(theirs * weights).T)
+    nearest: list[int] = []
+    for start in range(0, len(prompts), 256):
+        similarity = (mine[start : start + 256] @ theirs).toarray()
+        # rounded, so that equal captions tie whatever the order of their sums
+        nearest += np.round(similarity, 9).argmax(1).tolist()
+    return nearest
 
 
 def _words(text: str) -> list[str]:

@@ -23,8 +23,27 @@ from training.files import write_tensors
 
 RESIZER = "torch bicubic, antialias, float32, clamped to 0..255, not rounded"
 
-Pictures = Sequence[Tensor]
-"""uint8 (3, H, W) each; anything with a length and positions, such as a stored corpus or a tensor (N, 3, H, W)."""
+
+class Pictures(Protocol):
+    """uint8 (3, H, W) each; anything with a length and positions, such as a stored corpus or a tensor (N, 3, H, W)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of a collection of pictures in another order, read when they are asked for."""
+
+    pictures: Pictures
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int, /) -> Tensor:
+        return self.pictures[self.rows[i]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +110,7 @@ class Inception:
         if not path.is_file():
             raise BadInput(f"{file}: no such file; --inception takes the TorchScript file inception-2015-12-05.pt")
         try:
-            self._network = torch.jit.load(str(path), map_location=device).eval()
+            self._network: Any = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise BadInput(f"{file}: not a TorchScript file ({str(error).splitlines()[0]})") from None
         self.hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -114,7 +133,8 @@ class Clip:
 
         self.name = "clip"
         try:
-            self._model: Any = CLIPModel.from_pretrained(str(path)).eval().to(device)
+            model: Any = CLIPModel.from_pretrained(str(path))
+            self._model = model.eval().to(device)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -174,8 +194,10 @@ def cached(network: Network, pictures: Pictures, cache: Path, *, batch_size: int
         tensors = load_file(file)
         return Features(pooled=tensors["pooled"], probabilities=tensors.get("probabilities"))
     features = extract(network, pictures, batch_size=batch_size, label=label)
-    tensors = {"pooled": features.pooled, "probabilities": features.probabilities}
-    write_tensors(file, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+    kept = {"pooled": features.pooled}
+    if features.probabilities is not None:
+        kept["probabilities"] = features.probabilities
+    write_tensors(file, kept)
     return features
 
 

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from evaluation import metrics
-from evaluation.features import RESIZER, Clip, Features, Network, Pictures, cached, digests, extract, fingerprint
+from evaluation.features import (
+    RESIZER,
+    Chosen,
+    Clip,
+    Features,
+    Network,
+    Pictures,
+    cached,
+    digests,
+    extract,
+    fingerprint,
+)
 from evaluation.gallery import RealGallery, group
 from evaluation.measure import MEASUREMENTS
 from evaluation.metrics import Gallery, Metric
@@ -49,7 +60,8 @@ class Judge:
 
     def __post_init__(self) -> None:
         self._order = _sorted(self.reference)
-        self.reference = [self.reference[i] for i in self._order]
+        self.given = self.reference
+        self.reference = Chosen(self.given, self._order)
         self._real = {n.name: cached(n, self.reference, self.cache, batch_size=self.batch_size, label="the reference")
                       for n in self.networks}  # fmt: skip
         self._gallery = {}
@@ -57,11 +69,6 @@ class Judge:
             shown = torch.stack(list(self.gallery.pictures))
             self._gallery = {n.name: cached(n, shown, self.cache, batch_size=self.batch_size, label="the gallery")
                              for n in self.networks if n.name != "clip"}  # fmt: skip
-
-    @property
-    def given(self) -> list[Tensor]:
-        """The reference's pictures in the order that they were given in."""
-        return [self.reference[i] for i in torch.tensor(self._order).argsort().tolist()]
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -83,13 +90,15 @@ class Judge:
         *,
         real: bool = False,
         paired: bool = False,
+        keep: bool = False,
         label: str = "",
     ) -> Scores:
         """Scores pictures, uint8 (3, H, W) each, and their prompts if they have any.
 
         Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
         are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
-        `paired`, picture i was made of or for picture i of the reference that the judge was given.
+        `paired`, picture i was made of or for picture i of the reference that the judge was given. Features of pictures
+        that are scored again and again are worth `keep`ing.
         """
         keys = digests(pictures)
         order = sorted(range(len(keys)), key=lambda i: (keys[i], prompts[i].text if prompts else ""))
@@ -98,7 +107,10 @@ class Judge:
         back = torch.tensor(order).argsort().tolist()
         scores = Scores()
         for network in self.networks:
-            made = extract(network, pictures, batch_size=self.batch_size, label=label)
+            made = (
+                cached(network, pictures, self.cache, batch_size=self.batch_size, label=label) if keep
+                else extract(network, pictures, batch_size=self.batch_size, label=label)
+            )  # fmt: skip
             if isinstance(network, Clip):
                 if prompts:
                     texts = network.texts([prompt.text for prompt in prompts])

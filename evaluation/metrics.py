@@ -63,9 +63,9 @@ def lpips(made: Tensor, images: Tensor) -> Tensor:
     Needs torchvision and its weights, which are not installed by default; raises `BadInput` without them.
     """
     try:
-        from torchmetrics.functional.image.lpips import _get_net
+        from torchmetrics.functional.image.lpips import _NoTrainLpips
 
-        network = _get_net("squeeze", pretrained=True).eval()
+        network = _NoTrainLpips(net="squeeze")
     except (ImportError, ModuleNotFoundError, OSError) as error:
         raise BadInput(
             f"LPIPS needs torchvision and its SqueezeNet weights, on disk or downloadable ({error})"
@@ -165,9 +165,9 @@ def kernel_distance(made: Tensor, real: Tensor, *, paired: bool = False, resampl
     """KID: unbiased squared maximum mean discrepancy, kernel (x.y / D + 1)^3 (arXiv 1801.01401, equation 4).
 
     Over all pairs rather than random subsets, so that nothing depends on a draw; two samples of one distribution score
-    about 0 and can fall below. With `paired`, `made[i]` was made of or for `real[i]` and is not compared with it (Gretton
-    et al. 2012, lemma 6, equation 4): else what is like its own original would look nearer than the same distribution,
-    below 0. A set paired with itself gives exactly 0.
+    about 0 and can fall below. With `paired`, `made[i]` was made of or for `real[i]` and is not compared with it
+    (Gretton et al. 2012, lemma 6, equation 4): else what is like its own original would look nearer than the same
+    distribution, below 0. A set paired with itself gives exactly 0.
     """
     if paired and len(made) != len(real):
         raise ValueError(f"{len(made)} and {len(real)} pictures are no pairs")

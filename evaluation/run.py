@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +74,8 @@ def main(options: RunOptions) -> None:
     state = PartialState(cpu=options.device == "cpu")
     suite = open_suite(options.suite, options.limit)
     bundle = load(options.model, device=options.device)
+    if options.backend != "autoregressive" and "backend" not in signature(bundle.generate).parameters:
+        raise BadInput(f"backend is {options.backend!r}: this bundle draws with autoregressive alone")
     side = open_real(suite, bundle.tokenizer.config.image_size, options)
     for guidance in options.sweep_guidance or [options.guidance]:
         one = dataclasses.replace(options, guidance=guidance, sweep_guidance=[])
@@ -152,15 +155,10 @@ def part_of(kind: Callable[..., Options], options: RunOptions) -> Options:
 
 def _generate(bundle: Bundle, prompts: list[str], options: RunOptions) -> list[Tensor]:
     other: dict[str, Any] = {} if options.backend == "autoregressive" else {"backend": options.backend}
-    try:
-        return bundle.generate(
-            prompts, num_images=options.num_images, seed=options.seed, options=part_of(SamplingOptions, options),
-            batch_size=options.batch_size, **other,
-        )  # fmt: skip
-    except TypeError:
-        if not other:
-            raise
-        raise BadInput(f"this bundle cannot draw with backend {options.backend!r}") from None
+    return bundle.generate(
+        prompts, num_images=options.num_images, seed=options.seed, options=part_of(SamplingOptions, options),
+        batch_size=options.batch_size, **other,
+    )  # fmt: skip
 
 
 def _files(out: Path, i: int, options: RunOptions) -> list[Path]:

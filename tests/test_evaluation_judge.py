@@ -75,7 +75,7 @@ def test_the_batch_size_leaves_lite_features_unchanged(variant: int) -> None:
 
 
 def test_copying_does_not_win_on_a_held_out_style(tmp_path: Path) -> None:
-    """A concept is a place, a style a colour. The copy has the right concept in the wrong style; the real one has both."""
+    """A concept is a place, a style a colour. The copy has the right concept in the wrong style; the real one both."""
 
     def picture(concept: int, style: int, jitter: int) -> Tensor:
         image = torch.full((3, 16, 16), 255, dtype=torch.uint8)
@@ -189,8 +189,11 @@ def drawn(*shapes: tuple[str, tuple[int, ...], str]) -> Tensor:
 
 
 def test_measurements_of_drawn_shapes() -> None:
-    for name, fill in (("red", "#dd2233"), ("green", "#44aa44"), ("blue", "#3366cc"), ("black", "#222222"),
-                       ("brown", "#8b5a2b"), ("yellow", "#ffd83c"), ("orange", "#ff8800"), ("purple", "#8844bb")):  # fmt: skip
+    fills = {
+        "red": "#dd2233", "green": "#44aa44", "blue": "#3366cc", "black": "#222222", "brown": "#8b5a2b",
+        "yellow": "#ffd83c", "orange": "#ff8800", "purple": "#8844bb",
+    }  # fmt: skip
+    for name, fill in fills.items():
         assert MEASUREMENTS["colour"](drawn(("ellipse", (10, 10, 50, 50), fill))) == name
     dots = [("ellipse", (5 + 20 * i, 20, 17 + 20 * i, 32), "teal") for i in range(3)]
     for number in (1, 2, 3):
