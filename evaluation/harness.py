@@ -15,7 +15,7 @@ from data.grid import to_pil
 from data.source import open_source
 from data.splits import TRAIN
 from evaluation.controls import nearest_captions, reconstructed
-from evaluation.features import Chosen, Clip, Inception, Lite, Network, Pictures
+from evaluation.features import Clip, Inception, Lite, Network, Pictures
 from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
 from evaluation.pictures import Folder
@@ -106,7 +106,7 @@ def with_controls(
     one_each = bool(originals) and repeats == 1
     made = side.judge.score(pictures, asked, paired=one_each, label="what is judged")
     shown: dict[str, list[Tensor]] = {}
-    shown["real"] = originals or list(Chosen(side.judge.given, range(len(side.judge.given))))
+    shown["real"] = originals or [side.judge.given[i] for i in range(len(side.judge.given))]
     if tokenizer is not None:
         shown["reconstruction"] = list(reconstructed(tokenizer, shown["real"]))
     if side.training is not None and prompts:

@@ -124,6 +124,7 @@ def frechet_distance(made: Tensor, real: Tensor, *, force: bool = False, resampl
             f"a Frechet distance of {count:,} pictures is mostly bias: give {ENOUGH_FOR_FRECHET:,}, "
             "read KID instead, or force it"
         )
+    _require_two(made, real)
     value = _frechet(made, real)
     rng = np.random.default_rng(0)
     drawn = [_frechet(_resampled(made, rng), _resampled(real, rng)) for _ in range(resamples)]
@@ -169,6 +170,7 @@ def kernel_distance(made: Tensor, real: Tensor, *, paired: bool = False, resampl
     (Gretton et al. 2012, lemma 6, equation 4): else what is like its own original would look nearer than the same
     distribution, below 0. A set paired with itself gives exactly 0.
     """
+    _require_two(made, real)
     if paired and len(made) != len(real):
         raise ValueError(f"{len(made)} and {len(real)} pictures are no pairs")
     x, y = made.double(), real.double()
@@ -260,6 +262,11 @@ def _numbered(parts: Iterator[Tensor]) -> Iterator[tuple[slice, Tensor]]:
         start += len(part)
 
 
+def _require_two(made: Tensor, real: Tensor) -> None:
+    if min(len(made), len(real)) < 2:
+        raise BadInput("a distance between sets needs two pictures in each")
+
+
 def _require_neighbours(made: Tensor, real: Tensor, k: int) -> None:
     if min(len(made), len(real)) <= k:
         raise BadInput(f"{min(len(made), len(real))} pictures have no {k} nearest neighbours: give at least {k + 1}")
@@ -322,7 +329,8 @@ def linear_probe(features: Tensor, labels: Sequence[str], strength: float = 1e-2
 
 
 def _with_interval(value: float, drawn: NDArray[np.float64], higher_is_better: bool) -> Metric:
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    # a sample of few pictures can be one picture drawn every time, which has no distance
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Metric(value=value, low=float(low), high=float(high), higher_is_better=higher_is_better)
 
 

@@ -42,8 +42,10 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str,
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Runs a command of a module in this process; returns the one line that it refuses with, or what it printed."""
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run_it(module: object, options: type, *arguments: str | Path) -> str:
         argv = ["command", *map(str, arguments)]

@@ -147,6 +147,11 @@ def test_precision_recall_density_and_coverage_by_brute_force() -> None:
     holds = np.array([inside(q, real, 5) for q in made])
     assert density.value == pytest.approx(holds.sum() / (5 * len(made)))
     assert coverage.value == pytest.approx(holds.any(0).mean())
+    with pytest.raises(BadInput, match="needs two pictures in each"):
+        kernel_distance(made[:1], real)
+    few = kernel_distance(made[:2], real[:2])
+    assert few.low is not None
+    assert math.isfinite(few.low)  # some bootstrap samples of two pictures are one picture twice
     with pytest.raises(BadInput, match="3 pictures have no 3 nearest neighbours: give at least 4"):
         precision_recall(made[:3], real)
 
