@@ -1,9 +1,13 @@
 """What several test files share."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -24,3 +28,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(json.dumps({"file_name": f"{i}.png", "text": f"a quilt, number {i}", "split": split}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
     return folder
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a script by `accelerate launch`. What still lives of it when the test ends is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: Path, *arguments: object, options: Sequence[str] = ("--num_processes", "1")) -> subprocess.Popen:
+        accelerate = [str(Path(sys.executable).with_name("accelerate")), "launch", *options]
+        fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        argv = [*accelerate, *fixed, str(script), *map(str, arguments)]
+        started.append(subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for launcher in started:
+        with launcher:
+            if launcher.poll() is None:
+                for process in psutil.Process(launcher.pid).children(recursive=True):
+                    process.kill()
+                launcher.kill()

@@ -61,6 +61,7 @@ def test_pixels_round_trip_through_floats() -> None:
     assert to_float(levels).min() == -1
     assert to_float(levels).max() == 1
     assert to_uint8(torch.tensor([-3.0, 3.0, -1.0, 1.0])).tolist() == [0, 255, 0, 255]
+    assert to_uint8(torch.tensor([9.6, 10.4]) / 127.5 - 1).tolist() == [10, 10]
 
 
 def test_codes_are_the_nearest_by_cosine(model: ImageTokenizer) -> None:
@@ -213,7 +214,12 @@ def test_identities_name_what_decides_codes_and_pixels(
 
 @pytest.mark.parametrize(
     ("field", "codes", "pixels"),
-    [("decoder_depth", False, True), ("pixel_width", False, True), ("encoder_depth", True, False), ("heads", True, True)],
+    [
+        ("decoder_depth", False, True),
+        ("pixel_width", False, True),
+        ("encoder_depth", True, False),
+        ("heads", True, True),
+    ],
 )
 def test_a_larger_decoder_keeps_the_codes(field: str, codes: bool, pixels: bool) -> None:
     """Parti's second stage: the codes stay while the decoder grows, so stores of codes must stay valid."""

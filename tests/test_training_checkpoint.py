@@ -82,9 +82,7 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     assert not (tmp_path / "folder").exists()
 
 
-def test_a_save_that_fails_leaves_the_older_ones(
-    trained: tuple[Path, State], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_fails_leaves_the_older_ones(trained: tuple[Path, State], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 

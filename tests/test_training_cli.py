@@ -42,7 +42,9 @@ def run(main: Callable[[TrainingConfig], None], monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_bad_input_leaves_one_line_and_code_2(argv: list[str], said: str) -> None:
-    code = "from training.cli import command; from training.options import TrainingConfig; command(print, TrainingConfig)"
+    code = (
+        "from training.cli import command; from training.options import TrainingConfig; command(print, TrainingConfig)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

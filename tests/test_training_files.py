@@ -43,6 +43,20 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_the_old_folder_goes_only_when_the_new_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rmtree(path: Path) -> None:
+        assert (tmp_path / "folder" / "new").exists()
+        deleted.append(path)
+
+    deleted: list[Path] = []
+    monkeypatch.setattr(files.shutil, "rmtree", rmtree)
+    for text in ("old", "new"):
+        with atomic(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / text).write_text(text)
+    assert [[file.name for file in path.iterdir()] for path in deleted] == [["old"]]
+
+
 def test_the_old_folder_stays_when_the_block_raises(tmp_path: Path) -> None:
     write_text(tmp_path / "folder" / "file", "old")
     with pytest.raises(RuntimeError), atomic(tmp_path / "folder") as temporary:

@@ -18,10 +18,9 @@ import torch
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from tiny_models import IMAGES
 from torch import Tensor, nn
 
-from tokenizer.image_tokenizer import ImageTokenizer, to_float
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
 from training.errors import BadInput
 from training.files import write_tensors
 from training.loop import Batch, accelerator_for, train
@@ -31,6 +30,10 @@ from training.order import batch_indices
 COUNT = 10
 INPUTS = torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(0))
 PICTURES = torch.randint(0, 256, (COUNT, 3, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+IMAGES = ImageTokenizerConfig(
+    image_size=12, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
+    codebook_size=20, codebook_dim=4,
+)  # fmt: skip
 SPEED = {"images_per_second", "tokens_per_second"}
 
 
@@ -276,20 +279,17 @@ def test_a_launcher_whose_processes_would_train_alone_is_refused(
         accelerator_for(config(tmp_path))
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     """A real image tokenizer, whose codebook follows the encoder by sums over all processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [
-        Path(sys.executable).with_name("accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port),
-    ]  # fmt: skip
-    done = subprocess.run(
-        [*launch, __file__, tmp_path / "two"], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the model is in") == 1
+    options = ["--cpu", "--num_processes", "2", "--main_process_port", str(port)]
+    launcher = launch(Path(__file__), tmp_path / "two", options=options)
+    said, errors = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, errors
+    assert said.count("the model is in") == 1
     fit(tmp_path / "one", pictures=True)
     for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
         assert two["batch"] == one["batch"]

@@ -12,9 +12,7 @@ from training.order import batch_indices
 
 
 def stream(steps: int, *, count: int, batch_size: int, seed: int = 0) -> list[int]:
-    return [
-        int(i) for step in range(steps) for i in batch_indices(step, count=count, batch_size=batch_size, seed=seed)
-    ]
+    return [int(i) for step in range(steps) for i in batch_indices(step, count=count, batch_size=batch_size, seed=seed)]
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (7, 7), (12, 5), (3, 8), (1, 4)])

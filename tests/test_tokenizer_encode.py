@@ -1,0 +1,144 @@
+"""`python -m tokenizer.encode`: pictures once through the tokenizer, into a store."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+
+from data.codes import CodeStore
+from data.source import open_source
+from tokenizer.augment import augmented
+from tokenizer.encode import EncodeOptions, main
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from training.cli import command
+
+CONFIG = ImageTokenizerConfig(
+    image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
+    codebook_size=100, codebook_dim=4,
+)  # fmt: skip
+
+Encode = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    ImageTokenizer(CONFIG).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def encode(
+    model: Path, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Encode:
+    """Runs the command; returns the last line of what it said."""
+
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        argv = ["--model", model, "--data", photos, "--cache", cache, "--device", "cpu", *arguments]
+        monkeypatch.setattr(sys, "argv", ["encode", *map(str, argv)])
+        try:
+            command(main, EncodeOptions)
+            left = 0
+        except SystemExit as error:
+            left = error.code
+        said = capsys.readouterr()
+        assert left == code, said.err
+        return (said.err if code else said.out).splitlines()[-1]
+
+    return run
+
+
+def test_it_writes_a_store_a_split(encode: Encode, model: Path, photos: Path, cache: Path, tmp_path: Path) -> None:
+    assert str(tmp_path / "codes" / "validation") in encode("--views", "3", "--out", tmp_path / "codes")
+    tokenizer = ImageTokenizer.from_pretrained(model)
+    for split, count, views in (("train", 20, 3), ("validation", 4, 1)):
+        store = CodeStore(tmp_path / "codes" / split)
+        store.require_tokenizer(tokenizer.codes_id)
+        pictures = open_source(photos, size=16, split=split, cache=cache)
+        assert len(store) == count
+        assert (store.info.rows, store.info.columns, store.info.views) == (4, 4, views)
+        assert (store.info.codebook_size, store.info.fingerprint) == (100, pictures.fingerprint)
+        table = datasets.load_from_disk(str(tmp_path / "codes" / split / "codes"))
+        assert table.features["codes"].feature.dtype == "uint16"
+        for i in range(count):
+            assert (store[i].key, store[i].captions) == (pictures.key(i), pictures.captions(i))
+            assert torch.equal(store[i].codes[0], tokenizer.encode(pictures[i][None])[0])
+
+
+def test_views_are_small_shifts_and_zooms(
+    encode: Encode, model: Path, photos: Path, cache: Path, tmp_path: Path
+) -> None:
+    encode("--views", "3", "--seed", "5", "--out", tmp_path / "codes")
+    tokenizer = ImageTokenizer.from_pretrained(model)
+    pictures = open_source(photos, size=16, split="train", cache=cache)
+    images = torch.stack([pictures[i] for i in range(20)])
+    generator = torch.Generator().manual_seed(5)
+    expected = [images, augmented(images, generator), augmented(images, generator)]
+    store = CodeStore(tmp_path / "codes" / "train")
+    codes = torch.stack([store[i].codes for i in range(20)], dim=1)
+    for view, seen in zip(codes, expected, strict=True):
+        assert torch.equal(view, tokenizer.encode(seen))
+    assert not torch.equal(codes[1], codes[0])
+    assert not torch.equal(codes[2], codes[1])
+
+
+def test_batches_are_only_for_memory(encode: Encode, tmp_path: Path) -> None:
+    for size in ("3", "64"):
+        encode("--views", "1", "--batch_size", size, "--out", tmp_path / size)
+    small, large = (CodeStore(tmp_path / size / "train") for size in ("3", "64"))
+    assert all(torch.equal(small[i].codes, large[i].codes) for i in range(20))
+
+
+def test_limit(encode: Encode, tmp_path: Path) -> None:
+    encode("--limit", "3", "--views", "1", "--out", tmp_path)
+    assert [len(CodeStore(tmp_path / split)) for split in ("train", "validation")] == [3, 3]
+
+
+def test_encoding_again_replaces_the_stores(encode: Encode, tmp_path: Path) -> None:
+    encode("--views", "2", "--out", tmp_path)
+    encode("--views", "1", "--out", tmp_path)
+    assert CodeStore(tmp_path / "train").info.views == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"train", "validation"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--views", "0"], "EncodeOptions.views is 0: must be 1 or more"),
+        (["--batch_size", "0"], "EncodeOptions.batch_size is 0: must be 1 or more"),
+        (["--limit", "0"], "limit is 0: must be 1 or more"),
+        (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--viewz", "1"], "did you mean 'views'?"),
+    ],
+)
+def test_bad_input_is_one_line(encode: Encode, arguments: list[str], said: str, tmp_path: Path) -> None:
+    line = encode("--out", tmp_path / "out", *arguments, code=2)
+    assert line.startswith("error: ")
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_model_is_one_line(encode: Encode, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for file in model.iterdir():
+        (tmp_path / "model" / file.name).write_bytes(file.read_bytes()[:200])
+    line = encode("--model", tmp_path / "model", "--out", tmp_path / "out", code=2)
+    assert str(tmp_path / "model") in line
+
+
+def test_pictures_are_not_replaced_by_their_codes(encode: Encode, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "cat.jpg").write_text("dear")
+    assert "holds something else than a code store" in encode("--out", tmp_path, code=2)
+    assert (tmp_path / "train" / "cat.jpg").read_text() == "dear"

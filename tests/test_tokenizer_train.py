@@ -1,0 +1,204 @@
+"""`accelerate launch tokenizer/train.py`: killed, stopped and started again, it ends as if nothing had happened."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.options import TokenizerTrainingConfig
+from tokenizer.train import main
+from training.cli import command
+
+ROOT = Path(__file__).parents[1]
+STEPS = 300  # codes that nothing uses are replaced from about step 230 on, by chance
+FLAGS = {
+    "--steps": STEPS, "--batch_size": 4, "--log_every": 1, "--checkpoint_every": 15, "--sample_every": 150,
+    "--loss.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.patch_size": 8,
+    "--model.width": 16, "--model.encoder_depth": 1, "--model.decoder_depth": 1, "--model.heads": 2,
+    "--model.pixel_width": 4, "--model.codebook_size": 32, "--model.codebook_dim": 4,
+}  # fmt: skip
+
+Train = Callable[..., int]
+Launch = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Accelerate keeps one state a process; each run here stands for a process of its own, on one core."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def flags(photos: Path, tmp_path: Path) -> list[str]:
+    values = {"--data": photos, "--cache": tmp_path / "cache", **FLAGS}
+    return [str(part) for pair in values.items() for part in pair]
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> Train:
+    """Runs the trainer in this process; returns its exit code."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["tokenizer/train.py", *flags, *map(str, arguments)])
+        try:
+            command(main, TokenizerTrainingConfig)
+        except SystemExit as left:
+            return left.code
+        finally:
+            gc.collect()
+            AcceleratorState._reset_state(reset_partial_state=True)
+        return 0
+
+    return run
+
+
+@pytest.fixture
+def launched(launch: Launch, flags: list[str]) -> Launch:
+    """Starts the trainer as the README says, on one core, for its sums to be those of the run in this process."""
+
+    def start(out: Path) -> subprocess.Popen[str]:
+        launcher = launch(ROOT / "tokenizer" / "train.py", *flags, "--out", out)
+        psutil.Process(launcher.pid).cpu_affinity(psutil.Process().cpu_affinity()[:1])
+        return launcher
+
+    return start
+
+
+def trainer_at(step: int, launcher: subprocess.Popen[str], out: Path) -> psutil.Process:
+    """The trainer itself, the launcher's child, once it has logged `step`; frozen there."""
+    deadline = time.monotonic() + 200
+    while last_step(out) < step:
+        assert launcher.poll() is None, launcher.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    (trainer,) = psutil.Process(launcher.pid).children()
+    trainer.suspend()
+    return trainer
+
+
+def last_step(out: Path) -> int:
+    file = out / "log.jsonl"
+    return file.read_text().count('"loss"') if file.exists() else 0
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.endswith("_per_second")} for line in lines]
+
+
+@pytest.mark.timeout(600)
+def test_kill_and_stop_cannot_be_told_afterwards(
+    train: Train, launched: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Straight through; and killed, refused twice, stopped, and finished, always by the same command."""
+    straight, out = tmp_path / "straight", tmp_path / "out"
+    assert train("--out", straight) == 0
+    capsys.readouterr()
+
+    launcher = launched(out)
+    trainer = trainer_at(37, launcher, out)
+    assert train("--out", out) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {out}: another trainer is running")
+    trainer.kill()
+    launcher.communicate(timeout=100)
+    assert launcher.returncode != 0
+    assert 37 <= last_step(out) < STEPS
+    assert not (out / "model").exists()
+    assert train("--out", out, "--batch_size", "2") == 2
+    assert "batch_size: 4 there, 2 here" in capsys.readouterr().err.splitlines()[-1]
+
+    launcher = launched(out)
+    trainer = trainer_at(93, launcher, out)
+    trainer.send_signal(signal.SIGTERM)
+    trainer.resume()
+    said, _ = launcher.communicate(timeout=100)
+    assert launcher.returncode != 0  # what comes after it in a script must not start
+    stopped = last_step(out)
+    assert 93 <= stopped < STEPS
+    assert f"stopped after step {stopped}; give the same command again to resume" in said
+    assert (out / "checkpoints" / f"step-{stopped:08d}").is_dir()
+
+    launcher = launched(out)
+    said, errors = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, errors
+    assert f"trained {STEPS} steps; the model is in {out / 'model'}" in said
+
+    assert log(out) == log(straight)
+    weights = "model/model.safetensors"
+    assert (out / weights).read_bytes() == (straight / weights).read_bytes()
+    assert not [path for path in out.rglob(".*") if path.name != ".lock"]
+
+
+def test_what_a_run_leaves_behind(train: Train, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train("--out", out, "--steps", "12", "--sample_every", "6", "--precision", "no") == 0
+    model = ImageTokenizer.from_pretrained(out / "model")
+    assert ImageTokenizer.from_pretrained(out / "model", dtype=None).encoder.embed.weight.dtype == torch.bfloat16
+    assert model.config.codebook_size == 32
+    assert not torch.equal(model.latent_std, torch.ones(4))
+    lines = log(out)
+    trained = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, 13))
+    assert trained[0].keys() == {
+        "step", "loss", "l1", "l2", "commitment", "psnr", "usage", "perplexity", "learning_rate", "grad_norm", "batch"
+    }  # fmt: skip
+    assert [line["step"] for line in lines if "validation_psnr" in line] == [6, 12]
+    assert {path.name for path in (out / "samples").iterdir()} == {"step-00000006.png", "step-00000012.png"}
+    with Image.open(out / "samples" / "step-00000012.png") as sheet:
+        assert sheet.size == (4 * 136 + 8, 2 * 136 + 8)  # four originals, their reconstructions right below
+    assert json.loads((out / "config.json").read_text())["data"] == str(photos)
+
+
+def test_a_dry_run_writes_no_run(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--out", tmp_path / "run", "--dry_run") == 0
+    said = capsys.readouterr().out
+    assert "codebook_size: 32" in said
+    assert "20 examples, a batch: images (4, 3, 16, 16) torch.uint8" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "0"], "TokenizerTrainingConfig.steps is 0: must be 1 or more"),
+        (["--model.patch_size", "5"], "image_size is 16: must be a multiple of patch_size 5"),
+        (["--accumulation", "3"], "batch_size 4 does not divide"),
+        (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--precision", "fp8"], "must be one of 'no', 'bf16'"),
+        (["--model.image_size", "8"], "size is 8: pictures can be 16 to 1024 pixels wide"),
+    ],
+)
+def test_bad_input_is_one_line(
+    train: Train, tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--out", tmp_path / "run", *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_one_line(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train("--out", out, "--steps", "3", "--sample_every", "0") == 0
+    file = out / "checkpoints" / "step-00000003" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    capsys.readouterr()
+    assert train("--out", out, "--steps", "5", "--sample_every", "0") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {file.parent}: a damaged checkpoint")
