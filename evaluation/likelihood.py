@@ -14,9 +14,12 @@ from seq2seq.loss import log_likelihood
 def bits_per_image(bundle: Bundle, captions: Sequence[str], images: Tensor, batch_size: int = 32) -> Tensor:
     """Bits of each picture's true tokens, EOS included, given its caption: uint8 (N, 3, H, W) -> (N,).
 
-    Of one image tokenizer only: other codes are other bits.
+    Of one image tokenizer only: other codes are other bits. Raises `BadInput` for a bundle without a token model.
     """
-    model, device = bundle.autoregressive, bundle.autoregressive.decoder.rows.device
+    bundle.require("autoregressive")
+    model = bundle.autoregressive
+    assert model is not None
+    device = model.decoder.rows.device
     bits = []
     for start in range(0, len(images), batch_size):
         tokens = bundle.tokenizer.encode(images[start : start + batch_size].to(device)).flatten(1)
