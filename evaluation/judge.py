@@ -1,0 +1,205 @@
+"""Scores sets of pictures under one protocol: networks, reference and gallery are fixed, pictures come and go."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation import metrics
+from evaluation.features import (
+    RESIZER,
+    Chosen,
+    Clip,
+    Features,
+    Network,
+    Pictures,
+    cached,
+    digests,
+    extract,
+    fingerprint,
+)
+from evaluation.gallery import RealGallery, group
+from evaluation.measure import MEASUREMENTS
+from evaluation.metrics import Gallery, Metric
+from evaluation.suites import Prompt
+from training.errors import BadInput
+
+
+@dataclass(kw_only=True)
+class Scores:
+    """What a set of pictures scored."""
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    categories: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    """The means over each category's pictures."""
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    """The values that the means are of, (N,), in the order of the pictures."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out, and why."""
+
+
+@dataclass(kw_only=True)
+class Judge:
+    """Networks and real pictures that sets of pictures are scored with."""
+
+    networks: Sequence[Network]
+    reference: Pictures
+    """Real pictures that distributions are compared with."""
+    reference_name: str
+    gallery: RealGallery | None = None
+    """Real pictures to find made ones among; None scores neither concepts nor styles."""
+    gallery_size: int = 1000
+    cache: Path
+    batch_size: int = 32
+    force: bool = False
+    """Give Frechet distances of too few pictures, with their bias."""
+
+    def __post_init__(self) -> None:
+        self._order = _sorted(self.reference)
+        self.given = self.reference
+        self.reference = Chosen(self.given, self._order)
+        self._real = {n.name: cached(n, self.reference, self.cache, batch_size=self.batch_size, label="the reference")
+                      for n in self.networks}  # fmt: skip
+        self._gallery = {}
+        if self.gallery:
+            shown = torch.stack(list(self.gallery.pictures))
+            self._gallery = {n.name: cached(n, shown, self.cache, batch_size=self.batch_size, label="the gallery")
+                             for n in self.networks if n.name != "clip"}  # fmt: skip
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What two results must share to be compared."""
+        return {
+            "metrics_version": metrics.VERSION,
+            "reference": {
+                "name": self.reference_name, "fingerprint": fingerprint(self.reference), "count": len(self.reference)
+            },
+            "networks": {network.name: network.hash for network in self.networks},
+            "resizer": RESIZER,
+            "gallery_size": self.gallery_size if self.gallery else None,
+        }  # fmt: skip
+
+    def score(
+        self,
+        pictures: Pictures,
+        prompts: Sequence[Prompt] = (),
+        *,
+        real: bool = False,
+        paired: bool = False,
+        keep: bool = False,
+        label: str = "",
+    ) -> Scores:
+        """Scores pictures, uint8 (3, H, W) each, and their prompts if they have any.
+
+        Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
+        are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
+        `paired`, picture i was made of or for picture i of the reference that the judge was given. Features of pictures
+        that are scored again and again are worth `keep`ing.
+        """
+        keys = digests(pictures)
+        order = sorted(range(len(keys)), key=lambda i: (keys[i], prompts[i].text if prompts else ""))
+        pictures = [pictures[i] for i in order]
+        prompts = [prompts[i] for i in order] if prompts else []
+        back = torch.tensor(order).argsort().tolist()
+        scores = Scores()
+        for network in self.networks:
+            made = (
+                cached(network, pictures, self.cache, batch_size=self.batch_size, label=label) if keep
+                else extract(network, pictures, batch_size=self.batch_size, label=label)
+            )  # fmt: skip
+            if isinstance(network, Clip):
+                if prompts:
+                    texts = network.texts([prompt.text for prompt in prompts])
+                    scores.pictures["clip_score"] = metrics.clip_score(made.pooled, texts)
+                continue
+            aligned = made.rows([back[i] for i in self._order]) if paired else made
+            self._distributions(scores, network.name, aligned, real, paired)
+            if prompts and network.name in self._gallery:
+                self._answers(scores, network.name, made, prompts)
+        self._measurements(scores, pictures, prompts)
+        self._means(scores, prompts)
+        scores.pictures = {name: values[back] for name, values in scores.pictures.items()}
+        return scores
+
+    def _distributions(self, scores: Scores, network: str, made: Features, real: bool, paired: bool) -> None:
+        theirs = self._real[network]
+        if real:
+            made, theirs = theirs.rows(slice(0, None, 2)), theirs.rows(slice(1, None, 2))
+        name = _namer(network)
+        pairs: list[tuple[tuple[str, ...], Callable[[], Any]]] = [
+            (("kid",), lambda: metrics.kernel_distance(made.pooled, theirs.pooled, paired=paired)),
+            (("precision", "recall"), lambda: metrics.precision_recall(made.pooled, theirs.pooled)),
+            (("density", "coverage"), lambda: metrics.density_coverage(made.pooled, theirs.pooled)),
+            (("fd",), lambda: metrics.frechet_distance(made.pooled, theirs.pooled, force=self.force)),
+        ]
+        for names, compute in pairs:
+            try:
+                found = compute()
+            except BadInput as error:  # too few pictures for this one
+                scores.notes.append(f"{', '.join(map(name, names))} left out: {error}")
+                continue
+            scores.metrics |= dict(zip(map(name, names), found if len(names) > 1 else (found,), strict=True))
+        if made.probabilities is not None:
+            scores.metrics[name("class_score")] = metrics.inception_score(made.probabilities)
+
+    def _answers(self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt]) -> None:
+        """Whether each picture shows the concept and the style that it was asked for."""
+        gallery, name = self.gallery, _namer(network)
+        assert gallery is not None
+        concepts = [prompt.concept for prompt in prompts]
+        groups = [group(prompt.concept, prompt.style) for prompt in prompts]
+        if not all(concepts):
+            return
+        features = self._gallery[network].pooled
+        ranks = metrics.retrieval(
+            made.pooled, concepts, groups,
+            Gallery(features=features, concepts=gallery.concepts, groups=gallery.groups), self.gallery_size,
+        )  # fmt: skip
+        # the classifier of styles has seen none of the suite's families
+        others = [i for i, concept in enumerate(gallery.concepts) if concept not in set(concepts)]
+        probe = metrics.linear_probe(features[others], [gallery.styles[i] for i in others])
+        wanted = [prompt.style for prompt in prompts]
+        style = torch.tensor([a == b for a, b in zip(probe(made.pooled), wanted, strict=True)])
+        scores.pictures |= {
+            name("retrieval_top1"): ranks < 1,
+            name("retrieval_top5"): ranks < 5,
+            name("style_accuracy"): style,
+            name("concept_and_style"): (ranks < 1) & style,
+        }
+
+    def _measurements(self, scores: Scores, pictures: Sequence[Tensor], prompts: Sequence[Prompt]) -> None:
+        if prompts and all(prompt.attribute for prompt in prompts):
+            right = [MEASUREMENTS[p.attribute](x) == p.expected for x, p in zip(pictures, prompts, strict=True)]
+            scores.pictures["attribute_accuracy"] = torch.tensor(right)
+
+    def _means(self, scores: Scores, prompts: Sequence[Prompt]) -> None:
+        scores.metrics |= {name: metrics.mean(values) for name, values in scores.pictures.items()}
+        members: dict[str, list[int]] = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            for label in filter(None, (prompt.category, prompt.challenge and f"challenge: {prompt.challenge}")):
+                members[label].append(i)
+        for label, rows in sorted(members.items()):
+            means = {name: metrics.mean(values[rows]) for name, values in scores.pictures.items()}
+            scores.categories |= {label: means} if means else {}
+
+
+def _namer(network: str) -> Callable[[str], str]:
+    """Names of figures: those of Lite0 are plain, but its Frechet distance always says whose it is."""
+
+    def name(metric: str) -> str:
+        if network == "inception":
+            return {"fd": "fid", "class_score": "inception_score"}.get(metric, f"{metric}_inception")
+        plain = network == "lite0" and metric not in {"fd", "class_score"}
+        return metric if plain else f"{metric}_{network}"
+
+    return name
+
+
+def _sorted(pictures: Pictures) -> list[int]:
+    """Positions in an order that depends on the pixels alone."""
+    keys = digests(pictures)
+    return sorted(range(len(keys)), key=keys.__getitem__)

@@ -1,0 +1,208 @@
+"""The comparison as HTML and Markdown: figures with intervals and controls, curves, pictures in rows."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from evaluation.metrics import Metric
+from evaluation.result import figures
+
+_CURVES = (
+    "kid",
+    "kid_lite1",
+    "retrieval_top1",
+    "concept_and_style",
+    "style_accuracy",
+    "attribute_accuracy",
+    "clip_score",
+)
+_ROWS = 16
+_WIDTH, _HEIGHT, _EDGE = 320, 200, 36
+_INKS = ("#1b6ca8", "#c8553d", "#2a9d5c", "#7a4fa3", "#b8860b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A result in a comparison."""
+
+    name: str
+    folder: Path
+    result: Mapping[str, Any]
+    pictures: Sequence[Mapping[str, Any]]
+
+
+def markdown_table(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric]) -> str:
+    """The figures as a Markdown table, a row a result and a row a control."""
+    names = _metric_names(columns)
+    lines = [f"**Not the same protocol:** {'; '.join(mismatch)}\n"] if mismatch else []
+    head = ["", *(f"{name} {_arrow(columns, name)}" for name in names), "images/s"]
+    lines += [_line(head), _line(["---"] * len(head))]
+    for label, metrics, speed in _table(columns):
+        lines.append(_line([label, *(_figure(metrics.get(name)) for name in names), speed]))
+    first = columns[0].result
+    suite = (first["protocol"].get("suite") or {}).get("name", "no suite")
+    lines += ["", f"{first['count']:,} pictures; {suite}; 95 % intervals by bootstrap; reference: "
+              f"{first['protocol']['reference']['name']}."]  # fmt: skip
+    for name, rate in figures(judged).items():
+        lines.append(f"Preferred by people: {name} {_figure(rate)}.")
+    return "\n".join(lines) + "\n"
+
+
+def html_report(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric]) -> str:
+    """One page with everything in it; pictures and curves are embedded."""
+    names = _metric_names(columns)
+    return render(
+        "report.html",
+        mismatch=mismatch,
+        names=[(name, _arrow(columns, name)) for name in names],
+        rows=[
+            (label, [_figure(metrics.get(name)) for name in names], speed) for label, metrics, speed in _table(columns)
+        ],
+        curves=[_curve(columns, name, axis) for name in _CURVES if name in names for axis in _AXES],
+        shown=_shown([column for column in columns if column.pictures]),
+        judged=[(name, _figure(rate)) for name, rate in figures(judged).items()],
+        columns=columns,
+        categories=[(column.name, column.result.get("categories", {})) for column in columns],
+        figure=_figure,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `evaluation/templates`, everything escaped."""
+    return _templates().get_template(template).render(**values)
+
+
+@cache
+def _templates() -> Environment:
+    folder = FileSystemLoader(Path(__file__).with_name("templates"))
+    return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _table(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any], str]]:
+    rows = [(column.name, column.result["metrics"], _speed(column)) for column in columns]
+    controls = {
+        "real": "real pictures",
+        "reconstruction": "their reconstruction",
+        "nearest_caption": "nearest-caption copy",
+    }
+    for name, label in controls.items():
+        row = next((c.result["controls"][name] for c in columns if name in c.result.get("controls", {})), None)
+        rows.append((label, row["metrics"] if row else {}, ""))
+    return rows
+
+
+def _metric_names(columns: Sequence[Column]) -> list[str]:
+    return list(dict.fromkeys(name for column in columns for name in column.result["metrics"]))
+
+
+def _arrow(columns: Sequence[Column], name: str) -> str:
+    metric = next(column.result["metrics"][name] for column in columns if name in column.result["metrics"])
+    return "↑" if metric["higher_is_better"] else "↓"
+
+
+def _figure(metric: Mapping[str, Any] | None) -> str:
+    """`0.123 (0.110 to 0.140)`, with the bias where it is known."""
+    if metric is None:
+        return "–"
+    low, high = metric["low"], metric["high"]
+    interval = f" ({low:.3g} to {high:.3g})" if low is not None else ""
+    bias = f", bias {metric['bias']:+.3g}" if "bias" in metric else ""
+    return f"{metric['value']:.3g}{interval}{bias}"
+
+
+def _speed(column: Column) -> str:
+    speed = column.result.get("subject", {}).get("images_per_second")
+    return f"{speed:.3g}" if speed else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _guidance(column: Column) -> float | None:
+    return column.result.get("subject", {}).get("options", {}).get("guidance")
+
+
+def _seconds(column: Column) -> float | None:
+    speed = column.result.get("subject", {}).get("images_per_second")
+    return 1 / speed if speed else None
+
+
+_AXES = {"guidance": _guidance, "seconds an image": _seconds}
+
+
+def _curve(columns: Sequence[Column], name: str, axis: str) -> dict[str, Any]:
+    """Points of a metric over an axis, a line a backend, in SVG coordinates."""
+    lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
+    for column in columns:
+        x, metric = _AXES[axis](column), column.result["metrics"].get(name)
+        if x is not None and metric is not None:
+            lines.setdefault(column.result.get("subject", {}).get("backend", column.name), []).append((x, metric))
+    points = [point for line in lines.values() for point in line]
+    if not points:
+        return {"name": name, "axis": axis, "lines": [], "width": _WIDTH, "height": _HEIGHT}
+    xs = [x for x, _ in points]
+    ys = [value for _, m in points for value in (m["value"], m["low"], m["high"]) if value is not None]
+    place_x, place_y = _scale(xs, _EDGE, _WIDTH - 12), _scale(ys, _HEIGHT - 24, 12)
+    drawn = []
+    for ink, (backend, line) in zip(_INKS * len(lines), lines.items(), strict=False):
+        dots = []
+        for x, m in sorted(line, key=lambda point: point[0]):
+            low, high = (m["value"] if m[end] is None else m[end] for end in ("low", "high"))
+            place = {"x": place_x(x), "y": place_y(m["value"]), "low": place_y(low), "high": place_y(high)}
+            dots.append({**place, "says": f"{x:.3g}: {_figure(m)}"})
+        drawn.append({"backend": backend, "ink": ink, "dots": dots})
+    return {
+        "name": name, "axis": axis, "lines": drawn, "width": _WIDTH, "height": _HEIGHT,
+        "left": f"{min(xs):.3g}", "right": f"{max(xs):.3g}", "bottom": f"{min(ys):.3g}", "top": f"{max(ys):.3g}",
+    }  # fmt: skip
+
+
+def _scale(values: Sequence[float], begin: float, end: float) -> Any:
+    low, high = min(values), max(values)
+    return lambda value: round(begin + (end - begin) * ((value - low) / (high - low) if high > low else 0.5), 1)
+
+
+def _shown(columns: Sequence[Column]) -> dict[str, Any]:
+    """The same prompts and seeds in rows, evenly from the worst to the best by the mean of the first's scores."""
+    if not columns:
+        return {"heads": [], "rows": []}
+    by_prompt = [{(p.get("prompt"), p.get("seed")): p for p in column.pictures} for column in columns]
+    common = [key for key in by_prompt[0] if all(key in others for others in by_prompt)]
+    ranked = sorted(common, key=lambda key: sum(_mean_score(pictures[key]) for pictures in by_prompt))
+    some = torch.linspace(0, len(ranked) - 1, min(_ROWS, len(ranked))).long().tolist() if ranked else []
+    rows = []
+    for key in (ranked[i] for i in some):
+        cells = [
+            _image(column.folder / pictures[key]["file"]) for column, pictures in zip(columns, by_prompt, strict=True)
+        ]
+        rows.append({"prompt": key[0], "seed": key[1], "cells": [*cells, *_controls(columns[0], key)]})
+    return {"heads": [*(c.name for c in columns), *_control_names(columns[0])], "rows": rows}
+
+
+def _mean_score(picture: Mapping[str, Any]) -> float:
+    scores = picture.get("scores", {})
+    return sum(scores.values()) / len(scores) if scores else 0.0
+
+
+def _control_names(column: Column) -> list[str]:
+    names = ("real", "reconstruction", "nearest_caption")
+    return [name for name in names if (column.folder / "controls" / name).is_dir()]
+
+
+def _controls(column: Column, key: tuple[Any, Any]) -> list[str]:
+    """The controls' pictures for a prompt; theirs are numbered by prompt."""
+    seeds = len(column.result["protocol"].get("seeds", [0]))
+    place = next(i for i, p in enumerate(column.pictures) if (p.get("prompt"), p.get("seed")) == key) // seeds
+    return [_image(column.folder / "controls" / name / f"{place:05d}.png") for name in _control_names(column)]
+
+
+def _image(file: Path) -> str:
+    """A data URI, or nothing where the picture is not there any more."""
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""

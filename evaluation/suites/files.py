@@ -1,0 +1,93 @@
+"""Suites from files: COCO captions, and any table with a column of prompts.
+
+captions_val2014.json      {"images": [...], "annotations": [{"image_id": 9, "caption": "a cat"}, ...]}
+PartiPrompts.tsv           Prompt, Category, Challenge, Note
+drawbench.csv              Prompts, Category
+prompts.jsonl              {"prompt": "a cat", "category": "animals"}
+prompts.txt                a prompt a line, or category, tab, prompt
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.splits import fraction
+from evaluation.suites.prompts import Prompt, Suite
+from training.errors import BadInput
+
+COCO_COUNT = 30_000
+"""Captions of the usual zero-shot protocol (DALL-E, GLIDE, Parti): 30,000 of the validation set, chosen at random."""
+
+_TEXT = ("prompt", "prompts", "caption", "text")
+
+
+def read_suite(path: Path) -> Suite:
+    """The prompts of a file, by its suffix. Raises `BadInput` naming what is wrong and where."""
+    readers = {".json": _coco, ".jsonl": _jsonl, ".csv": _table, ".tsv": _table, ".txt": read_lines}
+    if path.suffix not in readers:
+        raise BadInput(f"{path}: not a suite of prompts; give one of {', '.join(readers)}")
+    try:
+        prompts = readers[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    if not prompts:
+        raise BadInput(f"{path}: there is not one prompt in it")
+    return Suite(name=path.name, prompts=prompts)
+
+
+def read_lines(path: Path) -> list[Prompt]:
+    """A prompt a line; what stands before a tab is its category."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    parts = [line.rpartition("\t") for line in lines]
+    return [Prompt(text=text.strip(), category=category.strip()) for category, _, text in parts]
+
+
+def _jsonl(path: Path) -> list[Prompt]:
+    prompts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                prompts.append(_row(json.loads(line), f"{path}, line {number}"))
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}, line {number}: not JSON ({error})") from None
+    return prompts
+
+
+def _table(path: Path) -> list[Prompt]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        # tab-separated prompts hold quotation marks that are meant
+        rows = (
+            csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if path.suffix == ".tsv"
+            else csv.DictReader(file)
+        )
+        return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _row(row: Any, where: str) -> Prompt:
+    if not isinstance(row, Mapping):
+        raise BadInput(f"{where}: not an object with a prompt")
+    fields = {str(name).strip().lower(): value for name, value in row.items()}
+    column = next((name for name in _TEXT if name in fields), None)
+    if column is None:
+        raise BadInput(f"{where}: no column of prompts, which is called one of {', '.join(_TEXT)}")
+    text = fields[column]
+    if not isinstance(text, str) or not text.strip():
+        raise BadInput(f"{where}: the {column} is empty")
+    category, challenge = (str(fields.get(name) or "").strip() for name in ("category", "challenge"))
+    return Prompt(text=text.strip(), category=category, challenge=challenge)
+
+
+def _coco(path: Path) -> list[Prompt]:
+    """At most 30,000 captions, always the same ones in an order fixed by hash."""
+    try:
+        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        captions = [(f"{a['image_id']}/{a.get('id', i)}", str(a["caption"])) for i, a in enumerate(annotations)]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path}: not COCO captions, which have annotations with image_id and caption ({error})"
+        ) from None
+    captions = sorted(captions, key=lambda pair: fraction(pair[0]))[:COCO_COUNT]
+    return [Prompt(text=" ".join(caption.split()), key=key) for key, caption in captions if caption.strip()]

@@ -1,0 +1,211 @@
+"""Distances between sets of features against scipy, torchmetrics, closed forms and brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image.kid import poly_mmd
+
+from evaluation.metrics import (
+    Gallery,
+    clip_score,
+    density_coverage,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    linear_probe,
+    precision_recall,
+    retrieval,
+)
+from training.errors import BadInput
+
+
+def features(seed: int, count: int = 80, width: int = 12, shift: float = 0.0, scale: float = 1.0) -> Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) * scale + shift
+
+
+@pytest.mark.parametrize("counts", [(80, 70), (9, 8), (9, 70)], ids=["tall", "wide", "mixed"])
+def test_frechet_distance_agrees_with_scipy_and_torchmetrics(counts: tuple[int, int]) -> None:
+    x, y = features(0, counts[0]).double(), features(1, counts[1], shift=0.3, scale=1.4).double()
+    mu_x, mu_y, s_x, s_y = x.mean(0), y.mean(0), x.T.cov(), y.T.cov()
+    root = scipy.linalg.sqrtm(s_x.numpy() @ s_y.numpy())
+    expected = float((mu_x - mu_y).square().sum() + s_x.trace() + s_y.trace()) - 2 * np.trace(root).real
+    found = frechet_distance(x, y, force=True, resamples=2).value
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(float(_compute_fid(mu_x, s_x, mu_y, s_y)), rel=1e-4)
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    """Diagonal covariances: |m1 - m2|^2 + sum (s1 - s2)^2. Samples are whitened, so their moments are exact."""
+    x = features(2, 200, 5).double()
+    x = x - x.mean(0)
+    white = x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
+    s1, s2 = torch.tensor([1.0, 2, 3, 4, 5]).double(), torch.tensor([2.0, 2, 1, 4, 0.5]).double()
+    expected = 5 * 0.7**2 + float((s1 - s2).square().sum())
+    assert frechet_distance(white * s1, white * s2 + 0.7, force=True, resamples=2).value == pytest.approx(expected)
+
+
+def test_a_frechet_distance_of_few_pictures_is_refused_or_carries_its_bias() -> None:
+    x, y = features(3, 60), features(4, 60)
+    with pytest.raises(BadInput, match=r"of 60 pictures is mostly bias: give 5,000"):
+        frechet_distance(x, y)
+    forced = frechet_distance(x, y, force=True)
+    assert forced.bias is not None
+    assert "bias" in forced.to_dict()
+    # both are samples of one distribution, so the whole value is bias
+    assert forced.bias == pytest.approx(forced.value, rel=0.6)
+    many = frechet_distance(features(5, 5000, 2), features(6, 5000, 2), resamples=2)
+    assert many.bias is None
+    assert "bias" not in many.to_dict()
+
+
+def test_kernel_distance_agrees_with_torchmetrics_and_brute_force() -> None:
+    x, y = features(7, 30), features(8, 30, shift=0.4)
+    found = kernel_distance(x, y).value
+    assert found == pytest.approx(float(poly_mmd(x.double(), y.double())), rel=1e-4)
+
+    def kernel(a: Tensor, b: Tensor) -> float:
+        return (float(a.double() @ b.double()) / 12 + 1) ** 3
+
+    y = y[:20]  # of unequal counts, written out
+    within = [
+        sum(kernel(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j) / (len(s) * (len(s) - 1))
+        for s in (x, y)
+    ]
+    across = sum(kernel(a, b) for a in x for b in y) / (30 * 20)
+    assert kernel_distance(x, y).value == pytest.approx(sum(within) - 2 * across, rel=1e-4)
+
+
+def test_the_kernel_distance_s_interval_covers_its_spread_over_samples() -> None:
+    values = [
+        kernel_distance(features(2 * s, 60), features(2 * s + 1, 60, shift=0.3), resamples=2).value for s in range(60)
+    ]
+    metric = kernel_distance(features(900, 60), features(901, 60, shift=0.3))
+    assert metric.low is not None
+    assert metric.high is not None
+    assert (metric.high - metric.low) / (2 * 1.96) == pytest.approx(float(np.std(values)), rel=0.5)
+
+
+def test_pictures_like_their_own_originals_are_not_taken_for_a_nearer_distribution() -> None:
+    """Without pairing, originals with a little noise scored -0.14: nearer than equal."""
+    x, noise = features(10, 100), features(11, 100)
+    assert kernel_distance(x + 0.5 * noise, x).value < 0
+    assert kernel_distance(x + 0.5 * noise, x, paired=True).value > 0
+    x, y = features(20, 25).double(), features(21, 25, shift=0.3).double()
+    kernel = lambda a, b: (float(a @ b) / 12 + 1) ** 3  # noqa: E731
+    terms = [
+        kernel(x[i], x[j]) + kernel(y[i], y[j]) - kernel(x[i], y[j]) - kernel(x[j], y[i])
+        for i in range(25) for j in range(25) if i != j
+    ]  # fmt: skip
+    assert kernel_distance(x, y, paired=True).value == pytest.approx(np.mean(terms), rel=1e-4)
+
+
+def test_identical_sets_are_at_no_distance() -> None:
+    x = features(9)
+    assert frechet_distance(x, x.clone(), force=True, resamples=2).value == pytest.approx(0, abs=1e-9)
+    assert kernel_distance(x, x.clone(), paired=True).to_dict() == pytest.approx(
+        {"value": 0, "low": 0, "high": 0, "higher_is_better": False}, abs=1e-9
+    )
+    for metric in (*precision_recall(x, x.clone()), density_coverage(x, x.clone())[1]):
+        assert metric.value == 1
+
+
+def test_growing_noise_grows_the_distance() -> None:
+    x, noise = features(10, 100), features(11, 100)
+    sets = [x + level * noise for level in (0.0, 0.5, 1.0, 3.0)]
+    frechet = [frechet_distance(made, x, force=True, resamples=2) for made in sets]
+    kernel = [kernel_distance(made, x, paired=True) for made in sets]
+    for metrics in (frechet, kernel):
+        values = [metric.value for metric in metrics]
+        assert values == sorted(values)
+        assert values[0] == pytest.approx(0, abs=1e-9)
+        assert values[-1] > 1
+        assert not any(metric.higher_is_better for metric in metrics)
+    precise = [precision_recall(made, x)[0].value for made in sets]
+    assert precise == sorted(precise, reverse=True)
+    covered = [density_coverage(made, x)[1].value for made in sets]
+    assert covered == sorted(covered, reverse=True)
+
+
+def test_precision_recall_density_and_coverage_by_brute_force() -> None:
+    made, real = features(12, 25, 4, shift=0.5), features(13, 31, 4)
+
+    def radius(points: Tensor, i: int, k: int) -> float:
+        return sorted(math.dist(points[i], points[j]) for j in range(len(points)))[k]
+
+    def inside(query: Tensor, points: Tensor, k: int) -> list[bool]:
+        return [math.dist(query, points[i]) <= radius(points, i, k) for i in range(len(points))]
+
+    precision, recall = precision_recall(made, real, k=3)
+    assert precision.value == pytest.approx(np.mean([any(inside(q, real, 3)) for q in made]))
+    assert recall.value == pytest.approx(np.mean([any(inside(q, made, 3)) for q in real]))
+    density, coverage = density_coverage(made, real, k=5)
+    holds = np.array([inside(q, real, 5) for q in made])
+    assert density.value == pytest.approx(holds.sum() / (5 * len(made)))
+    assert coverage.value == pytest.approx(holds.any(0).mean())
+    with pytest.raises(BadInput, match="needs two pictures in each"):
+        kernel_distance(made[:1], real)
+    few = kernel_distance(made[:2], real[:2])
+    assert few.low is not None
+    assert math.isfinite(few.low)  # some bootstrap samples of two pictures are one picture twice
+    with pytest.raises(BadInput, match="3 pictures have no 3 nearest neighbours: give at least 4"):
+        precision_recall(made[:3], real)
+
+
+def test_inception_score() -> None:
+    assert inception_score(torch.eye(7)).value == pytest.approx(7)  # sure of each, and all are different
+    assert inception_score(torch.full((9, 7), 1 / 7)).value == pytest.approx(1)
+    p = features(14, 20, 5).double().softmax(1)
+    expected = np.exp(np.mean([(row * (row / p.mean(0)).log()).sum() for row in p]))
+    assert inception_score(p).value == pytest.approx(expected, rel=1e-4)
+
+
+def test_clip_score() -> None:
+    a = torch.tensor([[1.0, 0], [1, 1], [1, 0]])
+    b = torch.tensor([[2.0, 0], [1, 0], [-1, 0]])
+    torch.testing.assert_close(clip_score(a, b), torch.tensor([100, 50 * 2**0.5, 0]).double())
+
+
+def test_order_changes_nothing() -> None:
+    x, y = features(15), features(16, shift=0.2)
+    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    assert kernel_distance(x[shuffled], y).value == pytest.approx(kernel_distance(x, y).value, rel=1e-9)
+    for a, b in zip(precision_recall(x[shuffled], y), precision_recall(x, y), strict=True):
+        assert a == b  # the interval, too
+
+
+GALLERY = Gallery(
+    features=torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0], [-0.9, -0.1], [0, -1.0]]),
+    concepts=["fox", "fox", "cat", "cat", "dog", "dog", "owl"],
+    groups=["fox/a", "fox/b", "cat/a", "cat/b", "dog/a", "dog/b", "owl/a"],
+)
+
+
+def test_retrieval_leaves_out_the_prompt_s_own_picture() -> None:
+    made = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    ranks = retrieval(made, ["fox", "cat", "dog"], ["fox/a", "cat/b", "dog/a"], GALLERY, 5)
+    # the third looks like a fox: of the other four in its gallery (fox, fox, cat, cat) all come before a dog
+    assert ranks.tolist() == [0, 0, 4]
+
+
+def test_retrieval_s_gallery_has_one_size_and_a_tone_family_is_one_concept() -> None:
+    made = torch.tensor([[0.0, -1.0]])
+    # with 4 pictures, (dog/b and the first three others), the owl, which is nearest, is not among them
+    assert retrieval(made, ["dog"], ["dog/a"], GALLERY, 4).tolist() == [0]
+    assert retrieval(made, ["dog"], ["dog/a"], GALLERY, 6).tolist() == [1]
+    with pytest.raises(BadInput, match="gallery has 94 pictures too few for queries of 100"):
+        retrieval(made, ["dog"], ["dog/a"], GALLERY, 100)
+    with pytest.raises(BadInput, match="no other picture of the gallery shows 'owl'"):
+        retrieval(made, ["owl"], ["owl/a"], GALLERY, 4)
+
+
+def test_a_linear_probe_tells_what_is_linear() -> None:
+    x = features(17, 200, 6)
+    labels = ["left" if row[0] + 0.5 * row[1] < 0 else "right" for row in x]
+    classify = linear_probe(x[:150], labels[:150])
+    right = np.mean([a == b for a, b in zip(classify(x[150:]), labels[150:], strict=True)])
+    assert right > 0.9

@@ -1,0 +1,260 @@
+"""The judge, suites and controls: what comes in from anywhere gives one answer, and copying does not win."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fake_network import FakeNetwork
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.emoji import emojis
+from data.grid import from_pil, to_pil
+from data.source import open_source
+from evaluation.controls import nearest_captions
+from evaluation.features import Features, Lite, cached, extract, fingerprint
+from evaluation.gallery import RealGallery, emoji_gallery
+from evaluation.judge import Judge
+from evaluation.measure import MEASUREMENTS
+from evaluation.pictures import padded, read_pictures
+from evaluation.suites import SUITES, Prompt, open_suite
+from training.errors import BadInput
+
+
+def pictures(seed: int, count: int = 24, size: int = 16) -> Tensor:
+    return torch.randint(
+        0, 256, (count, 3, size, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
+
+
+def judge(tmp_path: Path, batch_size: int = 8) -> Judge:
+    return Judge(
+        networks=[FakeNetwork("lite0"), FakeNetwork("lite1 ")], reference=pictures(0), reference_name="noise",
+        cache=tmp_path, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def test_a_folder_memory_any_order_and_any_batch_give_the_same(tmp_path: Path) -> None:
+    made = pictures(1)
+    expected = judge(tmp_path / "a").score(made)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(2))
+    for i, picture in enumerate(made[order]):
+        to_pil(picture).save(tmp_path / f"{i:02d}.png")
+    read = read_pictures(sorted(tmp_path.glob("*.png")))
+    found = judge(tmp_path / "b", batch_size=5).score(read)
+    assert found.metrics.keys() == expected.metrics.keys() >= {"kid", "precision", "coverage", "class_score_lite0"}
+    for name, metric in expected.metrics.items():
+        assert found.metrics[name].to_dict() == pytest.approx(metric.to_dict(), rel=1e-5, abs=1e-9), name
+    assert any("mostly bias" in note for note in found.notes)
+    assert "fd_lite0" not in found.metrics
+
+
+def test_reference_features_are_kept_by_content(tmp_path: Path) -> None:
+    network, images = FakeNetwork(), pictures(3)
+    first = cached(network, images, tmp_path)
+    assert network.calls == 24
+    again = cached(network, [image.clone() for image in images], tmp_path)
+    assert network.calls == 24
+    torch.testing.assert_close(first.pooled, again.pooled)
+    images[0, 0, 0, 0] ^= 1
+    cached(network, images, tmp_path)
+    assert network.calls == 48
+    assert fingerprint(images) != fingerprint(images.flip(0))
+
+
+@pytest.mark.parametrize("variant", [0, 1])
+def test_the_batch_size_leaves_lite_features_unchanged(variant: int) -> None:
+    network = Lite(variant)
+    images = pictures(4, 3, 24)
+    one, all_ = extract(network, images, batch_size=1), extract(network, images, batch_size=3)
+    torch.testing.assert_close(one.pooled, all_.pooled, rtol=1e-4, atol=1e-5)
+    assert one.pooled.shape == (3, 1280)
+    assert one.probabilities is not None
+    torch.testing.assert_close(one.probabilities.sum(1), torch.ones(3))
+
+
+class PlaceAndColour(FakeNetwork):
+    """Where something is drawn, and, ten times fainter, in which colour."""
+
+    def __call__(self, images: Tensor) -> Features:
+        ink = (255 - images.float()) / 255
+        places = F.adaptive_avg_pool2d(ink, 4).sum(1).flatten(1)
+        return Features(pooled=torch.cat([places, ink.sum((2, 3)) / 160], dim=1))
+
+
+def test_copying_does_not_win_on_a_held_out_style(tmp_path: Path) -> None:
+    """A concept is a place, a style a colour. The copy has the right concept in the wrong style; the real one both."""
+
+    def picture(concept: int, style: int, jitter: int) -> Tensor:
+        image = torch.full((3, 16, 16), 255, dtype=torch.uint8)
+        y, x = divmod(concept, 4)
+        image[:, y * 4 : y * 4 + 4, x * 4 : x * 4 + 4] = 8 * jitter
+        image[style, y * 4 : y * 4 + 4, x * 4 : x * 4 + 4] = 200
+        return image
+
+    cells = [(c, s) for c in range(16) for s in range(3)]
+    gallery = RealGallery(
+        pictures=[picture(c, s, 0) for c, s in cells], concepts=[str(c) for c, _ in cells],
+        styles=["rgb"[s] for _, s in cells],
+    )  # fmt: skip
+    prompts = [Prompt(text=f"{c}", concept=str(c), style="b", category="c") for c in range(4)]
+    fair = Judge(
+        networks=[PlaceAndColour()], reference=pictures(0), reference_name="noise", cache=tmp_path, gallery=gallery,
+        gallery_size=40,
+    )  # fmt: skip
+    real = fair.score([picture(c, 2, 1) for c in range(4)], prompts).metrics
+    copy = fair.score([picture(c, 0, 0) for c in range(4)], prompts).metrics
+    assert copy["retrieval_top1"].value == 1  # the concept is right, for it is the training picture itself
+    assert copy["style_accuracy"].value == 0
+    assert copy["concept_and_style"].value == 0
+    assert real["concept_and_style"].value == 1
+    wrong = fair.score([picture(c + 5, 2, 1) for c in range(4)], prompts)
+    assert wrong.metrics["retrieval_top1"].value == 0
+    assert wrong.categories["c"]["retrieval_top1"].value == 0
+
+
+class FakeCorpus:
+    """The emoji corpus with one grey a picture."""
+
+    def __init__(self) -> None:
+        self.emojis = emojis()
+
+    def __len__(self) -> int:
+        return len(self.emojis)
+
+    def key(self, i: int) -> str:
+        return self.emojis[i].key
+
+    def __getitem__(self, i: int) -> Tensor:
+        return torch.full((3, 2, 2), i % 251, dtype=torch.uint8)
+
+
+def test_the_emoji_gallery_has_a_family_once_a_style() -> None:
+    prompts = open_suite("emoji/heldout-style", 20).prompts
+    gallery = emoji_gallery(FakeCorpus(), prompts, 60)  # type: ignore[arg-type]
+    assert len(set(gallery.groups)) == len(gallery.groups)
+    assert {prompt.concept for prompt in prompts} <= set(gallery.concepts)
+    more = emoji_gallery(FakeCorpus(), prompts[:1], 60)  # type: ignore[arg-type]
+    assert gallery.concepts[:60] == more.concepts[:60]  # others to find it among do not depend on the suite
+
+
+def test_nearest_captions_go_by_rare_words() -> None:
+    captions = ["a noto emoji of a cat", "a noto emoji of a fox", "a twemoji emoji of a fox", "a noto emoji of a cat"]
+    assert nearest_captions(["an openmoji emoji of a fox", "a noto emoji of a cat"], captions) == [1, 0]
+    assert nearest_captions(["quite different"], captions) == [0]
+
+
+def test_suites_are_what_they_say() -> None:
+    splits = {emoji.key: emoji.split for emoji in emojis()}
+    for name in ("train-sample", "validation", "heldout-style"):
+        suite = open_suite(f"emoji/{name}")
+        assert {splits[prompt.key] for prompt in suite.prompts} == {name.removesuffix("-sample")}
+        assert open_suite(f"emoji/{name}", 7).prompts == open_suite(f"emoji/{name}", 7).prompts
+        assert len(open_suite(f"emoji/{name}", 7).prompts) == 7
+    assert len(open_suite("lab").prompts) == 6
+    assert len({open_suite(name).hash for name in SUITES}) == len(SUITES)
+    assert all(prompt.expected for prompt in open_suite("attributes").prompts)
+    with pytest.raises(BadInput, match="no suite 'none': give one of emoji/train-sample"):
+        open_suite("none")
+
+
+def test_prompt_files_of_every_layout(tmp_path: Path) -> None:
+    def suite(name: str, text: str) -> list[tuple[str, str, str]]:
+        (tmp_path / name).write_text(text)
+        return [(p.text, p.category, p.challenge) for p in open_suite(str(tmp_path / name)).prompts]
+
+    parti = 'Prompt\tCategory\tChallenge\tNote\na sign that says "Hi\tArtifacts\tWriting & Symbols\t\n'
+    assert suite("p.tsv", parti) == [('a sign that says "Hi', "Artifacts", "Writing & Symbols")]
+    assert suite("d.csv", 'Prompts,Category\n"A red, big car",Colors\n') == [("A red, big car", "Colors", "")]
+    assert suite("p.jsonl", '{"prompt": "a cat"}\n\n{"caption": "a dog"}\n') == [("a cat", "", ""), ("a dog", "", "")]
+    assert suite("p.txt", "animals\ta cat\na dog\n") == [("a cat", "animals", ""), ("a dog", "", "")]
+    coco = {"annotations": [{"id": i, "image_id": 9, "caption": f"a cat {i}\n"} for i in range(3)]}
+    assert {text for text, *_ in suite("c.json", json.dumps(coco))} == {"a cat 0", "a cat 1", "a cat 2"}
+    for name, text, says in (
+        ("a.csv", "Name\nx\n", "a.csv, row 1: no column of prompts"),
+        ("b.jsonl", "{oops\n", "b.jsonl, line 1: not JSON"),
+        ("c.tsv", "Prompt\n", "there is not one prompt"),
+        ("d.json", "{}", "not COCO captions"),
+        ("e.xml", "", "not a suite of prompts"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            suite(name, text)
+
+
+def test_captions_of_one_s_own_pictures_are_a_suite(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    suite = open_suite(f"{photos}@validation")
+    assert [prompt.text for prompt in suite.prompts] == [f"a quilt, number {i}" for i in (0, 6, 12, 18)]
+    assert suite.source == str(photos)
+    with pytest.raises(BadInput, match="no split 'dev'; there are"):
+        open_suite(f"{photos}@dev")
+
+
+def drawn(*shapes: tuple[str, tuple[int, ...], str]) -> Tensor:
+    image = Image.new("RGB", (64, 64), "white")
+    for kind, box, fill in shapes:
+        getattr(ImageDraw.Draw(image), kind)(box, fill=fill)
+    return from_pil(image)
+
+
+def test_measurements_of_drawn_shapes() -> None:
+    fills = {
+        "red": "#dd2233", "green": "#44aa44", "blue": "#3366cc", "black": "#222222", "brown": "#8b5a2b",
+        "yellow": "#ffd83c", "orange": "#ff8800", "purple": "#8844bb",
+    }  # fmt: skip
+    for name, fill in fills.items():
+        assert MEASUREMENTS["colour"](drawn(("ellipse", (10, 10, 50, 50), fill))) == name
+    dots = [("ellipse", (5 + 20 * i, 20, 17 + 20 * i, 32), "teal") for i in range(3)]
+    for number in (1, 2, 3):
+        assert MEASUREMENTS["count"](drawn(*dots[:number])) == str(number)
+    arrow = drawn(("rectangle", (8, 28, 40, 36), "black"), ("polygon", (40, 12, 58, 32, 40, 52), "black"))
+    hand = drawn(("rectangle", (6, 20, 34, 56), "orange"), ("rectangle", (34, 24, 60, 33), "orange"))
+    for shape in (arrow, hand):
+        for turns, name in enumerate(("right", "up", "left", "down")):
+            assert MEASUREMENTS["direction"](shape.rot90(turns, (1, 2))) == name
+    for name, fill in (("light", "#f7dece"), ("medium", "#bf8f68"), ("dark", "#5c4033")):
+        assert MEASUREMENTS["skin tone"](drawn(("ellipse", (10, 10, 50, 50), fill))) == name
+    blank = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    assert all(isinstance(measure(blank), str) for measure in MEASUREMENTS.values())
+
+
+def test_measurements_of_real_pictures(tmp_path: Path) -> None:
+    """What real pictures of the suite score; a few of them, since drawing all takes long."""
+    from data.emoji import find
+    from data.emoji_art import draw
+
+    prompts = [prompt for i, prompt in enumerate(open_suite("attributes").prompts) if i % 6 == 0]
+    right = []
+    for prompt in prompts:
+        emoji = find(prompt.key)
+        picture = torch.from_numpy(draw(emoji.codepoints, emoji.style, 64).copy())
+        right.append(MEASUREMENTS[prompt.attribute](picture) == prompt.expected)
+    assert sum(right) >= 0.95 * len(right)
+
+
+def test_unusable_pictures_are_one_line(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (9, 8)).save(tmp_path / "b.png")
+    with pytest.raises(BadInput, match=r"b.png: 9x8 pixels, but a.png has 8x8"):
+        read_pictures(sorted(tmp_path.glob("*.png")))
+    (tmp_path / "c.png").write_text("nonsense")
+    with pytest.raises(BadInput, match=r"c.png: cannot be read"):
+        read_pictures([tmp_path / "c.png"])
+    with pytest.raises(BadInput, match="mixed sizes: 16x16 and 8x16"):
+        extract(FakeNetwork(), [pictures(0)[0], pictures(0)[0][:, :, :8]])
+
+
+def test_a_picture_ended_early_is_white_below() -> None:
+    square = padded(torch.zeros(3, 4, 12, dtype=torch.uint8))
+    assert square.shape == (3, 12, 12)
+    assert square[:, :4].max() == 0
+    assert square[:, 4:].min() == 255
+
+
+def test_a_missing_source_is_one_line() -> None:
+    with pytest.raises(BadInput):
+        open_source("nowhere", size=16)

@@ -1,0 +1,37 @@
+"""`python -m evaluation.reconstruct`: what it writes, and that what others read of it stays."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from fake_network import FakeNetwork
+from PIL import Image
+from tiny_models import IMAGES
+
+from evaluation import reconstruct
+from evaluation.result import read_result
+from tokenizer.image_tokenizer import ImageTokenizer
+from training.cli import command
+
+
+@pytest.mark.parametrize("distances", ["true", "false"])
+def test_a_tokenizer_is_judged(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distances: str) -> None:
+    monkeypatch.setattr(IMAGES, "image_size", 16)  # the smallest that a source is drawn at
+    monkeypatch.setattr(reconstruct, "Lite", lambda variant, device: FakeNetwork(f"lite{variant}"))
+    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "model")
+    words = ["--model", str(tmp_path / "model"), "--data", str(photos), "--split", "validation", "--device", "cpu",
+             "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--distances", distances]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["reconstruct", *words])
+    command(reconstruct.main, reconstruct.ReconstructOptions)
+    report = read_result(tmp_path / "out" / "report.json")
+    assert report["kind"] == "reconstruction"
+    assert {"codes_id", "pixels_id", "source", "fingerprint", "count"} <= report.keys()
+    metrics = report["metrics"]
+    assert metrics["bits_per_pixel"]["value"] == pytest.approx(math.log2(20) / 16)
+    assert metrics["psnr"]["low"] <= metrics["psnr"]["value"] <= metrics["psnr"]["high"]
+    assert metrics["encode_images_per_second"]["value"] > 0
+    assert ({"kid", "kid_lite1"} <= metrics.keys()) == (distances == "true")
+    assert "fd_lite0" not in metrics  # of four pictures
+    with Image.open(tmp_path / "out" / "pictures.png") as sheet:
+        assert sheet.width > sheet.height
