@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from tokenizer.features import FeatureNetwork
 from tokenizer.image_tokenizer import Reconstruction
 from training.config import require
+from training.precision import has_bf16
 
 
 @dataclass(kw_only=True)
@@ -76,7 +77,8 @@ class PerceptualLoss(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=False)
-        with torch.autocast(images.device.type, torch.bfloat16):
+        device = images.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=has_bf16(device)):
             maps = self.network.stages(images.contiguous(memory_format=torch.channels_last))
         return [F.normalize(feature.float(), dim=1, eps=1e-3) for feature in maps]
 

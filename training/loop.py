@@ -24,6 +24,7 @@ from training.errors import BadInput
 from training.files import atomic
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
+from training.precision import has_bf16
 from training.run import RunFolder
 from training.schedule import learning_rate
 
@@ -33,8 +34,14 @@ Loss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 
 def accelerator_for(config: TrainingConfig) -> Accelerator:
-    """The `Accelerator` of a run, with threads set to cores / processes. Create it before any model."""
+    """The `Accelerator` of a run, with threads set to cores / processes. Create it before any model.
+
+    Resolves `config.precision`, so that the run folder records what was computed with.
+    """
     has_accelerator = torch.accelerator.is_available()
+    if config.precision == "auto":
+        device = torch.accelerator.current_accelerator() if has_accelerator else None
+        config.precision = "bf16" if has_bf16(device.type if device else "cpu") else "no"
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_accelerator)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:

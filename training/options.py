@@ -58,8 +58,8 @@ class TrainingConfig:
     """The optimizer."""
     ema_decay: float = 0.999
     """Decay of the averaged weights, which are the ones exported."""
-    precision: Literal["no", "bf16"] = "bf16"
-    """Autocast of the forward pass."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """Autocast of the forward pass; `auto` is bf16 where the hardware computes in it, and none elsewhere."""
     log_every: int = 20
     """Steps between log lines."""
     sample_every: int = 500
