@@ -1,43 +1,177 @@
-"""The autoregressive sampler."""
+"""The autoregressive sampler.
+
+Dimension names: B pictures, S caption ids, T image tokens.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from sampling.logits import guided, scores
+from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
+from seq2seq.cache import KVCache
 from seq2seq.model import TokenModel
+from seq2seq.packed import can_pack, packed
+from training.errors import BadInput
+from training.precision import has_bf16
+
+Engine = Literal["plain", "packed", "compiled"]
+"""How a step is computed: as written; with the linear layers laid out for this CPU; or as one compiled graph."""
 
 
-@torch.no_grad()
-def decode(model: TokenModel, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions) -> list[Tensor]:
-    """Draws image tokens until every picture of the batch has reached its own EOS.
+class Sampler:
+    """Draws image tokens with one model. Its buffers are allocated once and serve every call that they fit."""
 
-    Args:
-        model: in eval mode.
-        text: caption ids (B, S) int64.
-        null: the null caption's ids (1, S), for guidance.
-        seeds: (B,) int64, one an image; with the caption they fix the picture, whatever else is in the batch.
-        options: how to draw.
+    def __init__(self, model: TokenModel, engine: Engine | None = None, dtype: torch.dtype | None = None) -> None:
+        """By default, engine and arithmetic are those that the machine is made for.
 
-    Returns:
-        Codes of each picture, (h, w) int64, h from 1 to the model's grid.
-    """
-    guide = options.guidance != 1
-    cache = model.cache(torch.cat([text, null.expand_as(text)]) if guide else text)
-    token = torch.full_like(seeds, model.config.bos)
-    finished = torch.zeros_like(seeds, dtype=torch.bool)
-    drawn = []
-    for position in range(model.config.length):  # past the last token only EOS is left
-        logits = model.step(token.repeat(2) if guide else token, position, cache)
-        if guide:
-            logits = guided(logits, options.guidance)
-        token = (scores(logits, options) + gumbel(seeds, position, logits.shape[-1])).argmax(-1)
-        drawn.append(token)
-        finished |= token == model.config.eos
-        if position % model.config.grid == 0 and finished.all():
-            break
-    return [_until_eos(row, model.config.eos, model.config.grid) for row in torch.stack(drawn, dim=1)]
+        Args:
+            model: in eval mode.
+            engine: how to compute.
+            dtype: what a packed engine multiplies in.
+
+        Raises:
+            BadInput: for an engine that is not to be had here.
+        """
+        self.model = model
+        self.device = model.decoder.rows.device
+        self.engine = engine or _engine_for(self.device)
+        if self.engine == "packed" and not (self.device.type == "cpu" and can_pack()):
+            raise BadInput(f"engine packed: not to be had on {self.device} here; take plain")
+        self.arithmetic = model.decoder.rows.dtype
+        self._step = step
+        if self.engine == "compiled":
+            self._step = torch.compile(step, fullgraph=True, mode="reduce-overhead")
+        elif self.engine == "packed":
+            self.arithmetic = dtype or (torch.bfloat16 if has_bf16("cpu") else torch.float32)
+            self.model = packed(model, self.arithmetic, rows=2)
+        self._cache: KVCache | None = None
+        self._state: State | None = None
+
+    def draw(
+        self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None
+    ) -> list[Tensor]:
+        """Draws until every picture of the batch has reached its own EOS.
+
+        Args:
+            text: caption ids (B, S) int64.
+            null: the null caption's ids (1, S), for guidance.
+            seeds: (B,) int64, one an image; with the caption they fix the picture, whatever else is in the batch.
+            options: how to draw.
+            known: tokens (B, T) int64 that are given, -1 where one is to be drawn.
+
+        Returns:
+            Codes of each picture, (h, w) int64 on the CPU, h from 1 to the model's grid.
+        """
+        *_, tokens = self.rows(text, null, seeds, options, known)
+        return [_until_eos(row, self.model.config.eos, self.model.config.grid) for row in tokens.cpu()]
+
+    @torch.no_grad()
+    def rows(
+        self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """As `draw`, but yields all tokens (B, T so far) after each row. They are a view of a buffer that is reused."""
+        config = self.model.config
+        draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
+        guided_until = options.guided_until(config.length)
+        cache = self._begin(torch.cat([text, null.expand_as(text)]) if guided_until else text, seeds)
+        state = self._state
+        assert state is not None
+        ended = EndLook(self.device)
+        for position in range(config.length):  # past the last token only EOS is left
+            if position == guided_until:
+                cache = cache.first(len(seeds))  # half of the work is over
+            self._step(self.model, cache, state, self._position(position), draw, known)
+            if (position + 1) % config.grid == 0:
+                yield state.tokens[:, : position + 1]
+            elif position and position % config.grid == 0 and ended(state.finished):
+                yield state.tokens[:, : position + 1]
+                return
+
+    def _begin(self, text: Tensor, seeds: Tensor) -> KVCache:
+        """Buffers for this batch, old ones where they fit."""
+        config = self.model.config
+        before, self._cache = self._cache, self.model.cache(text, self._cache)
+        if self._state is None or len(self._state.seeds) != len(seeds):
+            self._state = State(seeds, config.length)
+            new = [*vars(self._state).values()]
+        else:
+            new = []
+        if self._cache is not before:
+            new += [self._cache.keys, self._cache.values, self._cache.text_mask, *sum(self._cache.text, ())]
+        if self.engine == "compiled":
+            for tensor in new:
+                torch._dynamo.mark_static_address(tensor)  # so that a graph may write to it
+        self._state.restart(seeds, config.bos, config.eos)
+        return self._cache
+
+    def _position(self, position: int) -> int | Tensor:
+        """A graph takes positions as tensors, lest it be traced for each; as numbers they cut the work short."""
+        return torch.tensor(position, device=self.device) if self.engine == "compiled" else position
+
+
+class State:
+    """What a step reads and writes: the token before, those so far, and who has ended."""
+
+    def __init__(self, seeds: Tensor, length: int) -> None:
+        self.seeds = torch.empty_like(seeds)
+        self.token = torch.empty_like(seeds)
+        self.tokens = seeds.new_empty(len(seeds), length)
+        self.finished = torch.empty_like(seeds, dtype=torch.bool)
+
+    def restart(self, seeds: Tensor, bos: int, eos: int) -> None:
+        """For new pictures."""
+        self.seeds.copy_(seeds)
+        self.token.fill_(bos)
+        self.tokens.fill_(eos)
+        self.finished.fill_(False)
+
+
+def step(
+    model: TokenModel, cache: KVCache, state: State, position: int | Tensor, draw: Draw, known: Tensor | None
+) -> None:
+    """Draws token number `position` of every picture, in place; nothing leaves the device."""
+    guide = cache.keys.shape[1] > len(state.token)
+    logits = model.step(state.token.repeat(2) if guide else state.token, position, cache)
+    at = torch.as_tensor(position, device=state.token.device).view(1)
+    if guide:
+        logits = guided(logits, draw.guidance.index_select(0, at))
+    token = drawn(logits, gumbel(state.seeds, position, logits.shape[-1]), draw)
+    if known is not None:
+        given = known.index_select(1, at).squeeze(1)
+        token = torch.where(given >= 0, given, token)
+    state.token.copy_(token)
+    state.tokens.index_copy_(1, at, token[:, None])
+    state.finished |= token == model.config.eos
+
+
+class EndLook:
+    """Asks whether all pictures have ended, without waiting for the device: the answer may be that of the last look."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event: Any = torch.cuda.Event() if device.type == "cuda" else None
+        self._answer = torch.zeros((), dtype=torch.bool, pin_memory=self._event is not None)
+        self._asked = False
+
+    def __call__(self, finished: Tensor) -> bool:
+        """`finished`: bool (B,)."""
+        if self._event is None:
+            return bool(finished.all())
+        seen = self._asked and self._event.query() and bool(self._answer)
+        self._answer.copy_(finished.all(), non_blocking=True)
+        self._event.record()
+        self._asked = True
+        return seen
+
+
+def _engine_for(device: torch.device) -> Engine:
+    """By rule, never by a timing: the same machine always draws the same picture."""
+    if device.type == "cuda":
+        return "compiled"
+    return "packed" if device.type == "cpu" and can_pack() else "plain"
 
 
 def _until_eos(tokens: Tensor, eos: int, grid: int) -> Tensor:

@@ -55,6 +55,9 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
     """Where to draw."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the token or diffusion model; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    engine: Literal["auto", "plain", "packed", "compiled"] = "auto"
+    """How the token model's steps are computed: as written, with linear layers laid out for this CPU, or as one
+    compiled graph; `auto` chooses by the machine."""
     columns: int = 0
     """Pictures a row of the grid; 0 chooses."""
     out: Path = Path("outputs")
@@ -84,6 +87,8 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
         deaf = {f.name: f.default for f in dataclasses.fields(other) if f.name not in shared}
         if self.backend != "diffusion":
             deaf |= {"interpolate": 0, "init_image": None}
+        else:
+            deaf |= {"engine": "auto"}
         for name, default in deaf.items():
             if getattr(self, name) != default:
                 raise BadInput(f"{name} is {getattr(self, name)}: backend {self.backend} does not read it")
@@ -92,7 +97,8 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
 def main(options: GenerateOptions) -> None:
     """Loads, draws, writes, and says where."""
     prompts = [check_prompt(prompt) for prompt in _prompts(options)]
-    bundle = load(options.model, device=_device(options.device), dtype=_dtype(options))
+    engine = None if options.engine == "auto" else options.engine
+    bundle = load(options.model, device=_device(options.device), dtype=_dtype(options), engine=engine)
     bundle.require(options.backend)
     image = _init_image(options, bundle)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -139,12 +145,20 @@ def write(
         options.out / "generation.json",
         {
             "model": options.model, "backend": options.backend, "options": settings, **bundle.ids,
-            "device": options.device, "dtype": str(_dtype(options)).removeprefix("torch."),
+            "device": options.device, **_arithmetic(bundle, options),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(len(pictures) / seconds, 3), "images": images,
         },
     )  # fmt: skip
     return options.out / "grid.png"
+
+
+def _arithmetic(bundle: Bundle, options: GenerateOptions) -> dict[str, str]:
+    """What the pictures were computed with."""
+    if options.backend == "diffusion":
+        return {"dtype": str(_dtype(options)).removeprefix("torch.")}
+    sampler = bundle.sampler
+    return {"engine": sampler.engine, "dtype": str(sampler.arithmetic).removeprefix("torch.")}
 
 
 def _prompts(options: GenerateOptions) -> list[str]:

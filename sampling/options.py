@@ -1,5 +1,6 @@
 """What a sampler can be told."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,12 +28,46 @@ class SamplingOptions(GuidanceOptions):
     """Draw only from this many most likely tokens; 0 from all."""
     top_p: float = 1.0
     """Draw only from the most likely tokens that together reach this probability; 1 from all."""
+    min_p: float = 0.0
+    """Draw only from tokens at least this share as likely as the likeliest; 0 from all."""
+    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How guidance goes from the first guided token to the last: stays, or grows from 1 on a line or half a cosine."""
+    guidance_from: float = 0.0
+    """Tokens before this share of the picture are drawn without guidance."""
+    guidance_until: float = 1.0
+    """So are those from this share on, and at half the cost."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "temperature", 0 <= self.temperature <= 100, "from 0 to 100")
         require(self, "top_k", self.top_k >= 0, "0 or more")
         require(self, "top_p", 0 < self.top_p <= 1, "greater than 0, at most 1")
+        require(self, "min_p", 0 <= self.min_p <= 1, "from 0 to 1")
+        require(self, "guidance_from", 0 <= self.guidance_from <= 1, "from 0 to 1")
+        require(
+            self, "guidance_until", self.guidance_from <= self.guidance_until <= 1,
+            f"from guidance_from {self.guidance_from} to 1",
+        )  # fmt: skip
+
+    def scales(self, length: int) -> list[float]:
+        """The guidance scale of each of `length` tokens."""
+        start, end = (round(share * length) for share in (self.guidance_from, self.guidance_until))
+        return [self._scale((t - start) / max(1, end - start - 1)) if start <= t < end else 1.0 for t in range(length)]
+
+    def _scale(self, progress: float) -> float:
+        """At `progress` from 0 to 1 through what is guided."""
+        match self.guidance_schedule:
+            case "linear":
+                grown = progress
+            case "cosine":
+                grown = (1 - math.cos(math.pi * progress)) / 2
+            case _:
+                grown = 1.0
+        return 1 + (self.guidance - 1) * grown
+
+    def guided_until(self, length: int) -> int:
+        """The first of `length` tokens from which on guidance is off for good."""
+        return max((t + 1 for t, scale in enumerate(self.scales(length)) if scale != 1), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)

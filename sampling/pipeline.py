@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from diffusion.model import DiffusionModel
 from diffusion.text import caption_ids
-from sampling.decode import decode
+from sampling.decode import Engine, Sampler
 from sampling.diffuse import Denoise, between, denoiser, mixed, sample, seeded
 from sampling.options import DiffusionOptions, SamplingOptions
 from seq2seq.model import TokenModel
@@ -36,6 +37,8 @@ class Bundle:
     tokenizer: ImageTokenizer
     autoregressive: TokenModel | None = None
     diffusion: DiffusionModel | None = None
+    engine: Engine | None = None
+    """How the token model's steps are computed; by default as fits the machine."""
 
     def __post_init__(self) -> None:
         """Raises `BadInput` when a part was trained with another part than the one here."""
@@ -59,6 +62,13 @@ class Bundle:
                 f"configs/{room}/emoji.yaml --tokenizer BUNDLE/tokenizer --text BUNDLE/text --out RUN`, "
                 f"then give RUN/model to `python -m sampling.bundle` as --{backend}"
             )
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Of the token model, with its buffers."""
+        self.require("autoregressive")
+        assert self.autoregressive is not None
+        return Sampler(self.autoregressive, self.engine)
 
     @property
     def ids(self) -> dict[str, str]:
@@ -128,9 +138,8 @@ class Bundle:
         return list(self.tokenizer.decode_latents(latents).cpu())
 
     def _decode(self, captions: Sequence[str], seeds: Sequence[int], options: SamplingOptions) -> list[Tensor]:
-        assert self.autoregressive is not None
         text, null = self.text.encode(captions).to(self._device), self.text.encode([None]).to(self._device)
-        codes = decode(self.autoregressive, text, null, torch.tensor(seeds, device=self._device), options)
+        codes = self.sampler.draw(text, null, torch.tensor(seeds, device=self._device), options)
         return [self.tokenizer.decode(grid[None])[0].cpu() for grid in codes]
 
     def _diffuse(
@@ -173,11 +182,14 @@ class Bundle:
         return self.tokenizer.latent_mean.device
 
 
-def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
+def load(
+    path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, engine: Engine | None = None
+) -> Bundle:
     """Loads a bundle from a folder or a Hub id.
 
-    `dtype` is the token and the diffusion model's; the image tokenizer is always float32. Raises `BadInput` when a file
-    is missing or damaged, or when parts do not belong together.
+    `dtype` is the token and the diffusion model's; the image tokenizer is always float32. `engine` computes the token
+    model's steps, by default as fits the machine. Raises `BadInput` when a file is missing or damaged, or when parts do
+    not belong together.
     """
     folder = _folder(path)
     index = read_json(folder / "bundle.json")
@@ -195,6 +207,7 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
     return Bundle(
         text=TextTokenizer.from_pretrained(folder / "text"),
         tokenizer=ImageTokenizer.from_pretrained(folder / "tokenizer", device=device),
+        engine=engine,
         **backends,
     )
 

@@ -1,5 +1,7 @@
 """The KV cache of the image-token decoder."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,23 +11,53 @@ from seq2seq.layers import KeysValues, Past
 class KVCache:
     """Keys and values of all blocks: of the caption, computed once, and of the image tokens, filled step by step.
 
-    Everything is allocated at the start; a step writes in place. With 2 blocks, 4 heads of 64, 65 positions and a
-    batch of 8, `keys` and `values` are each (2, 8, 4, 65, 64); step t writes `keys[:, :, :, t]` and attends on
-    `keys[:, :, :, : t + 1]`:
+    Everything is allocated once and serves any number of drawings of up to `batch` pictures; a step writes in place.
+    With 2 blocks, 4 heads of 64, 65 positions and a batch of 8, `keys` and `values` are each (2, 8, 4, 65, 64); step t
+    writes `keys[:, :, :, t]` and attends on `keys[:, :, :, : t + 1]`:
 
         step 0 (BOS)   k0 .  .  .      token 0 is drawn from position 0
         step 1 (y0)    k0 k1 .  .      token 1 is drawn from position 1
     """
 
-    def __init__(self, text: list[KeysValues], text_mask: Tensor, positions: int) -> None:
-        """`text`: a block's (B, H, S, K) keys and values of the caption; `text_mask`: bool (B, 1, 1, S)."""
-        self.text, self.text_mask = text, text_mask
+    def __init__(self, text: Sequence[KeysValues], text_mask: Tensor, positions: int) -> None:
+        """Allocates for as many pictures as there are captions, and takes these.
+
+        Args:
+            text: each block's (B, H, S, K) keys and values of the captions.
+            text_mask: bool (B, 1, 1, S), False at padding.
+            positions: most image tokens a picture, BOS counted.
+        """
         key = text[0][0]
         batch, heads, _, head_width = key.shape
-        shape = (len(text), batch, heads, positions, head_width)
-        self.keys = torch.zeros(shape, dtype=key.dtype, device=key.device)
+        self.text = [(k.contiguous(), v.contiguous()) for k, v in text]
+        self.text_mask = text_mask
+        self.keys = key.new_zeros(len(text), batch, heads, positions, head_width)
         self.values = torch.zeros_like(self.keys)
 
-    def past(self, block: int, position: int) -> Past:
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated: 2 * blocks * batch * heads * (positions + captions' ids) * head width * size, and masks."""
+        tensors = (self.keys, self.values, self.text_mask, *(t for pair in self.text for t in pair))
+        return sum(t.nbytes for t in tensors)
+
+    def refill(self, text: Sequence[KeysValues], text_mask: Tensor) -> bool:
+        """Takes other captions, in place. Returns False, and does nothing, where their shape is another one."""
+        if text[0][0].shape != self.text[0][0].shape or text[0][0].dtype != self.keys.dtype:
+            return False
+        for (k, v), (new_k, new_v) in zip(self.text, text, strict=True):
+            k.copy_(new_k)
+            v.copy_(new_v)
+        self.text_mask.copy_(text_mask)
+        return True
+
+    def first(self, batch: int) -> "KVCache":
+        """A view of the first `batch` pictures: what is left to do when the others are done."""
+        view = object.__new__(KVCache)
+        view.text = [(k[:batch], v[:batch]) for k, v in self.text]
+        view.text_mask = self.text_mask[:batch]
+        view.keys, view.values = self.keys[:, :batch], self.values[:, :batch]
+        return view
+
+    def past(self, block: int, position: int | Tensor) -> Past:
         """The view of block number `block` when the token at `position` is appended."""
         return Past(self.keys[block], self.values[block], position)

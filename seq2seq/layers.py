@@ -3,6 +3,7 @@
 Dimension names: B batch, T queries, S keys, D width, H heads, K head width (D / H).
 """
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -93,20 +94,34 @@ class DecoderBlock(nn.Module):
         """
         normed = self.norm1(x)
         own = self.attention.keys_values(normed)
-        y = self.attention.attend(normed, past.append(own) if past else own, causal=past is None)
+        if past is None:
+            y = self.attention.attend(normed, own, causal=True)
+        else:
+            y = self.attention.attend(normed, past.append(own), mask=past.mask)
         x = x + self.dropout(y)
         x = x + self.dropout(self.cross.attend(self.norm2(x), text, mask=text_mask))
         return x + self.dropout(self.mlp(self.norm3(x)))
 
 
 class Past:
-    """A block's view of the KV cache at one position: where new keys and values go, and what there is to attend on."""
+    """A block's view of the KV cache at one position: where new keys and values go, and what there is to attend on.
 
-    def __init__(self, keys: Tensor, values: Tensor, position: int) -> None:
+    A position that is a number cuts the cache there. One that is a tensor () int64 leaves every shape as it is, which a
+    graph needs that is traced once for all positions: then `mask` rules out what is not yet written.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, position: int | Tensor) -> None:
         self._keys, self._values, self._position = keys, values, position
+        self.mask: Tensor | None = None
+        if isinstance(position, Tensor):
+            self.mask = (torch.arange(keys.shape[2], device=keys.device) <= position)[None]
 
     def append(self, new: KeysValues) -> KeysValues:
         """Writes (B, H, 1, K) at the position, in place; returns everything up to and including it."""
-        self._keys[:, :, self._position : self._position + 1] = new[0]
-        self._values[:, :, self._position : self._position + 1] = new[1]
-        return self._keys[:, :, : self._position + 1], self._values[:, :, : self._position + 1]
+        if isinstance(self._position, Tensor):
+            at = self._position.view(1)
+            return self._keys.index_copy_(2, at, new[0]), self._values.index_copy_(2, at, new[1])
+        until = self._position + 1
+        self._keys[:, :, self._position : until] = new[0]
+        self._values[:, :, self._position : until] = new[1]
+        return self._keys[:, :, :until], self._values[:, :, :until]

@@ -101,13 +101,16 @@ class TokenModel(PretrainedModel):
         bos = torch.full_like(tokens[:, :1], self.config.bos)
         return self.decoder(torch.cat([bos, tokens], dim=1), states, mask)
 
-    def cache(self, text: Tensor) -> KVCache:
-        """Encodes captions (B, S) once, for `step`."""
+    def cache(self, text: Tensor, old: KVCache | None = None) -> KVCache:
+        """Encodes captions (B, S) once, for `step`; into the buffers of an `old` cache where they fit."""
         mask = text_mask(text)
-        return self.decoder.cache(self.encoder(text, mask), mask)
+        return self.decoder.cache(self.encoder(text, mask), mask, old)
 
-    def step(self, token: Tensor, position: int, cache: KVCache) -> Tensor:
-        """Logits (B, K + 1) of token number `position` from the one before it, (B,): BOS at position 0."""
+    def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, K + 1) of token number `position` from the one before it, (B,): BOS at position 0.
+
+        `position` is a number, or a tensor () int64 where no shape may depend on it (see `Past`).
+        """
         return self.decoder.step(token, position, cache)
 
 
@@ -156,27 +159,29 @@ class ImageTokenDecoder(nn.Module):
             x = block(x, block.cross.keys_values(states), mask)
         return self._logits(x, 0)
 
-    def cache(self, states: Tensor, mask: Tensor) -> KVCache:
+    def cache(self, states: Tensor, mask: Tensor, old: KVCache | None = None) -> KVCache:
         """Caption states (B, S, D) -> a cache with the caption's keys and values of every block."""
         text = [block.cross.keys_values(states) for block in self.blocks]
+        if old is not None and old.refill(text, mask):
+            return old
         return KVCache(text, mask, self.config.length + 1)
 
-    def step(self, token: Tensor, position: int, cache: KVCache) -> Tensor:
+    def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
         """Token before `position` (B,) -> logits (B, K + 1); appends to the cache."""
         x = self.embed(token[:, None]) + self._positions(position, 1)
         for i, block in enumerate(self.blocks):
             x = block(x, cache.text[i], cache.text_mask, cache.past(i, position))
         return self._logits(x, position)[:, 0]
 
-    def _positions(self, start: int, count: int) -> Tensor:
+    def _positions(self, start: int | Tensor, count: int) -> Tensor:
         """(count, D): position t is row t // grid and column t % grid of the token predicted there."""
-        t = torch.arange(start, start + count, device=self.rows.device)
+        t = start + torch.arange(count, device=self.rows.device)
         return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
 
-    def _logits(self, x: Tensor, start: int) -> Tensor:
+    def _logits(self, x: Tensor, start: int | Tensor) -> Tensor:
         """(B, T, D) -> (B, T, K + 1) float32, -inf for EOS inside rows and for codes after the last row."""
         logits = self.head(self.norm(x)).float()
-        t = torch.arange(start, start + x.shape[1], device=x.device)
+        t = start + torch.arange(x.shape[1], device=x.device)
         at_row_end = (t > 0) & (t % self.config.grid == 0)
         is_eos = torch.arange(logits.shape[-1], device=x.device) == self.config.eos
         allowed = torch.where(is_eos, at_row_end[:, None], (t < self.config.length)[:, None])

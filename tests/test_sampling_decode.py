@@ -2,22 +2,35 @@
 
 import dataclasses
 import itertools
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from tiny_models import TOKENS, captions, token_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sampling.decode import decode
-from sampling.logits import guided, scores
+from sampling.decode import Engine, Sampler, State, step
+from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
+from seq2seq.cache import KVCache
 from seq2seq.loss import log_likelihood
-from seq2seq.model import TokenModel
+from seq2seq.model import TokenModel, TokenModelConfig
+from seq2seq.packed import can_pack, packed
 from tokenizer.text import NULL, PAD
+from training.errors import BadInput
+from training.precision import has_bf16
 
 NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
 PLAIN = SamplingOptions(guidance=1.0, temperature=1.0)
+
+
+def decode(
+    model: TokenModel, text: Tensor, seeds: Tensor, options: SamplingOptions, engine: Engine = "plain"
+) -> list[Tensor]:
+    return Sampler(model, engine).draw(text, NULL_CAPTION, seeds, options)
 
 
 def one_by_one(model: TokenModel, text: Tensor, seed: int, options: SamplingOptions) -> list[int]:
@@ -30,21 +43,33 @@ def one_by_one(model: TokenModel, text: Tensor, seed: int, options: SamplingOpti
         for caption in (text, NULL_CAPTION[:, : text.shape[1]]):
             mask = (caption != PAD)[:, None, None]
             passes.append(model.decoder(sequence, model.encoder(caption, mask), mask)[:, -1])
-        logits = guided(torch.cat(passes), options.guidance)
+        logits = guided(torch.cat(passes), options.scales(model.config.length)[tokens.shape[1]])
         noise = gumbel(torch.tensor([seed]), tokens.shape[1], logits.shape[-1])
-        token = (scores(logits, options) + noise).argmax(-1)
+        token = drawn(logits, noise, draw_of(options))
         if token == model.config.eos:
             break
         tokens = torch.cat([tokens, token[None]], dim=1)
     return tokens[0].tolist()
 
 
+def draw_of(options: SamplingOptions, config: TokenModelConfig = TOKENS) -> Draw:
+    return Draw.of(options, config.length, config.codebook_size + 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("engine", ["plain", "packed"])
 @torch.no_grad()
-def test_it_draws_what_the_slow_way_draws() -> None:
+def test_it_draws_what_the_slow_way_draws(engine: Engine) -> None:
     """Cached, batched and doubled for guidance, against none of that; guidance 1 skips its second pass."""
+    if engine == "packed" and not can_pack():
+        pytest.skip("this processor cannot pack linear layers")
     model, text, seeds = token_model(), captions(4), torch.tensor([3, 1, 4, 1])
-    for options in (PLAIN, SamplingOptions(guidance=2.5, temperature=0.8, top_k=10, top_p=0.95)):
-        codes = decode(model, text, NULL_CAPTION, seeds, options)
+    for options in (
+        PLAIN,
+        SamplingOptions(guidance=2.5, temperature=0.8, top_k=10, top_p=0.95),
+        SamplingOptions(guidance=3.0, temperature=1.0, guidance_from=0.2, guidance_until=0.6, min_p=0.01),
+        SamplingOptions(guidance=3.0, temperature=0.0, guidance_schedule="linear"),
+    ):
+        codes = Sampler(model, engine, dtype=torch.float32).draw(text, NULL_CAPTION, seeds, options)
         for i in range(4):
             expected = one_by_one(model, text[i : i + 1], int(seeds[i]), options)
             assert codes[i].flatten().tolist() == expected
@@ -53,9 +78,9 @@ def test_it_draws_what_the_slow_way_draws() -> None:
 def test_batch_size_and_order_leave_a_picture_unchanged() -> None:
     model, text, seeds = token_model(), captions(6), torch.arange(6)
     options = SamplingOptions(guidance=2.0, temperature=1.0)
-    together = decode(model, text, NULL_CAPTION, seeds, options)
-    alone = [decode(model, text[i : i + 1], NULL_CAPTION, seeds[i : i + 1], options)[0] for i in range(6)]
-    backwards = decode(model, text.flip(0), NULL_CAPTION, seeds.flip(0), options)[::-1]
+    together = decode(model, text, seeds, options)
+    alone = [decode(model, text[i : i + 1], seeds[i : i + 1], options)[0] for i in range(6)]
+    backwards = decode(model, text.flip(0), seeds.flip(0), options)[::-1]
     for a, b, c in zip(together, alone, backwards, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
@@ -74,7 +99,7 @@ def test_samples_follow_the_model_s_distribution() -> None:
     """Every picture of a model with 2x2 grids and 2 codes, its frequency in 8,000 draws against its probability."""
     config = dataclasses.replace(TOKENS, codebook_size=2, grid=2)
     model, text = token_model(config, seed=3), captions(1)
-    draws = decode(model, text.expand(8000, -1), NULL_CAPTION, torch.arange(8000), PLAIN)
+    draws = decode(model, text.expand(8000, -1), torch.arange(8000), PLAIN)
     found: dict[tuple[int, ...], int] = {}
     for codes in draws:
         key = tuple(codes.flatten().tolist())
@@ -94,18 +119,134 @@ def test_samples_follow_the_model_s_distribution() -> None:
 def test_each_picture_ends_at_its_own_eos() -> None:
     """A model that ends picture i after i + 1 rows, whatever it is asked for."""
 
-    def step(token: Tensor, position: int, cache: Tensor) -> Tensor:
-        asked.append(position)
-        logits = torch.zeros(len(token), TOKENS.codebook_size + 1)
-        if position == 0 or position % TOKENS.grid:
-            logits[:, TOKENS.eos] = -torch.inf
-        else:
-            logits[cache < position // TOKENS.grid, TOKENS.eos] = 100.0
-        return logits
+    class Ending(TokenModel):
+        def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
+            assert isinstance(position, int)
+            asked.append(position)
+            logits = torch.zeros(len(token), TOKENS.codebook_size + 1)
+            if position == 0 or position % TOKENS.grid:
+                logits[:, TOKENS.eos] = -torch.inf
+            else:
+                logits[torch.arange(len(token)) < position // TOKENS.grid, TOKENS.eos] = 100.0
+            return logits
 
     asked: list[int] = []
-    model = SimpleNamespace(config=TOKENS, step=step, cache=lambda text: torch.arange(len(text)))
-    codes = decode(model, captions(2), NULL_CAPTION, torch.arange(2), PLAIN)  # type: ignore[arg-type]
+    codes = decode(Ending(TOKENS).eval(), captions(2), torch.arange(2), PLAIN)
     assert [tuple(grid.shape) for grid in codes] == [(1, 3), (2, 3)]
     assert asked[-1] == 6  # all had ended: the third row is not drawn
     assert all(grid.max() < TOKENS.codebook_size for grid in codes)
+
+
+def test_the_picture_so_far_after_each_row() -> None:
+    model, text, seeds = token_model(), captions(2), torch.arange(2)
+    options = SamplingOptions(guidance=2.0)
+    whole = torch.stack([grid.flatten() for grid in decode(model, text, seeds, options)])
+    rows = [tokens.clone() for tokens in Sampler(model, "plain").rows(text, NULL_CAPTION, seeds, options)]
+    assert [tokens.shape[1] for tokens in rows] == [3, 6, 9]
+    assert all(torch.equal(tokens, whole[:, : tokens.shape[1]]) for tokens in rows)
+
+
+def test_given_tokens_stay_and_the_rest_follows_from_them() -> None:
+    """A prefix, and a gap in the middle; what is drawn is what the model draws after the given tokens."""
+    model, text, seeds = token_model(), captions(2), torch.arange(2)
+    given = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(5))
+    for free in (range(4, 9), range(3, 6)):
+        known = given.clone()
+        known[:, list(free)] = -1
+        made = torch.stack([g.flatten() for g in Sampler(model).draw(text, NULL_CAPTION, seeds, PLAIN, known)])
+        kept = known >= 0
+        assert torch.equal(made[kept], given[kept])
+        with torch.no_grad():
+            logits = model(text, made)
+        for t in free:
+            assert torch.equal(drawn(logits[:, t], gumbel(seeds, t, 21), draw_of(PLAIN)), made[:, t])
+
+
+def test_a_graph_traced_once_draws_the_same() -> None:
+    """Static shapes and no look at any value: one graph with guidance and one without serve all positions, calls and
+    options, and they draw what the plain engine draws."""
+    graphs = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    torch.compiler.reset()
+    model, text, seeds = token_model(), captions(3), torch.arange(3)
+    sampler = Sampler(model, "compiled")
+    sampler._step = torch.compile(step, fullgraph=True, backend=backend)
+    for options in (
+        SamplingOptions(guidance=2.0, guidance_until=0.5, temperature=1.0, top_p=0.9),
+        SamplingOptions(guidance=3.0, guidance_until=0.7, temperature=0.4, top_k=5, min_p=0.1),
+    ):
+        drawn_by_graph = sampler.draw(text, NULL_CAPTION, seeds, options)
+        for a, b in zip(drawn_by_graph, decode(model, text, seeds, options), strict=True):
+            assert torch.equal(a, b)
+    assert graphs == 2
+
+
+def test_a_step_runs_on_one_device() -> None:
+    """On the meta device nothing can be read, and an operand left on the CPU is an error."""
+    with torch.device("meta"):
+        model = TokenModel(TOKENS).eval()
+        text, seeds, position = captions(2).to("meta"), torch.arange(2), torch.tensor(3)
+        draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))
+        state = State(seeds, TOKENS.length)
+        step(model, model.cache(text.repeat(2, 1)), state, position, draw, known=torch.ones(2, 9, dtype=torch.int64))
+    assert state.tokens.is_meta
+
+
+def test_only_the_look_for_the_end_reads_the_device() -> None:
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            Reads.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+            return func(*args, **(kwargs or {}))
+
+    sampler = Sampler(token_model(), "plain")
+    with Reads():
+        for _ in sampler.rows(captions(2), NULL_CAPTION, torch.arange(2), SamplingOptions(top_p=0.9)):
+            pass
+    assert Reads.count == 2  # before the second and the third row
+
+
+def test_buffers_are_allocated_once() -> None:
+    sampler = Sampler(token_model(), "plain")
+
+    def buffers() -> list[int]:
+        sampler.draw(captions(2), NULL_CAPTION, torch.arange(2), SamplingOptions(guidance=2.0))
+        assert sampler._cache is not None
+        assert sampler._state is not None
+        return [sampler._cache.keys.data_ptr(), sampler._cache.text[0][0].data_ptr(), sampler._state.tokens.data_ptr()]
+
+    assert buffers() == buffers()
+    cache = sampler._cache
+    assert cache is not None
+    # two of: blocks x doubled batch x heads x (positions and caption ids) x head width x bytes; and the mask
+    assert cache.nbytes == 2 * 3 * 4 * 4 * (10 + 9) * 8 * 4 + 4 * 9
+
+
+def test_packing_leaves_the_model_as_it_was() -> None:
+    model = token_model()
+    before = model(captions(1), torch.zeros(1, 9, dtype=torch.int64))
+    twin = packed(model, torch.float32, rows=2)
+    torch.testing.assert_close(twin(captions(1), torch.zeros(1, 9, dtype=torch.int64)), before)
+    assert torch.equal(model(captions(1), torch.zeros(1, 9, dtype=torch.int64)), before)
+    assert len(model.state_dict()) > len(twin.state_dict())
+
+
+@pytest.mark.skipif(not has_bf16("cpu"), reason="this processor does not compute in bfloat16")
+def test_packed_in_bfloat16_is_within_its_rounding() -> None:
+    """Log-probabilities within 0.1 of float32's where weights are as large as a trained model's."""
+    torch.manual_seed(0)
+    model, tokens = TokenModel(TOKENS).eval(), torch.zeros(1, 9, dtype=torch.int64)
+    exact, rounded = model(captions(1), tokens), packed(model, torch.bfloat16, rows=2)(captions(1), tokens)
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded.log_softmax(-1), exact.log_softmax(-1), atol=0.1, rtol=0)
+
+
+def test_an_engine_that_is_not_to_be_had() -> None:
+    with pytest.raises(BadInput, match="engine packed: not to be had on meta here; take plain"):
+        Sampler(TokenModel(TOKENS).to("meta"), "packed")

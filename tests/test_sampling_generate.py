@@ -15,7 +15,7 @@ from tiny_models import save_bundle
 from sampling import SamplingOptions, load
 from sampling.generate import GenerateOptions, main
 from training.cli import command
-from training.config import parse
+from training.config import parse, to_dict
 from training.errors import BadInput
 
 PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat"]
@@ -72,7 +72,8 @@ def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) ->
             assert png.text["pixels_id"] == record["pixels_id"]
             pixels = torch.tensor(list(png.tobytes())).view(png.height, png.width, 3).permute(2, 0, 1)
         assert torch.equal(pixels, picture.long())
-    assert record["options"] == {"guidance": 3.0, "temperature": 0.6, "top_k": 5, "top_p": 1.0}
+    assert record["options"] == {**to_dict(SamplingOptions()), "guidance": 3.0, "top_k": 5}
+    assert record["engine"] in ("plain", "packed", "compiled")
 
 
 def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None:

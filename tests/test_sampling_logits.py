@@ -1,10 +1,14 @@
 """Guidance and filters, against closed forms and the implementations in transformers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from sampling.logits import guided, scores, top_k, top_p
+from sampling.logits import Draw, drawn, filtered, guided
+from sampling.noise import gumbel
 from sampling.options import SamplingOptions
 from training.errors import BadInput
 
@@ -28,10 +32,14 @@ def test_guidance_keeps_what_is_ruled_out() -> None:
     assert (guided(logits, 2.0)[:, 7] == -torch.inf).all()
 
 
+def draw(**options: float) -> Draw:
+    return Draw.of(SamplingOptions(**{"temperature": 1.0, **options}), 4, 200, torch.device("cpu"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("k", [1, 5, 200, 1000])
 def test_top_k_keeps_exactly_k_under_ties(k: int) -> None:
     logits = random_logits().round()  # full of ties
-    kept = top_k(logits, k)
+    kept = filtered(logits, draw(top_k=k))
     assert (kept.isfinite().sum(-1) == min(k, 200)).all()
     dropped = logits.masked_fill(kept.isfinite(), -torch.inf)
     if k < 200:
@@ -42,22 +50,67 @@ def test_top_k_keeps_exactly_k_under_ties(k: int) -> None:
 def test_top_p_agrees_with_transformers(p: float) -> None:
     logits = random_logits()
     theirs = TopPLogitsWarper(p)(torch.zeros(16, 1), logits)
-    assert torch.equal(top_p(logits, p), theirs)
+    assert torch.equal(filtered(logits, draw(top_p=p)), theirs)
 
 
-def test_scores_agree_with_transformers() -> None:
+@pytest.mark.parametrize("p", [0.01, 0.3, 1.0])
+def test_min_p_agrees_with_transformers(p: float) -> None:
+    logits = random_logits()
+    theirs = MinPLogitsWarper(p)(torch.zeros(16, 1), logits)
+    assert torch.equal(filtered(logits, draw(min_p=p)), theirs)
+
+
+def test_filters_together_agree_with_transformers() -> None:
+    """Ours look at the probabilities at a temperature, and return the logits as they were."""
     logits = random_logits()
     ids = torch.zeros(16, 1)
     theirs = TopPLogitsWarper(0.8)(ids, TopKLogitsWarper(20)(ids, TemperatureLogitsWarper(0.7)(ids, logits)))
-    assert torch.equal(scores(logits, SamplingOptions(temperature=0.7, top_k=20, top_p=0.8)), theirs)
+    ours = filtered(logits, draw(temperature=0.7, top_k=20, top_p=0.8))
+    torch.testing.assert_close(ours / 0.7, theirs)
 
 
-@pytest.mark.parametrize("p", [0.1, 1.0])
-def test_temperature_zero_is_argmax_whatever_else_is_asked(p: float) -> None:
+def test_a_draw_follows_the_temperature() -> None:
+    """60,000 draws at temperature 0.5 against the softmax of twice the logits."""
+    logits = torch.tensor([[1.0, 0.5, 0.0, -0.5]])
+    noise = gumbel(torch.arange(60_000), 0, 4)
+    found = torch.bincount(drawn(logits.expand(60_000, -1), noise, draw(temperature=0.5)), minlength=4) / 60_000
+    torch.testing.assert_close(found, (2 * logits[0]).softmax(-1), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.1}, {"top_k": 7}, {"min_p": 1.0}])
+def test_temperature_zero_is_argmax_whatever_else_is_asked(options: dict[str, float]) -> None:
     logits = random_logits()
-    kept = scores(logits, SamplingOptions(temperature=0, top_p=p, top_k=7))
-    assert (kept.isfinite().sum(-1) == 1).all()
-    assert torch.equal(kept.argmax(-1), logits.argmax(-1))
+    noise = gumbel(torch.arange(16), 0, 200)
+    assert torch.equal(drawn(logits, noise, draw(temperature=0.0, **options)), logits.argmax(-1))
+
+
+def test_a_graph_of_one_draw_serves_others() -> None:
+    """Options are tensors: what was traced with one temperature, k and p is right for all."""
+    logits, noise = random_logits(), gumbel(torch.arange(16), 0, 200)
+    traces = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        nonlocal traces
+        traces += 1
+        return graph.forward
+
+    compiled = torch.compile(drawn, fullgraph=True, backend=backend)
+    for options in ({"top_k": 3}, {"top_k": 50, "temperature": 0.3}, {"top_p": 0.5, "min_p": 0.02}):
+        assert torch.equal(compiled(logits, noise, draw(**options)), drawn(logits, noise, draw(**options)))
+    assert traces == 1
+
+
+def test_guidance_schedules() -> None:
+    def scales(**options: Any) -> list[float]:
+        return SamplingOptions(guidance=3.0, **options).scales(8)
+
+    assert scales() == [3.0] * 8
+    assert scales(guidance_schedule="linear") == pytest.approx([1 + 2 * t / 7 for t in range(8)])
+    assert scales(guidance_schedule="cosine")[::7] == [1.0, 3.0]
+    assert scales(guidance_schedule="cosine")[3] < scales(guidance_schedule="linear")[3] < 2 < 3
+    assert scales(guidance_from=0.25, guidance_until=0.5) == [1.0, 1.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1.0]
+    assert SamplingOptions(guidance=3.0, guidance_until=0.5).guided_until(8) == 4
+    assert SamplingOptions(guidance=1.0).guided_until(8) == 0
 
 
 @pytest.mark.parametrize(
@@ -69,8 +122,15 @@ def test_temperature_zero_is_argmax_whatever_else_is_asked(p: float) -> None:
         ("top_k", -1, "0 or more"),
         ("top_p", 0.0, "greater than 0, at most 1"),
         ("top_p", 1.5, "greater than 0, at most 1"),
+        ("min_p", -0.1, "from 0 to 1"),
+        ("guidance_from", 1.1, "from 0 to 1"),
     ],
 )
 def test_options_out_of_range(field: str, value: float, wanted: str) -> None:
     with pytest.raises(BadInput, match=f"{field} is .*: must be {wanted}"):
         SamplingOptions(**{field: value})  # type: ignore[arg-type]
+
+
+def test_guidance_may_not_end_before_it_begins() -> None:
+    with pytest.raises(BadInput, match=r"guidance_until is 0\.4: must be from guidance_from 0\.5 to 1"):
+        SamplingOptions(guidance_from=0.5, guidance_until=0.4)
