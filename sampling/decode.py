@@ -61,13 +61,18 @@ class Sampler:
             null: the null caption's ids (1, S), for guidance.
             seeds: (B,) int64, one an image; with the caption they fix the picture, whatever else is in the batch.
             options: how to draw.
-            known: tokens (B, T) int64 that are given, -1 where one is to be drawn.
+            known: tokens (B, T) int64 that are given, -1 where one is to be drawn. A picture does not end before the
+                last of them.
 
         Returns:
             Codes of each picture, (h, w) int64 on the CPU, h from 1 to the model's grid.
         """
         *_, tokens = self.rows(text, null, seeds, options, known)
-        return [_until_eos(row, self.model.config.eos, self.model.config.grid) for row in tokens.cpu()]
+        return self.pictures(tokens)
+
+    def pictures(self, tokens: Tensor) -> list[Tensor]:
+        """The whole rows before each first EOS, on the CPU: (B, T so far) -> (h, w) each."""
+        return [_until_eos(row, self.model.config.eos, self.model.config.grid) for row in tokens.to("cpu", copy=True)]
 
     @torch.no_grad()
     def rows(
@@ -80,11 +85,12 @@ class Sampler:
         cache = self._begin(torch.cat([text, null.expand_as(text)]) if guided_until else text, seeds)
         state = self._state
         assert state is not None
+        given = None if known is None else Given(known)
         ended = EndLook(self.device)
         for position in range(config.length):  # past the last token only EOS is left
             if position == guided_until:
                 cache = cache.first(len(seeds))  # half of the work is over
-            self._step(self.model, cache, state, self._position(position), draw, known)
+            self._step(self.model, cache, state, self._position(position), draw, given)
             if (position + 1) % config.grid == 0:
                 yield state.tokens[:, : position + 1]
             elif position and position % config.grid == 0 and ended(state.finished):
@@ -130,8 +136,18 @@ class State:
         self.finished.fill_(False)
 
 
+class Given:
+    """Tokens that need not be drawn."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        """(B, T) int64, -1 where there is none."""
+        self.tokens = tokens
+        self.more = (tokens >= 0).flip(1).cummax(1).values.flip(1)
+        """Whether this or a later one is given: bool (B, T)."""
+
+
 def step(
-    model: TokenModel, cache: KVCache, state: State, position: int | Tensor, draw: Draw, known: Tensor | None
+    model: TokenModel, cache: KVCache, state: State, position: int | Tensor, draw: Draw, given: Given | None
 ) -> None:
     """Draws token number `position` of every picture, in place; nothing leaves the device."""
     guide = cache.keys.shape[1] > len(state.token)
@@ -139,10 +155,13 @@ def step(
     at = torch.as_tensor(position, device=state.token.device).view(1)
     if guide:
         logits = guided(logits, draw.guidance.index_select(0, at))
+    if given is not None:  # what is to come rules out an end
+        is_eos = torch.arange(logits.shape[-1], device=logits.device) == model.config.eos
+        logits = logits.masked_fill(given.more.index_select(1, at) & is_eos, -torch.inf)
     token = drawn(logits, gumbel(state.seeds, position, logits.shape[-1]), draw)
-    if known is not None:
-        given = known.index_select(1, at).squeeze(1)
-        token = torch.where(given >= 0, given, token)
+    if given is not None:
+        here = given.tokens.index_select(1, at).squeeze(1)
+        token = torch.where(here >= 0, here, token)
     state.token.copy_(token)
     state.tokens.index_copy_(1, at, token[:, None])
     state.finished |= token == model.config.eos
@@ -152,7 +171,7 @@ class EndLook:
     """Asks whether all pictures have ended, without waiting for the device: the answer may be that of the last look."""
 
     def __init__(self, device: torch.device) -> None:
-        self._event: Any = torch.cuda.Event() if device.type == "cuda" else None
+        self._event: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._answer = torch.zeros((), dtype=torch.bool, pin_memory=self._event is not None)
         self._asked = False
 

@@ -2,27 +2,31 @@
 
 import dataclasses
 import json
-import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL.PngImagePlugin import PngInfo
+from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
 from data.fit import fit
-from data.grid import grid, to_pil
+from data.grid import grid
 from data.store import Unreadable
 from sampling.options import DiffusionOptions, GuidanceOptions, SamplingOptions
-from sampling.pipeline import Bundle, check_prompt, load
+from sampling.picture_files import file_name, read_picture, write_picture
+from sampling.pipeline import Bundle, Start, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
+from training.processes import require_joined, share_cores
 
+MOST_IN_GRID = 120
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,9 +46,12 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
     interpolate: int = 0
     """Draw this many pictures, by diffusion, on the way between two prompts, or from `seed` to `seed + 1` of one."""
     init_image: Path | None = None
-    """Picture that diffusion starts from, in place of noise alone."""
+    """Picture to start from."""
     strength: float = 1.0
-    """How much noise is laid over `init_image`: near 0 it stays, at 1 nothing of it does."""
+    """How much of `init_image` is drawn anew: near 0 it stays, at 1 nothing of it does. Diffusion lays so much noise
+    over it; the token model keeps its upper rows and draws this share of them, the lower ones."""
+    mask: Path | None = None
+    """Picture that is white where the token model is to draw `init_image` anew and black elsewhere."""
     num_images: int = 1
     """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
     seed: int = 0
@@ -72,6 +79,7 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
         require(self, "interpolate", self.interpolate == 0 or self.interpolate >= 2, "2 or more, or 0 for none")
         require(self, "strength", 0 < self.strength <= 1, "above 0, at most 1")
         require(self, "strength", self.strength == 1 or self.init_image is not None, "1 without init_image")
+        require(self, "mask", self.mask is None or self.init_image is not None, "absent without init_image")
         self._require_backend()
 
     @property
@@ -80,15 +88,25 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
         kind = DiffusionOptions if self.backend == "diffusion" else SamplingOptions
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides a picture besides prompt, seed and model, as JSON has it."""
+        settings = to_dict(self.sampling)
+        if self.init_image is not None:
+            settings |= {"init_image": str(self.init_image), "strength": self.strength}
+            settings |= {"mask": str(self.mask)} if self.mask else {}
+        found: dict[str, Any] = json.loads(json.dumps(settings))
+        return found
+
     def _require_backend(self) -> None:
         """Refuses options that the backend would not read."""
         shared = {f.name for f in dataclasses.fields(GuidanceOptions)}
         other = SamplingOptions if self.backend == "diffusion" else DiffusionOptions
         deaf = {f.name: f.default for f in dataclasses.fields(other) if f.name not in shared}
         if self.backend != "diffusion":
-            deaf |= {"interpolate": 0, "init_image": None}
+            deaf |= {"interpolate": 0}
         else:
-            deaf |= {"engine": "auto"}
+            deaf |= {"engine": "auto", "mask": None}
         for name, default in deaf.items():
             if getattr(self, name) != default:
                 raise BadInput(f"{name} is {getattr(self, name)}: backend {self.backend} does not read it")
@@ -96,58 +114,87 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
 
 def main(options: GenerateOptions) -> None:
     """Loads, draws, writes, and says where."""
+    state = PartialState(cpu=options.device == "cpu")
+    require_joined(state.num_processes)
+    share_cores()
     prompts = [check_prompt(prompt) for prompt in _prompts(options)]
     engine = None if options.engine == "auto" else options.engine
     bundle = load(options.model, device=_device(options.device), dtype=_dtype(options), engine=engine)
     bundle.require(options.backend)
-    image = _init_image(options, bundle)
+    start = _start(options, bundle)
     options.out.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
     if options.interpolate:
-        wanted, pictures = _interpolate(prompts, bundle, options)
+        wanted, seconds = _interpolate(prompts, bundle, options)
+        drawn = len(wanted)
     else:
-        wanted = [(prompt, options.seed + i) for prompt in prompts for i in range(options.num_images)]
-        with tqdm(total=len(wanted), unit="image", desc="drawing") as bar:
-            pictures = bundle.generate(
-                prompts, num_images=options.num_images, seed=options.seed, options=options.sampling, init_image=image,
-                strength=options.strength, batch_size=options.batch_size, progress=bar.update,
-            )  # fmt: skip
-    seconds = time.perf_counter() - begin
-    file = write(pictures, wanted, bundle, options, seconds)
-    print(f"{len(pictures)} pictures in {seconds:.1f} s ({len(pictures) / seconds:.2f} images/s): {file}")
+        wanted = [
+            Wanted(n, prompt, options.seed + i, bundle, options)
+            for n, (prompt, i) in enumerate(product(prompts, range(options.num_images)))
+        ]
+        missing = [one for one in wanted if read_picture(one.file, one.record) is None]
+        drawn = len(missing)
+        state.wait_for_everyone()  # all have looked before any writes
+        mine = missing[state.process_index :: state.num_processes]
+        seconds = draw(mine, bundle, options, start, show=state.is_main_process)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        speed = drawn / seconds
+        file = summarize(wanted, bundle, options, seconds, speed)
+        kept = f", {len(wanted) - drawn} were there already" if drawn < len(wanted) else ""
+        print(f"{drawn} pictures in {seconds:.1f} s ({speed:.2f} images/s){kept}: {file}")
 
 
-def write(
-    pictures: list[Tensor], wanted: list[tuple[str, int]], bundle: Bundle, options: GenerateOptions, seconds: float
-) -> Path:
-    """Writes one PNG a picture, `grid.png` and `generation.json`; returns the path of the grid.
+class Wanted:
+    """A picture to draw, and the file it goes to."""
 
-    `wanted` has the prompt and seed of each picture.
-    """
-    settings = json.loads(json.dumps(to_dict(options.sampling)))
-    if options.init_image is not None:
-        settings |= {"init_image": str(options.init_image), "strength": options.strength}
-    images: list[dict[str, Any]] = []
-    for i, (picture, (prompt, seed)) in enumerate(zip(pictures, wanted, strict=True)):
-        name = f"{i:04d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower())[:60].strip('-')}-{seed}.png"
-        record = {"prompt": prompt, "seed": seed, "backend": options.backend, "options": settings, **bundle.ids}
-        chunks = PngInfo()
-        for key, value in record.items():
-            chunks.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
-        with atomic(options.out / name) as temporary:
-            to_pil(picture).save(temporary, format="PNG", pnginfo=chunks)
-        images.append({"file": name, "prompt": prompt, "seed": seed, "height": picture.shape[1]})
-    labels = [f"{image['prompt']} ({image['seed']})" if options.num_images > 1 else image["prompt"] for image in images]
-    columns = options.columns or (options.num_images if options.num_images > 1 else min(len(pictures), 6))
+    def __init__(self, number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> None:
+        self.prompt, self.seed = prompt, seed
+        self.file = options.out / file_name(number, prompt, seed)
+        self.record = {
+            "prompt": prompt, "seed": seed, "backend": options.backend, "options": options.settings, **bundle.ids,
+            "model_id": bundle.model_id(options.backend),
+        }  # fmt: skip
+
+
+def draw(
+    wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions, start: Start | None, *, show: bool
+) -> float:
+    """Draws and writes batch by batch; returns the seconds that it took."""
+    begin = time.perf_counter()
+    with tqdm(total=len(wanted), unit="image", desc="drawing", disable=not show) as bar:
+        for first in range(0, len(wanted), options.batch_size):
+            batch = wanted[first : first + options.batch_size]
+            pictures = bundle.draw([(one.prompt, one.seed) for one in batch], options.sampling, start)
+            for one, picture in zip(batch, pictures, strict=True):
+                write_picture(one.file, picture, one.record)
+            bar.update(len(batch))
+    return time.perf_counter() - begin
+
+
+def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions, seconds: float, speed: float) -> Path:
+    """Writes `grid.png` and `generation.json` of the pictures that are written; returns the path of the grid."""
+    pictures = []
+    for one in wanted:
+        picture = read_picture(one.file, one.record)
+        if picture is None:
+            raise BadInput(f"{one.file}: was drawn but is not there; give the same command again")
+        pictures.append(picture)
+    shown = wanted[:MOST_IN_GRID]
+    labels = [f"{one.prompt} ({one.seed})" if options.num_images > 1 else one.prompt for one in shown]
+    columns = options.columns or (options.num_images if options.num_images > 1 else min(len(shown), 6))
     with atomic(options.out / "grid.png") as temporary:
-        grid(pictures, labels, columns=columns).save(temporary, format="PNG")
+        grid(pictures[:MOST_IN_GRID], labels, columns=columns).save(temporary, format="PNG")
     write_json(
         options.out / "generation.json",
         {
-            "model": options.model, "backend": options.backend, "options": settings, **bundle.ids,
-            "device": options.device, **_arithmetic(bundle, options),
+            "model": options.model, "backend": options.backend, "options": options.settings, **bundle.ids,
+            "model_id": bundle.model_id(options.backend), "device": options.device, **_arithmetic(bundle, options),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
-            "seconds": round(seconds, 3), "images_per_second": round(len(pictures) / seconds, 3), "images": images,
+            "seconds": round(seconds, 3), "images_per_second": round(speed, 3),
+            "images": [
+                {"file": one.file.name, "prompt": one.prompt, "seed": one.seed, "height": picture.shape[1]}
+                for one, picture in zip(wanted, pictures, strict=True)
+            ],
         },
     )  # fmt: skip
     return options.out / "grid.png"
@@ -174,10 +221,8 @@ def _prompts(options: GenerateOptions) -> list[str]:
     return prompts
 
 
-def _interpolate(
-    prompts: list[str], bundle: Bundle, options: GenerateOptions
-) -> tuple[list[tuple[str, int]], list[Tensor]]:
-    """What is wanted, and the pictures."""
+def _interpolate(prompts: list[str], bundle: Bundle, options: GenerateOptions) -> tuple[list[Wanted], float]:
+    """Draws and writes; returns what was drawn and the seconds that it took."""
     count, seed = options.interpolate, options.seed
     if len(prompts) > 2:
         raise BadInput(f"interpolate goes between two prompts, or two seeds of one: {len(prompts)} prompts are given")
@@ -186,19 +231,32 @@ def _interpolate(
     way = f"{first} to {last}" if len(prompts) == 2 else f"{first}, seed {seed} to {seed + 1}"
     sampling = options.sampling
     assert isinstance(sampling, DiffusionOptions)
+    begin = time.perf_counter()
     pictures = bundle.interpolate((first, last), seeds, count, sampling)
-    return [(f"{way}: {100 * i / (count - 1):.0f} %", seed) for i in range(count)], pictures
+    wanted = [Wanted(i, f"{way}: {100 * i / (count - 1):.0f} %", seed, bundle, options) for i in range(count)]
+    for one, picture in zip(wanted, pictures, strict=True):
+        write_picture(one.file, picture, one.record)
+    return wanted, time.perf_counter() - begin
 
 
-def _init_image(options: GenerateOptions, bundle: Bundle) -> Tensor | None:
+def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:
     if options.init_image is None:
         return None
     if options.interpolate:
         raise BadInput("init_image and interpolate do not go together: give one of them")
+    size = bundle.tokenizer.config.image_size
+    image = _read(options.init_image, size)
+    mask = None if options.mask is None else _read(options.mask, size).float().mean(0) > 127
+    if options.backend == "autoregressive" and mask is None and options.strength == 1:
+        raise BadInput("at strength 1 nothing of init_image is left: give a smaller one, or a mask")
+    return Start(image=image, strength=options.strength, mask=mask)
+
+
+def _read(file: Path, size: int) -> Tensor:
     try:
-        return torch.from_numpy(fit(options.init_image, bundle.tokenizer.config.image_size).copy())
+        return torch.from_numpy(fit(file, size).copy())
     except Unreadable as error:
-        raise BadInput(f"{options.init_image}: cannot be read ({error})") from None
+        raise BadInput(f"{file}: cannot be read ({error})") from None
 
 
 def _device(name: str) -> str:

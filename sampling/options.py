@@ -36,6 +36,8 @@ class SamplingOptions(GuidanceOptions):
     """Tokens before this share of the picture are drawn without guidance."""
     guidance_until: float = 1.0
     """So are those from this share on, and at half the cost."""
+    best_of: int = 1
+    """Draw this many candidates and keep the one that its caption makes likelier by most."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +45,7 @@ class SamplingOptions(GuidanceOptions):
         require(self, "top_k", self.top_k >= 0, "0 or more")
         require(self, "top_p", 0 < self.top_p <= 1, "greater than 0, at most 1")
         require(self, "min_p", 0 <= self.min_p <= 1, "from 0 to 1")
+        require(self, "best_of", 1 <= self.best_of <= 1024, "from 1 to 1024")
         require(self, "guidance_from", 0 <= self.guidance_from <= 1, "from 0 to 1")
         require(
             self, "guidance_until", self.guidance_from <= self.guidance_until <= 1,

@@ -1,7 +1,7 @@
 """A bundle loaded: everything between a prompt and its picture."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion.model import DiffusionModel
 from diffusion.text import caption_ids
+from sampling.choose import candidate_seeds, caption_gain
 from sampling.decode import Engine, Sampler
 from sampling.diffuse import Denoise, between, denoiser, mixed, sample, seeded
 from sampling.options import DiffusionOptions, SamplingOptions
@@ -39,6 +41,7 @@ class Bundle:
     diffusion: DiffusionModel | None = None
     engine: Engine | None = None
     """How the token model's steps are computed; by default as fits the machine."""
+    _model_ids: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raises `BadInput` when a part was trained with another part than the one here."""
@@ -76,6 +79,13 @@ class Bundle:
         tokenizer = self.tokenizer
         return {"codes_id": tokenizer.codes_id, "pixels_id": tokenizer.pixels_id, "text_id": self.text.text_id}
 
+    def model_id(self, backend: str) -> str:
+        """Names the model of a backend by its config and weights."""
+        self.require(backend)
+        if backend not in self._model_ids:
+            self._model_ids[backend] = getattr(self, backend).model_id
+        return self._model_ids[backend]
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -83,8 +93,7 @@ class Bundle:
         num_images: int = 1,
         seed: int = 0,
         options: SamplingOptions | DiffusionOptions | None = None,
-        init_image: Tensor | None = None,
-        strength: float = 1.0,
+        start: "Start | None" = None,
         batch_size: int = 32,
         progress: Callable[[int], Any] = lambda done: None,
     ) -> list[Tensor]:
@@ -94,8 +103,7 @@ class Bundle:
 
         Args:
             options: how to draw, and by their type the backend; by default the token model's, where there is one.
-            init_image: uint8 (3, H, W) for the diffusion model to start from, noised up to `strength` of the way.
-            strength: above 0, at most 1, which leaves nothing of `init_image`.
+            start: a picture to start from.
             progress: called with the number of pictures just finished.
 
         Returns:
@@ -104,23 +112,46 @@ class Bundle:
         Raises:
             BadInput: for an empty, overlong or undecodable prompt, an option out of range, or a backend not here.
         """
-        options = options or (SamplingOptions() if self.autoregressive else DiffusionOptions())
-        self.require("diffusion" if isinstance(options, DiffusionOptions) else "autoregressive")
-        init = self._start(init_image, strength, options)
         if num_images < 1 or batch_size < 1:
             raise BadInput(f"num_images is {num_images} and batch_size {batch_size}: both must be 1 or more")
         if not 0 <= seed < 2**62:
             raise BadInput(f"seed is {seed}: must be from 0 to 2**62")
         wanted = [(check_prompt(prompt), seed + i) for prompt in prompts for i in range(num_images)]
         pictures: list[Tensor] = []
-        for start in range(0, len(wanted), batch_size):
-            captions, seeds = zip(*wanted[start : start + batch_size], strict=True)
-            if isinstance(options, DiffusionOptions):
-                pictures += self._diffuse(captions, seeds, options, init, strength)
-            else:
-                pictures += self._decode(captions, seeds, options)
-            progress(len(captions))
+        for first in range(0, len(wanted), batch_size):
+            batch = wanted[first : first + batch_size]
+            pictures += self.draw(batch, options, start)
+            progress(len(batch))
         return pictures
+
+    def draw(
+        self,
+        wanted: Sequence[tuple[str, int]],
+        options: SamplingOptions | DiffusionOptions | None = None,
+        start: "Start | None" = None,
+    ) -> list[Tensor]:
+        """Draws one batch of prompts, each with its seed; otherwise as `generate`."""
+        options = options or (SamplingOptions() if self.autoregressive else DiffusionOptions())
+        captions, seeds = [caption for caption, _ in wanted], torch.tensor([seed for _, seed in wanted])
+        seeds = seeds.to(self._device)
+        if isinstance(options, DiffusionOptions):
+            return self._diffuse(captions, seeds, options, start)
+        text, null = (self.text.encode(them).to(self._device) for them in (captions, [None]))
+        return [self._pixels(codes) for codes in self._decode(text, null, seeds, options, start)]
+
+    def stream(
+        self, prompts: Sequence[str], *, seed: int = 0, options: SamplingOptions | None = None
+    ) -> Iterator[list[Tensor]]:
+        """After each row of tokens, the pictures of `prompts` so far, uint8 (3, H so far, W); by the token model.
+
+        The last ones are those that `generate` returns for the same prompts, seed and options; with `best_of` they
+        are its first candidates.
+        """
+        captions = [check_prompt(prompt) for prompt in prompts]
+        text, null = (self.text.encode(them).to(self._device) for them in (captions, [None]))
+        seeds = torch.full((len(captions),), seed, device=self._device)
+        for tokens in self.sampler.rows(text, null, seeds, options or SamplingOptions()):
+            yield [self._pixels(codes) for codes in self.sampler.pictures(tokens)]
 
     def interpolate(
         self, prompts: tuple[str, str], seeds: tuple[int, int], count: int, options: DiffusionOptions | None = None
@@ -137,21 +168,30 @@ class Bundle:
         latents = sample(between(first, second, part), model.process, mixed(here, there, part), options)
         return list(self.tokenizer.decode_latents(latents).cpu())
 
-    def _decode(self, captions: Sequence[str], seeds: Sequence[int], options: SamplingOptions) -> list[Tensor]:
-        text, null = self.text.encode(captions).to(self._device), self.text.encode([None]).to(self._device)
-        codes = self.sampler.draw(text, null, torch.tensor(seeds, device=self._device), options)
-        return [self.tokenizer.decode(grid[None])[0].cpu() for grid in codes]
+    def _decode(
+        self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, start: "Start | None"
+    ) -> list[Tensor]:
+        """Codes (h, w) of each picture."""
+        known = start.tokens(self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
+        candidates = [
+            self.sampler.draw(text, null, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)
+        ]
+        if options.best_of == 1:
+            return candidates[0]
+        gains = torch.stack([caption_gain(self.sampler.model, text, null, codes) for codes in candidates])
+        return [candidates[best][i] for i, best in enumerate(gains.argmax(0).tolist())]
+
+    def _pixels(self, codes: Tensor) -> Tensor:
+        """Codes (h, w) -> uint8 (3, H, W); one at a time, for in a batch a pixel may round to another value."""
+        return self.tokenizer.decode(codes[None].to(self._device))[0].cpu()
 
     def _diffuse(
-        self,
-        captions: Sequence[str],
-        seeds: Sequence[int],
-        options: DiffusionOptions,
-        init: Tensor | None,
-        strength: float,
+        self, captions: Sequence[str], seeds: Tensor, options: DiffusionOptions, start: "Start | None"
     ) -> list[Tensor]:
+        self.require("diffusion")
         assert self.diffusion is not None
-        noise = seeded(torch.tensor(seeds, device=self._device), self.diffusion.latent_shape)
+        init, strength = start.latents(self.tokenizer) if start else (None, 1.0)
+        noise = seeded(seeds, self.diffusion.latent_shape)
         denoise = self._denoiser(captions, options)
         latents = sample(denoise, self.diffusion.process, noise, options, init=init, strength=strength)
         return list(self.tokenizer.decode_latents(latents).cpu())
@@ -163,23 +203,48 @@ class Bundle:
         text, null = (caption_ids(config, self.text, them).to(self._device) for them in (captions, [None]))
         return denoiser(self.diffusion, text, null, options)
 
-    def _start(
-        self, image: Tensor | None, strength: float, options: SamplingOptions | DiffusionOptions
-    ) -> Tensor | None:
-        """The latents (1, C, h, w) of the picture to start from."""
-        if not 0 < strength <= 1:
-            raise BadInput(f"strength is {strength}: must be above 0, at most 1")
-        if image is None:
-            if strength != 1:
-                raise BadInput(f"strength is {strength}: without a picture to start from it must be 1")
-            return None
-        if not isinstance(options, DiffusionOptions):
-            raise BadInput("only the diffusion backend can start from a picture")
-        return self.tokenizer.latents(image[None].to(self._device))
-
     @property
     def _device(self) -> torch.device:
         return self.tokenizer.latent_mean.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A picture to start from, and what of it may change. Raises `BadInput` for what cannot be."""
+
+    image: Tensor
+    """uint8 (3, H, W)."""
+    strength: float = 1.0
+    """Above 0, at most 1. Diffusion starts from the picture noised so much of the way; the token model draws this share
+    of its rows anew, the lowest ones."""
+    mask: Tensor | None = None
+    """Bool (H, W), True where the token model draws anew, in whole tokens; instead of `strength`. It reads from left to
+    right and from top to bottom, so what is drawn fits what comes before it; `best_of` chooses by the rest too."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise BadInput(f"strength is {self.strength}: must be above 0, at most 1")
+        if self.mask is not None and self.strength != 1:
+            raise BadInput("mask and strength both say what is drawn anew: give one of them")
+        if self.mask is not None and self.mask.shape != self.image.shape[1:]:
+            raise BadInput(f"the mask is {tuple(self.mask.shape)}, the picture {tuple(self.image.shape[1:])}")
+
+    def latents(self, tokenizer: ImageTokenizer) -> tuple[Tensor, float]:
+        """What diffusion starts from (1, C, h, w), and how far it is noised."""
+        if self.mask is not None:
+            raise BadInput("only the token model can draw within a mask")
+        return tokenizer.latents(self.image[None].to(tokenizer.latent_mean.device)), self.strength
+
+    def tokens(self, tokenizer: ImageTokenizer) -> Tensor:
+        """What the token model is given: (1, T) int64, -1 where it is to draw."""
+        codes = tokenizer.encode(self.image[None].to(tokenizer.latent_mean.device)).clone()
+        if self.mask is None:
+            codes[:, round((1 - self.strength) * codes.shape[1]) :] = -1
+        else:
+            patch = tokenizer.config.patch_size
+            anew = F.max_pool2d(self.mask[None].float(), patch)[0].bool()
+            codes[:, anew.to(codes.device)] = -1
+        return codes.flatten(1)
 
 
 def load(

@@ -18,7 +18,7 @@ from tiny_models import IMAGES, add_diffusion, diffusion_model, save_bundle, tex
 from torch import Tensor
 
 from diffusion.process import Process, ProcessConfig
-from sampling import DiffusionOptions, SamplingOptions, load
+from sampling import DiffusionOptions, SamplingOptions, Start, load
 from sampling.diffuse import Denoise, between, denoiser, mixed, sample, seeded, thresholded
 from sampling.generate import GenerateOptions
 from sampling.generate import main as generate
@@ -268,10 +268,10 @@ def test_a_picture_to_start_from(bundle: Path) -> None:
     kept = sample(lambda x, t: Estimate(truth), found, noise, options, init=truth, strength=0.1)
     torch.testing.assert_close(kept, truth, atol=1e-3, rtol=1e-3)
     assert solver_for(found, options, 0.1).times[0] == 10
-    all_noise = loaded.generate(PROMPTS[:1], options=options, init_image=image, strength=1.0)
+    all_noise = loaded.generate(PROMPTS[:1], options=options, start=Start(image=image))
     assert len(all_noise) == 1
-    with pytest.raises(BadInput, match="only the diffusion backend can start from a picture"):
-        loaded.generate(PROMPTS[:1], options=SamplingOptions(), init_image=image)
+    with pytest.raises(BadInput, match="only the token model can draw within a mask"):
+        loaded.generate(PROMPTS[:1], options=options, start=Start(image=image, mask=image[0] > 0))
 
 
 Run = Callable[..., dict[str, Any]]

@@ -1,7 +1,9 @@
 """`python -m sampling.generate` and `sampling.load`: what comes out, and one clear line for what cannot be."""
 
+import dataclasses
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,8 @@ import torch
 from PIL import Image
 from tiny_models import save_bundle
 
-from sampling import SamplingOptions, load
+from sampling import SamplingOptions, Start, load
+from sampling.choose import candidate_seeds, caption_gain
 from sampling.generate import GenerateOptions, main
 from training.cli import command
 from training.config import parse, to_dict
@@ -177,3 +180,97 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     failed = assemble(tmp_path / "nothing")
     assert (failed.returncode, failed.stderr) == (2, f"error: --text {tmp_path / 'nothing'}: no such folder\n")
     assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
+
+
+def test_best_of_keeps_the_candidate_that_gains_most(bundle: Path) -> None:
+    loaded, options = load(bundle), SamplingOptions(temperature=5.0, guidance=1.0)
+    assert loaded.autoregressive is not None
+    text, null = loaded.text.encode([PROMPTS[0]] * 4), loaded.text.encode([None])
+    seeds = torch.arange(4)
+    candidates = [loaded.sampler.draw(text, null, candidate_seeds(seeds, n), options) for n in range(3)]
+    gains = torch.stack([caption_gain(loaded.autoregressive, text, null, codes) for codes in candidates])
+    best = gains.argmax(0).tolist()
+    assert len({*best}) > 1  # else nothing would be shown
+    options = dataclasses.replace(options, best_of=3)
+    for i, picture in enumerate(loaded.generate(PROMPTS[:1], num_images=4, options=options)):
+        assert torch.equal(picture, loaded.tokenizer.decode(candidates[best[i]][i][None])[0])
+
+
+def test_the_picture_so_far(bundle: Path) -> None:
+    loaded = load(bundle)
+    steps = list(loaded.stream(PROMPTS, seed=5))
+    final = loaded.generate(PROMPTS, seed=5)
+    assert [steps[i][0].shape[1] for i in range(len(steps))] == [4 * (i + 1) for i in range(len(steps))]
+    assert all(torch.equal(a, b) for a, b in zip(steps[-1], final, strict=True))
+
+
+def test_a_picture_is_completed_and_repaired(bundle: Path) -> None:
+    """What is kept has the tokens of the picture that was given, whatever else is drawn."""
+    loaded = load(bundle)
+    image = torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    codes = loaded.tokenizer.encode(image[None])[0]
+    mask = torch.zeros(12, 12, dtype=torch.bool)
+    mask[5, 6] = True  # one pixel of the token in the middle
+    for start, kept in (
+        (Start(image=image, strength=0.34), [*range(6)]),
+        (Start(image=image, mask=mask), [0, 1, 2, 3, 5, 6, 7, 8]),
+    ):
+        tokens = start.tokens(loaded.tokenizer)[0]
+        assert (tokens >= 0).nonzero().flatten().tolist() == kept
+        assert torch.equal(tokens[kept], codes.flatten()[kept])
+        text, null = loaded.text.encode([PROMPTS[0]]), loaded.text.encode([None])
+        (made,) = loaded.sampler.draw(text, null, torch.tensor([1]), SamplingOptions(), start.tokens(loaded.tokenizer))
+        assert torch.equal(made.flatten()[kept], codes.flatten()[kept])
+        (picture,) = loaded.generate(PROMPTS[:1], seed=1, start=start)
+        assert torch.equal(picture, loaded.tokenizer.decode(made[None])[0])
+
+
+def test_unusable_pictures_to_start_from(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+    ask = ("--model", bundle, "--prompt", "a fox", "--out", tmp_path / "out")
+    Image.new("RGB", (12, 12), "red").save(tmp_path / "red.png")
+    assert "at strength 1 nothing of init_image is left" in refusal(*ask, "--init_image", tmp_path / "red.png")
+    assert refusal(*ask, "--mask", tmp_path / "red.png").endswith("must be absent without init_image")
+    both = ("--init_image", tmp_path / "red.png", "--mask", tmp_path / "red.png", "--strength", "0.5")
+    assert refusal(*ask, *both) == "mask and strength both say what is drawn anew: give one of them"
+    with pytest.raises(BadInput, match=r"the mask is \(2, 2\), the picture \(12, 12\)"):
+        Start(image=torch.zeros(3, 12, 12), mask=torch.zeros(2, 2))
+
+
+def test_what_is_there_is_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
+    """Given the same command, finished pictures stay; a damaged one, one that is missing and others' are drawn."""
+    ask = ("--model", bundle, "--prompt", PROMPTS[0], "--num_images", "4", "--out", tmp_path)
+    first = generate(*ask)
+    assert "4 pictures in" in first.stdout
+    files = sorted(tmp_path.glob("0*.png"))
+    before = [file.read_bytes() for file in files]
+    times = [file.stat().st_mtime_ns for file in files]
+    files[0].unlink()
+    files[2].write_bytes(before[2][:60])
+    again = generate(*ask)
+    assert "2 pictures in" in again.stdout
+    assert "2 were there already" in again.stdout
+    assert [file.read_bytes() for file in files] == before
+    assert [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)] == [False, True] * 2
+    other = generate(*ask, "--temperature", "0.9")
+    assert "4 pictures in" in other.stdout
+
+
+def test_processes_share_the_work_and_draw_the_same(bundle: Path, tmp_path: Path) -> None:
+    ask = ("--model", bundle, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--num_images", "3", "--batch_size", "2")
+    alone = generate(*ask, "--out", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port), "-m",
+        "sampling.generate", *map(str, ask), "--device", "cpu", "--out", str(tmp_path / "together"),
+    ]  # fmt: skip
+    together = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=170)
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.count("6 pictures in") == 1
+    files = sorted(file.name for file in (tmp_path / "alone").glob("0*.png"))
+    assert len(files) == 6
+    for name in files:
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()

@@ -275,7 +275,7 @@ def test_a_launcher_whose_processes_would_train_alone_is_refused(
     """`accelerate launch --cpu` on a machine that has an accelerator, which `Accelerator()` then takes."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(BadInput, match="started 2 processes but Accelerate joined 1; each would train alone"):
+    with pytest.raises(BadInput, match="started 2 processes but Accelerate joined 1; each would work alone"):
         accelerator_for(config(tmp_path))
 
 

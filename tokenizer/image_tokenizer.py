@@ -3,8 +3,6 @@
 Dimension names: B batch, H and W pixels, h and w codes (H / patch_size), D width, C dimensions of the code lookup.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -17,7 +15,7 @@ from vector_quantize_pytorch import VectorQuantize
 from tokenizer.vit import Decoder, Encoder
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.pretrained import PretrainedModel
+from training.pretrained import PretrainedModel, fingerprint
 
 
 @dataclass(kw_only=True)
@@ -199,11 +197,8 @@ class ImageTokenizer(PretrainedModel):
     def _hash(self, *parts: str, without: Sequence[str]) -> str:
         """Of the tensors that belong to `parts` and of the config, except its fields that shape none of them."""
         config = {name: value for name, value in to_dict(self.config).items() if name not in without}
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if f"{name}.".startswith(parts):
-                digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        tensors = {name: t for name, t in self.state_dict().items() if f"{name}.".startswith(parts)}
+        return fingerprint(config, tensors)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The training loop, shared by every trainer."""
 
 import contextlib
-import os
 import signal
 import time
 import zlib
@@ -25,6 +24,7 @@ from training.files import atomic
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
 from training.precision import has_bf16
+from training.processes import require_joined, share_cores
 from training.run import RunFolder
 from training.schedule import learning_rate
 
@@ -43,15 +43,8 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
         device = torch.accelerator.current_accelerator() if has_accelerator else None
         config.precision = "bf16" if has_bf16(device.type if device else "cpu") else "no"
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_accelerator)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise BadInput(
-            f"the launcher started {launched} processes but Accelerate joined {accelerator.num_processes}; "
-            "each would train alone: check `accelerate launch` options (--cpu, --multi_gpu)"
-        )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # The launcher sets OMP_NUM_THREADS=1, which would leave most cores idle.
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    require_joined(accelerator.num_processes)
+    share_cores()
     parts = accelerator.num_processes * config.accumulation
     if config.batch_size % parts:
         raise BadInput(

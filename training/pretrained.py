@@ -1,6 +1,8 @@
 """Models on disk: a folder of `config.json` and `model.safetensors`, local or on the Hugging Face Hub."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,6 +27,11 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     config_class: ClassVar[type]
     config: Any
+
+    @property
+    def model_id(self) -> str:
+        """Names the model: a hash of its config and weights."""
+        return fingerprint(to_dict(self.config), self.state_dict())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_json(save_directory / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
@@ -86,6 +93,14 @@ def _require_device(device: str | torch.device) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"device '{device}' cannot be used here ({reason}); 'cpu' always can") from None
+
+
+def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A hash of settings and tensors, the same for weights in float32 and in a lower precision that holds them."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def exported(model: nn.Module) -> dict[str, Tensor]:
