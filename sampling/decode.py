@@ -38,7 +38,7 @@ class Sampler:
         """
         self.model = model
         self.device = model.decoder.rows.device
-        self.engine = engine or _engine_for(self.device)
+        self.engine = engine or engines(self.device)[-1]
         if self.engine == "packed" and not (self.device.type == "cpu" and can_pack()):
             raise BadInput(f"engine packed: not to be had on {self.device} here; take plain")
         self.arithmetic = model.decoder.rows.dtype
@@ -96,6 +96,11 @@ class Sampler:
             elif position and position % config.grid == 0 and ended(state.finished):
                 yield state.tokens[:, : position + 1]
                 return
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the key-value cache, once something was drawn."""
+        return self._cache.nbytes if self._cache else 0
 
     def _begin(self, text: Tensor, seeds: Tensor) -> KVCache:
         """Buffers for this batch, old ones where they fit."""
@@ -186,11 +191,14 @@ class EndLook:
         return seen
 
 
-def _engine_for(device: torch.device) -> Engine:
-    """By rule, never by a timing: the same machine always draws the same picture."""
-    if device.type == "cuda":
-        return "compiled"
-    return "packed" if device.type == "cpu" and can_pack() else "plain"
+def engines(device: torch.device, compiled: bool = False) -> list[Engine]:
+    """Those to be had on a device, the best last. A CPU's compiled one takes minutes to start: only where asked for.
+
+    By rule, never by a timing: the same machine always draws the same picture.
+    """
+    packs = device.type == "cpu" and can_pack()
+    found: dict[Engine, bool] = {"plain": True, "compiled": compiled or device.type == "cuda", "packed": packs}
+    return [engine for engine, there in found.items() if there]
 
 
 def _until_eos(tokens: Tensor, eos: int, grid: int) -> Tensor:

@@ -16,7 +16,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, rows: int) -> None:
         """`rows`: how many the input will mostly have; any number is right, this one is fastest."""
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.in_features, self.out_features = dtype, linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         # A plain attribute: an opaque tensor cannot be saved or moved, and must not be.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), rows)

@@ -1,0 +1,270 @@
+"""How fast the autoregressive sampler is: `python -m sampling.bench`.
+
+Against `generate` of `transformers` on a BART of the same dimensions, at its best: guidance as one doubled batch, with
+a dynamic and a static cache. All variants take turns in one run, so that a slow moment of the machine strikes all.
+"""
+
+import itertools
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sampling.decode import Sampler, engines
+from sampling.logits import guided
+from sampling.options import SamplingOptions
+from seq2seq.model import TokenModel, TokenModelConfig
+from seq2seq.packed import PackedLinear
+from training.cli import command
+from training.config import require, to_dict
+from training.files import atomic, write_json
+from training.precision import has_bf16
+
+OPTIONS = SamplingOptions(guidance=2.0, temperature=1.0)
+CAPTION = 24
+"""Ids of each caption; a common length among emoji."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Times every engine that this machine has and `transformers`, in turns, on untrained models of one shape."""
+
+    batch: list[int] = field(default_factory=lambda: [1, 8, 32])
+    """Pictures drawn at a time."""
+    grid: list[int] = field(default_factory=lambda: [8])
+    """Tokens a row: 8 is 64 tokens a picture, 16 is 256, 32 is 1024."""
+    width: int = 384
+    """Width of the decoder."""
+    depth: int = 8
+    """Blocks of the decoder."""
+    repeats: int = 5
+    """Turns; the median counts."""
+    compiled: bool = False
+    """Time the compiled engine on a CPU too. It takes minutes to compile."""
+    profile: bool = False
+    """Add where the time of a step goes, operator by operator."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to draw."""
+    json: Path = Path("outputs/bench.json")
+    """File for the figures."""
+    plot: Path | None = None
+    """File for a plot of them, PNG or SVG."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "repeats"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "width", self.width % 64 == 0, "a multiple of 64")
+        for name in ("batch", "grid"):
+            require(self, name, bool(getattr(self, name)) and min(getattr(self, name)) >= 1, "numbers of 1 or more")
+
+
+Variant = Callable[[], Any]
+
+
+def main(options: BenchOptions) -> None:
+    """Times, prints a table, and writes the figures."""
+    warnings.filterwarnings("ignore", module="transformers")
+    rows: list[dict[str, Any]] = []
+    for grid, batch in itertools.product(options.grid, options.batch):
+        rows += measure(grid, batch, options)
+    bandwidth = copy_bandwidth(options.device)
+    for row in rows:
+        if "bytes_per_step" in row:
+            row["bandwidth_share"] = row["bytes_per_step"] / (row["ms_per_step"] / 1e3) / bandwidth
+    ratios = {grid: _ratios([row for row in rows if row["tokens"] == grid**2]) for grid in options.grid}
+    result = {
+        "machine": _machine(options), "model": {"width": options.width, "depth": options.depth},
+        "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": ratios[options.grid[0]],
+        "ratios_by_tokens": {str(grid**2): values for grid, values in ratios.items()}, "rows": rows,
+    }  # fmt: skip
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.json, result)
+    print(table(rows))
+    for grid, values in ratios.items():
+        print(f"{grid**2} tokens, fastest of transformers over fastest of ours, by batch: {values}")
+    if options.plot:
+        plot(rows, options.plot)
+    print(f"the figures are in {options.json}")
+
+
+def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]]:
+    """A row a variant, at one size."""
+    config = TokenModelConfig(
+        width=options.width, mlp_width=4 * options.width, heads=options.width // 64, encoder_depth=3,
+        decoder_depth=options.depth, dropout=0.0, text_vocab_size=2048, text_length=CAPTION, codebook_size=2048,
+        grid=grid,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = TokenModel(config).eval().to(options.device)
+    if options.device.startswith("cuda"):
+        model = model.to(torch.bfloat16)
+    samplers = {engine: Sampler(model, engine) for engine in engines(model.decoder.rows.device, options.compiled)}
+    variants: dict[str, Variant] = {f"tessera {name}": _ours(sampler, batch) for name, sampler in samplers.items()}
+    variants |= _transformers(config, batch, options.device)
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in tqdm(range(options.repeats + 1), desc=f"{grid**2} tokens, batch {batch}", unit="turn"):
+        for name, run in variants.items():
+            seconds = _timed(run, options.device)
+            if turn:  # the first is for warming up
+                times[name].append(seconds)
+    rows = []
+    for name, seconds_of in times.items():
+        seconds = statistics.median(seconds_of)
+        row = {
+            "variant": name, "batch": batch, "tokens": grid**2, "ms_per_step": 1e3 * seconds / grid**2,
+            "fastest_ms_per_step": 1e3 * min(seconds_of) / grid**2, "images_per_second": batch / seconds,
+            "tokens_per_second": batch * grid**2 / seconds,
+        }  # fmt: skip
+        engine = name.removeprefix("tessera ")
+        if engine in samplers:
+            row["bytes_per_step"] = bytes_per_step(samplers[engine])
+            row["cache_bytes"] = samplers[engine].cache_bytes
+            if options.profile:
+                row["profile_ms_per_step"] = profile(variants[name], grid**2)
+        rows.append(row)
+    return rows
+
+
+def bytes_per_step(sampler: Sampler) -> int:
+    """What a step has to read at least: every weight of the decoder's products, the caption's keys and values, and on
+    average half of the cache."""
+    decoder = sampler.model.decoder
+    modules = [decoder.head, *(module for block in decoder.blocks for module in block.modules())]
+    linears = [module for module in modules if isinstance(module, nn.Linear | PackedLinear)]
+    weights = sum(linear.in_features * linear.out_features for linear in linears)
+    return weights * sampler.arithmetic.itemsize + sampler.cache_bytes // 2
+
+
+def _ours(sampler: Sampler, batch: int) -> Variant:
+    device = sampler.device
+    text = torch.randint(4, 2048, (batch, CAPTION), device=device)
+    null, seeds = text[:1].flip(1), torch.arange(batch, device=device)
+    return lambda: sampler.draw(text, null, seeds, OPTIONS)
+
+
+def _transformers(config: TokenModelConfig, batch: int, device: str) -> dict[str, Variant]:
+    """`BartForConditionalGeneration.generate` with each cache, in each precision that the device computes in."""
+    from transformers import BartConfig, BartForConditionalGeneration, LogitsProcessor, LogitsProcessorList
+
+    class Guidance(LogitsProcessor):
+        """Draws from the guided distribution, and lets nothing else be drawn, in both halves of the batch."""
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            token = torch.multinomial(guided(scores.float(), OPTIONS.guidance).softmax(-1), 1).repeat(2, 1)
+            return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+    length = config.length
+    bart = BartConfig(
+        vocab_size=config.codebook_size + 2, d_model=config.width, encoder_layers=config.encoder_depth,
+        decoder_layers=config.decoder_depth, encoder_ffn_dim=config.mlp_width, decoder_ffn_dim=config.mlp_width,
+        encoder_attention_heads=config.heads, decoder_attention_heads=config.heads, dropout=0.0,
+        max_position_embeddings=max(length, CAPTION) + 2, decoder_start_token_id=0, bos_token_id=0, pad_token_id=1,
+        eos_token_id=2, forced_eos_token_id=None,
+    )  # fmt: skip
+    text = torch.randint(4, 2048, (2 * batch, CAPTION), device=device)
+    dtypes = [torch.float32, torch.bfloat16] if has_bf16(torch.device(device).type) else [torch.float32]
+    variants: dict[str, Variant] = {}
+    for dtype, cache in itertools.product(dtypes, ("dynamic", "static")):
+        model: Any = BartForConditionalGeneration(bart).train(False)
+        model = model.to(device=device, dtype=dtype)
+        settings = {
+            "max_new_tokens": length, "min_new_tokens": length, "do_sample": False, "num_beams": 1, "use_cache": True,
+            "cache_implementation": cache, "logits_processor": LogitsProcessorList([Guidance()]),
+        }  # fmt: skip
+        variants[f"transformers {str(dtype).removeprefix('torch.')} {cache}"] = lambda model=model, settings=settings: (  # type: ignore[misc]
+            model.generate(input_ids=text, attention_mask=torch.ones_like(text), **settings)
+        )
+    return variants
+
+
+def _timed(run: Variant, device: str) -> float:
+    begin = time.perf_counter()
+    with torch.no_grad():
+        run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second, read and written, of copying 256 MiB: the best of ten."""
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(_timed(lambda: target.copy_(source), device) for _ in range(10))
+
+
+def profile(run: Variant, steps: int) -> dict[str, float]:
+    """Own time of the twelve costliest operators, in milliseconds a step, under the profiler, which slows all."""
+    with torch.profiler.profile() as found:
+        run()
+    costly = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:12]
+    return {event.key: round(event.self_cpu_time_total / 1e3 / steps, 4) for event in costly}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """For a terminal."""
+    lines = [f"{'variant':32} {'tokens':>6} {'batch':>5} {'ms/step':>9} {'images/s':>9} {'of bandwidth':>12}"]
+    for row in rows:
+        share = f"{row['bandwidth_share']:.0%}" if "bandwidth_share" in row else ""
+        lines.append(
+            f"{row['variant']:32} {row['tokens']:6} {row['batch']:5} {row['ms_per_step']:9.2f} "
+            f"{row['images_per_second']:9.2f} {share:>12}"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """Milliseconds a step by batch, a line a variant, a panel a length."""
+    from matplotlib.figure import Figure
+
+    lengths = sorted({row["tokens"] for row in rows})
+    figure = Figure(figsize=(5 * len(lengths) + 2, 4), layout="constrained")
+    for panel, tokens in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths, strict=True):
+        for name in dict.fromkeys(row["variant"] for row in rows):
+            points = [
+                (row["batch"], row["ms_per_step"]) for row in rows if (row["variant"], row["tokens"]) == (name, tokens)
+            ]
+            panel.plot(
+                *zip(*sorted(points), strict=True), "-" if name.startswith("tessera") else "--", marker="o", label=name
+            )
+        panel.set(title=f"{tokens} tokens", xlabel="pictures at a time", ylabel="ms a step", xscale="log", yscale="log")
+    panel.legend(fontsize="small")
+    with atomic(file) as temporary:
+        figure.savefig(temporary, format=file.suffix.removeprefix(".") or "png", dpi=150)
+
+
+def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """For each batch, how many times as long the fastest of `transformers` takes as the fastest of ours."""
+    ratios = {}
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        ours, theirs = (
+            min(row["ms_per_step"] for row in rows if row["batch"] == batch and row["variant"].startswith(name))
+            for name in ("tessera", "transformers")
+        )
+        ratios[str(batch)] = round(theirs / ours, 3)
+    return ratios
+
+
+def _machine(options: BenchOptions) -> dict[str, Any]:
+    import transformers
+
+    if options.device.startswith("cuda"):
+        name = torch.cuda.get_device_name(options.device)
+    else:
+        name = f"{torch.backends.cpu.get_cpu_capability()} CPU ({platform.processor() or platform.machine()})"
+    return {
+        "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    command(main, BenchOptions)

@@ -1,0 +1,62 @@
+"""The benchmark: every variant draws, and the figures add up. What they are is not a test's business."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sampling.bench import BenchOptions, bytes_per_step, main
+from sampling.decode import Sampler
+from sampling.options import SamplingOptions
+from seq2seq.model import TokenModel, TokenModelConfig
+from training.cli import command
+
+
+def test_it_times_all_variants_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = BenchOptions(
+        batch=[1, 2], grid=[2], width=64, depth=1, repeats=1, profile=True, device="cpu",
+        json=tmp_path / "figures" / "bench.json", plot=tmp_path / "bench.png",
+    )  # fmt: skip
+    main(options)
+    found = json.loads(options.json.read_text())
+    assert found["ratios"].keys() == {"1", "2"}
+    variants = {row["variant"] for row in found["rows"]}
+    assert {"tessera plain", "transformers float32 dynamic", "transformers float32 static"} <= variants
+    for batch, ratio in found["ratios"].items():
+        times = {row["variant"]: row["ms_per_step"] for row in found["rows"] if row["batch"] == int(batch)}
+        ours, theirs = (
+            min(time for name, time in times.items() if name.startswith(who)) for who in ("tessera", "transformers")
+        )
+        assert ratio == pytest.approx(theirs / ours, abs=1e-3)
+    for row in found["rows"]:
+        assert row["images_per_second"] == pytest.approx(1e3 * row["batch"] / (4 * row["ms_per_step"]))
+        if row["variant"].startswith("tessera"):
+            assert row["bandwidth_share"] > 0
+            assert row["profile_ms_per_step"]
+    assert (tmp_path / "bench.png").stat().st_size > 1000
+    assert "bench.json" in capsys.readouterr().out
+
+
+def test_bytes_of_a_step() -> None:
+    """One block of width 64: four square products and two halves of another for each attention, the MLP, the head."""
+    config = TokenModelConfig(
+        width=64, mlp_width=128, heads=1, encoder_depth=1, decoder_depth=1, text_vocab_size=9, text_length=5,
+        codebook_size=10, grid=2,
+    )  # fmt: skip
+    for engine in ("plain", "packed"):
+        sampler = Sampler(TokenModel(config).eval(), engine, dtype=torch.float32)  # type: ignore[arg-type]
+        text = torch.ones(1, 5, dtype=torch.int64)
+        sampler.draw(text, text, torch.tensor([0]), SamplingOptions(guidance=1.0))
+        weights = 2 * 4 * 64 * 64 + 2 * 64 * 128 + 64 * 11
+        assert bytes_per_step(sampler) == 4 * weights + (2 * (5 + 5) * 64 * 4 + 5) // 2
+
+
+def test_sizes_out_of_range(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, says in ((["--width", "100"], "a multiple of 64"), (["--batch", "[]"], "numbers of 1 or more")):
+        monkeypatch.setattr(sys, "argv", ["bench", *flags])
+        with pytest.raises(SystemExit) as left:
+            command(main, BenchOptions)
+        assert left.value.code == 2
+        assert says in capsys.readouterr().err
