@@ -12,6 +12,7 @@ from torch import Tensor
 from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
+from sampling.parallel import decode_in_parallel
 from seq2seq.cache import KVCache
 from seq2seq.model import TokenModel
 from seq2seq.packed import can_pack, packed
@@ -48,6 +49,8 @@ class Sampler:
         elif self.engine == "packed":
             self.arithmetic = dtype or (torch.bfloat16 if has_bf16("cpu") else torch.float32)
             self.model = packed(model, self.arithmetic, rows=2)
+        self.passes: list[int] = []
+        """Of the decoder, for each batch that was drawn."""
         self._cache: KVCache | None = None
         self._state: State | None = None
 
@@ -67,7 +70,12 @@ class Sampler:
         Returns:
             Codes of each picture, (h, w) int64 on the CPU, h from 1 to the model's grid.
         """
+        if options.parallel:
+            if known is not None:
+                raise BadInput("parallel is for whole pictures: it does not go with a picture to start from")
+            return self.pictures(self._in_parallel(text, null, seeds, options))
         *_, tokens = self.rows(text, null, seeds, options, known)
+        self.passes.append(tokens.shape[1])
         return self.pictures(tokens)
 
     def pictures(self, tokens: Tensor) -> list[Tensor]:
@@ -96,6 +104,17 @@ class Sampler:
             elif position and position % config.grid == 0 and ended(state.finished):
                 yield state.tokens[:, : position + 1]
                 return
+
+    @torch.no_grad()
+    def _in_parallel(self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions) -> Tensor:
+        config = self.model.config
+        guide = options.guided_until(config.length) > 0
+        self._cache = self.model.cache(torch.cat([text, null.expand_as(text)]) if guide else text, self._cache)
+        draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
+        ended = EndLook(self.device)
+        tokens, passes = decode_in_parallel(self.model, self._cache, seeds, draw, options.parallel, ended)
+        self.passes.append(passes)
+        return tokens
 
     @property
     def cache_bytes(self) -> int:

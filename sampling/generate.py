@@ -200,12 +200,15 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
     return options.out / "grid.png"
 
 
-def _arithmetic(bundle: Bundle, options: GenerateOptions) -> dict[str, str]:
+def _arithmetic(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
     """What the pictures were computed with."""
     if options.backend == "diffusion":
         return {"dtype": str(_dtype(options)).removeprefix("torch.")}
     sampler = bundle.sampler
-    return {"engine": sampler.engine, "dtype": str(sampler.arithmetic).removeprefix("torch.")}
+    return {
+        "engine": sampler.engine, "dtype": str(sampler.arithmetic).removeprefix("torch."),
+        "passes_by_batch": sampler.passes,
+    }  # fmt: skip
 
 
 def _prompts(options: GenerateOptions) -> list[str]:

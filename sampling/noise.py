@@ -15,7 +15,8 @@ _GUMBEL, _GAUSSIAN = 0x51ED270B, 0x2545F491  # keep the two apart
 
 
 def gumbel(seeds: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
-    """Standard Gumbel noise (B, vocabulary) float32 for image seeds (B,) int64 at one position.
+    """Standard Gumbel noise (B, vocabulary) float32 for image seeds (B,) int64 at one position; or (B, T, vocabulary)
+    for seeds (B, 1) at positions (B, T) of their own.
 
     argmax(log p + gumbel) is a draw from p (the Gumbel-max trick).
     """
@@ -29,10 +30,10 @@ def gaussian(seeds: Tensor, step: int | Tensor, elements: int) -> Tensor:
 
 
 def _bits(seeds: Tensor, kind: int, position: int | Tensor, count: int) -> Tensor:
-    """32 random bits, held in int64, for each of (B, count)."""
+    """32 random bits, held in int64, for each of (..., count)."""
     elements = torch.arange(count, device=seeds.device)
     stream = _mix(_mix(_fold(seeds)) ^ _mix(elements.new_tensor(kind) ^ position))
-    return _mix(stream[:, None] ^ _mix(elements))
+    return _mix(stream[..., None] ^ _mix(elements))
 
 
 def _uniform(bits: Tensor) -> Tensor:

@@ -58,6 +58,9 @@ class KVCache:
         view.keys, view.values = self.keys[:, :batch], self.values[:, :batch]
         return view
 
-    def past(self, block: int, position: int | Tensor) -> Past:
-        """The view of block number `block` when the token at `position` is appended."""
-        return Past(self.keys[block], self.values[block], position)
+    def at(self, positions: int | Tensor) -> list[Past]:
+        """Each block's view when tokens at `positions` are appended: a number, or (B, T) int64 (see `Past`)."""
+        mask = None
+        if isinstance(positions, Tensor):
+            mask = (torch.arange(self.keys.shape[3], device=positions.device) <= positions[..., None])[:, None]
+        return [Past(self.keys[i], self.values[i], positions, mask) for i in range(len(self.keys))]

@@ -3,7 +3,6 @@
 Dimension names: B batch, T queries, S keys, D width, H heads, K head width (D / H).
 """
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,7 +86,7 @@ class DecoderBlock(nn.Module):
         """One or more new image tokens (B, T, D) -> (B, T, D).
 
         Args:
-            x: with `past` one token, to be appended to it; without, the whole sequence.
+            x: with `past`, tokens to be appended to it; without, the whole sequence.
             text: keys and values of the caption for this block, from `self.cross.keys_values`.
             text_mask: bool (B, 1, 1, S), False at padding.
             past: this block's keys and values of the tokens before.
@@ -104,24 +103,22 @@ class DecoderBlock(nn.Module):
 
 
 class Past:
-    """A block's view of the KV cache at one position: where new keys and values go, and what there is to attend on.
+    """A block's view of the KV cache: where the keys and values of new tokens go, and what there is to attend on.
 
-    A position that is a number cuts the cache there. One that is a tensor () int64 leaves every shape as it is, which a
-    graph needs that is traced once for all positions: then `mask` rules out what is not yet written.
+    A position that is a number is that of one new token a picture, and cuts the cache there. Positions (B, T) int64 may
+    differ from picture to picture and leave every shape as it is, so that a graph traced once fits all of them: then
+    `mask`, bool (B, 1, T, positions of the cache), rules out what comes later.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, position: int | Tensor) -> None:
-        self._keys, self._values, self._position = keys, values, position
-        self.mask: Tensor | None = None
-        if isinstance(position, Tensor):
-            self.mask = (torch.arange(keys.shape[2], device=keys.device) <= position)[None]
+    def __init__(self, keys: Tensor, values: Tensor, at: int | Tensor, mask: Tensor | None) -> None:
+        self._keys, self._values, self._at, self.mask = keys, values, at, mask
 
     def append(self, new: KeysValues) -> KeysValues:
-        """Writes (B, H, 1, K) at the position, in place; returns everything up to and including it."""
-        if isinstance(self._position, Tensor):
-            at = self._position.view(1)
-            return self._keys.index_copy_(2, at, new[0]), self._values.index_copy_(2, at, new[1])
-        until = self._position + 1
-        self._keys[:, :, self._position : until] = new[0]
-        self._values[:, :, self._position : until] = new[1]
+        """Writes (B, H, T, K) at the positions, in place; returns all that may be attended on."""
+        if isinstance(self._at, Tensor):
+            where = self._at[:, None, :, None].expand_as(new[0])
+            return self._keys.scatter_(2, where, new[0]), self._values.scatter_(2, where, new[1])
+        until = self._at + 1
+        self._keys[:, :, self._at : until] = new[0]
+        self._values[:, :, self._at : until] = new[1]
         return self._keys[:, :, :until], self._values[:, :, :until]

@@ -111,7 +111,8 @@ class TokenModel(PretrainedModel):
 
         `position` is a number, or a tensor () int64 where no shape may depend on it (see `Past`).
         """
-        return self.decoder.step(token, position, cache)
+        at = position.expand(len(token), 1) if isinstance(position, Tensor) else position
+        return self.decoder.extend(token[:, None], at, cache)[:, 0]
 
 
 class TextEncoder(nn.Module):
@@ -154,10 +155,11 @@ class ImageTokenDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """Tokens from BOS on (B, T), caption states (B, S, D) -> logits (B, T, K + 1)."""
-        x = self.dropout(self.embed(tokens) + self._positions(0, tokens.shape[1]))
+        t = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.dropout(self.embed(tokens) + self._positions(t))
         for block in self.blocks:
             x = block(x, block.cross.keys_values(states), mask)
-        return self._logits(x, 0)
+        return self._logits(x, t)
 
     def cache(self, states: Tensor, mask: Tensor, old: KVCache | None = None) -> KVCache:
         """Caption states (B, S, D) -> a cache with the caption's keys and values of every block."""
@@ -166,25 +168,29 @@ class ImageTokenDecoder(nn.Module):
             return old
         return KVCache(text, mask, self.config.length + 1)
 
-    def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
-        """Token before `position` (B,) -> logits (B, K + 1); appends to the cache."""
-        x = self.embed(token[:, None]) + self._positions(position, 1)
-        for i, block in enumerate(self.blocks):
-            x = block(x, cache.text[i], cache.text_mask, cache.past(i, position))
-        return self._logits(x, position)[:, 0]
+    def extend(self, tokens: Tensor, positions: int | Tensor, cache: KVCache) -> Tensor:
+        """Tokens (B, T), each the one before its position -> logits (B, T, K + 1); appends to the cache.
 
-    def _positions(self, start: int | Tensor, count: int) -> Tensor:
-        """(count, D): position t is row t // grid and column t % grid of the token predicted there."""
-        t = start + torch.arange(count, device=self.rows.device)
+        `positions` is a number where T is 1, or (B, T) int64. A position that was appended before is written again, and
+        what stood at later ones is not looked at.
+        """
+        t = positions if isinstance(positions, Tensor) else torch.tensor([positions], device=tokens.device)
+        x = self.embed(tokens) + self._positions(t)
+        for block, text, past in zip(self.blocks, cache.text, cache.at(positions), strict=True):
+            x = block(x, text, cache.text_mask, past)
+        return self._logits(x, t)
+
+    def _positions(self, t: Tensor) -> Tensor:
+        """Positions (..., T) -> (..., T, D): t is row t // grid and column t % grid of the token predicted there."""
         return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
 
-    def _logits(self, x: Tensor, start: int | Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, K + 1) float32, -inf for EOS inside rows and for codes after the last row."""
+    def _logits(self, x: Tensor, t: Tensor) -> Tensor:
+        """(B, T, D) at positions (..., T) -> (B, T, K + 1) float32, -inf for EOS inside rows and for codes after the
+        last row."""
         logits = self.head(self.norm(x)).float()
-        t = start + torch.arange(x.shape[1], device=x.device)
         at_row_end = (t > 0) & (t % self.config.grid == 0)
         is_eos = torch.arange(logits.shape[-1], device=x.device) == self.config.eos
-        allowed = torch.where(is_eos, at_row_end[:, None], (t < self.config.length)[:, None])
+        allowed = torch.where(is_eos, at_row_end[..., None], (t < self.config.length)[..., None])
         return logits.masked_fill(~allowed, -torch.inf)
 
 

@@ -190,7 +190,7 @@ def test_a_graph_traced_once_draws_the_same() -> None:
 
 def test_a_step_runs_on_one_device() -> None:
     """On the meta device nothing can be read, and an operand left on the CPU is an error."""
-    with torch.device("meta"):
+    with torch.no_grad(), torch.device("meta"):
         model = TokenModel(TOKENS).eval()
         text, seeds, position = captions(2).to("meta"), torch.arange(2), torch.tensor(3)
         draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))

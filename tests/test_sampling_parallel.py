@@ -1,0 +1,90 @@
+"""Parallel decoding draws the very tokens that one-by-one decoding draws, in fewer passes where guesses are easy."""
+
+import pytest
+import torch
+from tiny_models import TOKENS, captions, token_model
+
+from sampling.decode import Engine, Sampler
+from sampling.logits import Draw
+from sampling.noise import gumbel
+from sampling.options import SamplingOptions
+from sampling.parallel import decode_in_parallel
+from tokenizer.text import NULL, PAD
+from training.errors import BadInput
+
+NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
+
+
+def draw(sampler: Sampler, pictures: int, **options: float) -> list[list[int]]:
+    settings = SamplingOptions(**{"temperature": 1.0, **options})  # type: ignore[arg-type]
+    codes = sampler.draw(captions(6)[:pictures], NULL_CAPTION, torch.arange(pictures), settings)
+    return [grid.flatten().tolist() for grid in codes]
+
+
+@pytest.mark.parametrize("window", [2, 3, 4, 9, 100])
+@pytest.mark.parametrize("options", [{"guidance": 1.0}, {"guidance": 2.5, "top_p": 0.9}, {"temperature": 0.0}])
+def test_it_draws_what_one_by_one_decoding_draws(window: int, options: dict[str, float]) -> None:
+    """Pictures of a batch settle at their own pace, and may end early."""
+    for seed in range(3):
+        sampler = Sampler(token_model(seed=seed), "plain")
+        assert draw(sampler, 6, parallel=window, **options) == draw(sampler, 6, **options)
+
+
+def test_a_picture_does_not_depend_on_the_others() -> None:
+    sampler = Sampler(token_model(), "plain")
+    assert draw(sampler, 6, parallel=4)[:2] == draw(sampler, 2, parallel=4)
+
+
+def test_easy_pictures_take_few_passes() -> None:
+    """A model that says the same of every position, whatever came before: a window is right at the second look."""
+    model = token_model()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        model.decoder.norm.weight.fill_(1.0)
+        model.decoder.columns.fill_(1.0)
+        model.decoder.head.weight[7] = 1.0
+    sampler = Sampler(model, "plain")
+    drawn = draw(sampler, 3, temperature=0.0, guidance=1.0)
+    assert drawn == [[7] * 9] * 3
+    assert draw(sampler, 3, temperature=0.0, guidance=1.0, parallel=3) == drawn
+    assert sampler.passes[0] == 9
+    assert sampler.passes[1] <= 4
+
+
+def test_never_more_passes_than_tokens() -> None:
+    sampler = Sampler(token_model(), "plain")
+    draw(sampler, 6, parallel=9)
+    assert sampler.passes[0] <= 9
+
+
+def test_nothing_is_read_from_the_device_in_a_pass() -> None:
+    """On the meta device nothing can be."""
+    with torch.no_grad(), torch.device("meta"):
+        model = token_model().to("meta")
+        cache = model.cache(captions(4).to("meta"))
+        settings = Draw.of(SamplingOptions(top_k=3), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))
+        looks: list[torch.Tensor] = []
+        tokens, passes = decode_in_parallel(
+            model, cache, torch.arange(2), settings, 4, lambda done: bool(looks.append(done))
+        )
+    assert tokens.is_meta
+    assert passes == len(looks) == TOKENS.length
+
+
+def test_noise_at_positions_of_their_own() -> None:
+    seeds, positions = torch.tensor([5, 9]), torch.tensor([[0, 3], [7, 1]])
+    noise = gumbel(seeds[:, None], positions, 20)
+    for i in range(2):
+        for j in range(2):
+            assert torch.equal(noise[i, j], gumbel(seeds[i : i + 1], int(positions[i, j]), 20)[0])
+
+
+@pytest.mark.parametrize("engine", ["plain"])
+def test_it_does_not_go_with_given_tokens(engine: Engine) -> None:
+    known = torch.full((1, 9), -1)
+    options = SamplingOptions(parallel=4)
+    with pytest.raises(BadInput, match="parallel is for whole pictures"):
+        Sampler(token_model(), engine).draw(captions(1), NULL_CAPTION, torch.arange(1), options, known)
+    with pytest.raises(BadInput, match="parallel is 1: must be 2 or more, or 0 for none"):
+        SamplingOptions(parallel=1)
