@@ -1,5 +1,6 @@
 """What the README says works: its four commands from pictures to a picture, and its Python."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from sampling import load
-from sampling.generate import SHIPPED
+from sampling.generate import SHIPPED, GenerateOptions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -82,3 +83,10 @@ def test_every_file_that_the_readme_names_exists() -> None:
     assert len(named) >= 4
     for name in named:
         assert (ROOT / name).exists(), name
+
+
+def test_every_option_that_the_readme_names_exists() -> None:
+    (section,) = (part for part in re.split(r"^## ", README, flags=re.M) if part.startswith("Draw"))
+    flags = {*re.findall(r"--(\w+)", section)} - {"help", "num_processes"}  # the latter is the launcher's
+    assert len(flags) > 10
+    assert flags <= {field.name for field in dataclasses.fields(GenerateOptions)}
