@@ -30,6 +30,12 @@ def group(concept: str, style: str) -> str:
     return f"{concept}/{style}"
 
 
+def group_of(key: str) -> str:
+    """The group of a picture of the emoji corpus."""
+    emoji = find(key)
+    return group(emoji.family, emoji.style)
+
+
 def emoji_gallery(pictures: CaptionedImages, prompts: Sequence[Prompt], size: int) -> RealGallery:
     """Enough families, in an order fixed by hash, for queries of `size`, and behind them those of the prompts.
 

@@ -90,6 +90,7 @@ class Judge:
         *,
         real: bool = False,
         paired: bool = False,
+        taken: Sequence[str] = (),
         keep: bool = False,
         label: str = "",
     ) -> Scores:
@@ -97,13 +98,15 @@ class Judge:
 
         Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
         are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
-        `paired`, picture i was made of or for picture i of the reference that the judge was given. Features of pictures
-        that are scored again and again are worth `keep`ing.
+        `paired`, picture i was made of or for picture i of the reference that the judge was given. Where picture i was
+        `taken` from a group of the gallery, it is not looked for among that group. Features of pictures that are scored
+        again and again are worth `keep`ing.
         """
         keys = digests(pictures)
         order = sorted(range(len(keys)), key=lambda i: (keys[i], prompts[i].text if prompts else ""))
         pictures = [pictures[i] for i in order]
         prompts = [prompts[i] for i in order] if prompts else []
+        taken = [taken[i] for i in order] if taken else []
         back = torch.tensor(order).argsort().tolist()
         scores = Scores()
         for network in self.networks:
@@ -119,7 +122,7 @@ class Judge:
             aligned = made.rows([back[i] for i in self._order]) if paired else made
             self._distributions(scores, network.name, aligned, real, paired)
             if prompts and network.name in self._gallery:
-                self._answers(scores, network.name, made, prompts)
+                self._answers(scores, network.name, made, prompts, taken)
         self._measurements(scores, pictures, prompts)
         self._means(scores, prompts)
         scores.pictures = {name: values[back] for name, values in scores.pictures.items()}
@@ -146,17 +149,21 @@ class Judge:
         if made.probabilities is not None:
             scores.metrics[name("class_score")] = metrics.inception_score(made.probabilities)
 
-    def _answers(self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt]) -> None:
+    def _answers(
+        self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt], taken: Sequence[str]
+    ) -> None:
         """Whether each picture shows the concept and the style that it was asked for."""
         gallery, name = self.gallery, _namer(network)
         assert gallery is not None
         concepts = [prompt.concept for prompt in prompts]
-        groups = [group(prompt.concept, prompt.style) for prompt in prompts]
+        left_out = [{group(prompt.concept, prompt.style)} for prompt in prompts]
+        if taken:
+            left_out = [own | {source} for own, source in zip(left_out, taken, strict=True)]
         if not all(concepts):
             return
         features = self._gallery[network].pooled
         ranks = metrics.retrieval(
-            made.pooled, concepts, groups,
+            made.pooled, concepts, left_out,
             Gallery(features=features, concepts=gallery.concepts, groups=gallery.groups), self.gallery_size,
         )  # fmt: skip
         # the classifier of styles has seen none of the suite's families

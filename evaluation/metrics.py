@@ -4,7 +4,7 @@ No function here knows which model made the pictures, or even which network the 
 are float tensors (N, D); `made` are those of the pictures judged, `real` those of the reference.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from torchmetrics.image.kid import poly_kernel
 
 from training.errors import BadInput
 
-VERSION = 1
+VERSION = 2
 """Of all definitions in this file; raise it when any figure would change."""
 
 ENOUGH_FOR_FRECHET = 5000
@@ -288,18 +288,24 @@ class Gallery:
     """What is left out together with the prompt's own picture."""
 
 
-def retrieval(made: Tensor, concepts: Sequence[str], groups: Sequence[str], gallery: Gallery, size: int) -> Tensor:
+def retrieval(
+    made: Tensor, concepts: Sequence[str], left_out: Sequence[Collection[str]], gallery: Gallery, size: int
+) -> Tensor:
     """Rank of the first right answer among `size` real pictures ordered by cosine similarity: (N, D) -> (N,), from 0.
 
-    For each query the gallery is all pictures of its concept, but for the prompt's own group, and as many of other
-    concepts, in the gallery's order, as make `size`. `rank < k` is top-k retrieval.
+    For each query the gallery is all pictures of its concept and as many of other concepts, in the gallery's order, as
+    make `size`, but for the groups that it leaves out: that of the prompt's own picture, and of the picture itself if
+    it is a real one, which would find itself. `rank < k` is top-k retrieval; a query with no right answer left finds
+    none.
     """
     answers = np.array([[theirs == mine for theirs in gallery.concepts] for mine in concepts])
-    own = np.array([[theirs == mine for theirs in gallery.groups] for mine in groups])
-    right = answers & ~own
-    others = ~answers & (np.cumsum(~answers, 1) <= size - right.sum(1, keepdims=True))
-    if not right.any(1).all():
-        raise BadInput(f"no other picture of the gallery shows {concepts[int((~right.any(1)).argmax())]!r}")
+    out = np.array([[theirs in groups for theirs in gallery.groups] for groups in left_out])
+    right = answers & ~out
+    other = ~answers & ~out
+    others = other & (np.cumsum(other, 1) <= size - right.sum(1, keepdims=True))
+    unheard = ~answers.any(1)
+    if unheard.any():
+        raise BadInput(f"no picture of the gallery shows {concepts[int(unheard.argmax())]!r}")
     short = size - int((right | others).sum(1).min())
     if short > 0:
         raise BadInput(f"the gallery has {short} pictures too few for queries of {size}: lower --gallery_size")
@@ -308,14 +314,27 @@ def retrieval(made: Tensor, concepts: Sequence[str], groups: Sequence[str], gall
     return ((similarity > best) & torch.from_numpy(others)).sum(1)
 
 
-def linear_probe(features: Tensor, labels: Sequence[str], strength: float = 1e-2) -> Callable[[Tensor], list[str]]:
-    """A ridge classifier (one-hot targets) of features (N, D), standardised; returns one from features to labels."""
+def linear_probe(features: Tensor, labels: Sequence[str]) -> Callable[[Tensor], list[str]]:
+    """A ridge classifier (one-hot targets) of features (N, D), standardised; returns one from features to labels.
+
+    Its penalty is the one of a fixed set with the least generalised cross-validation error (Golub, Heath and Wahba,
+    1979, eq. 1.4) on these very features: nothing that is judged has a say in it.
+    """
     names = sorted(set(labels))
     mu, sigma = features.double().mean(0), features.double().std(0).clamp_min(1e-6)
     x = F.pad((features.double() - mu) / sigma, (0, 1), value=1.0)
     targets = F.one_hot(torch.tensor([names.index(label) for label in labels]), len(names)).double()
-    penalty = strength * len(x) * torch.eye(x.shape[1], dtype=torch.double)
-    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ targets)
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    projected = u.T @ targets
+
+    def error(penalty: Tensor) -> Tensor:
+        kept = s**2 / (s**2 + penalty)
+        residual = targets - u @ (kept[:, None] * projected)
+        return residual.square().sum() / (1 - kept.sum() / len(x)) ** 2
+
+    penalties = len(x) * torch.logspace(-4, 1, 11, dtype=torch.double)
+    best = min(penalties, key=error)
+    weights = vh.T @ ((s / (s**2 + best))[:, None] * projected)
 
     def classify(others: Tensor) -> list[str]:
         scores = F.pad((others.double() - mu) / sigma, (0, 1), value=1.0) @ weights

@@ -7,11 +7,9 @@ processes. The result is `R/result.json`, the pictures are in `R/pictures/`.
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,7 +24,7 @@ from evaluation.pictures import padded, read_pictures
 from evaluation.result import differences, figures, head, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.generate import SHIPPED
-from sampling.options import SamplingOptions
+from sampling.options import BackendOptions
 from sampling.pipeline import Bundle, load
 from training.cli import command
 from training.config import require, to_dict
@@ -34,17 +32,13 @@ from training.errors import BadInput
 from training.files import atomic, write_json
 from training.pretrained import read_json
 
-Options = TypeVar("Options")
-
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(JudgeOptions, SamplingOptions):
+class RunOptions(JudgeOptions, BackendOptions):
     """Draws the pictures of a prompt suite with a bundle and scores them beside controls."""
 
     model: str = str(SHIPPED)
     """Bundle: a folder or a Hub id. By default the one that comes with Tessera."""
-    backend: str = "autoregressive"
-    """Which of the bundle's models draws."""
     suite: str = "emoji/validation"
     """`emoji/train-sample`, `emoji/validation`, `emoji/heldout-style`, `attributes`, `free`, `lab`, a file of prompts,
     or `SOURCE@SPLIT`, the captions of your own pictures."""
@@ -63,7 +57,7 @@ class RunOptions(JudgeOptions, SamplingOptions):
 
     def __post_init__(self) -> None:
         JudgeOptions.__post_init__(self)
-        SamplingOptions.__post_init__(self)
+        BackendOptions.__post_init__(self)
         for name in ("num_images", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
@@ -74,8 +68,7 @@ def main(options: RunOptions) -> None:
     state = PartialState(cpu=options.device == "cpu")
     suite = open_suite(options.suite, options.limit)
     bundle = load(options.model, device=options.device)
-    if options.backend != "autoregressive" and "backend" not in signature(bundle.generate).parameters:
-        raise BadInput(f"backend is {options.backend!r}: this bundle draws with autoregressive alone")
+    bundle.require(options.backend)
     side = open_real(suite, bundle.tokenizer.config.image_size, options)
     for guidance in options.sweep_guidance or [options.guidance]:
         one = dataclasses.replace(options, guidance=guidance, sweep_guidance=[])
@@ -147,17 +140,10 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions, 
     print(f"{brief} on {len(files)} pictures: {out / 'result.json'}")
 
 
-def part_of(kind: Callable[..., Options], options: RunOptions) -> Options:
-    """The fields of `options` that the dataclass `kind` has."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    return kind(**{f.name: getattr(options, f.name) for f in fields})
-
-
 def _generate(bundle: Bundle, prompts: list[str], options: RunOptions) -> list[Tensor]:
-    other: dict[str, Any] = {} if options.backend == "autoregressive" else {"backend": options.backend}
     return bundle.generate(
-        prompts, num_images=options.num_images, seed=options.seed, options=part_of(SamplingOptions, options),
-        batch_size=options.batch_size, **other,
+        prompts, num_images=options.num_images, seed=options.seed, options=options.sampling,
+        batch_size=options.batch_size,
     )  # fmt: skip
 
 
@@ -169,8 +155,8 @@ def _files(out: Path, i: int, options: RunOptions) -> list[Path]:
 def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     return {
         "suite": suite.hash, "backend": options.backend, "seed": options.seed, "num_images": options.num_images,
-        "options": to_dict(part_of(SamplingOptions, options)), **bundle.ids,
-        "parameters": _parameters(bundle),
+        "options": to_dict(options.sampling), **bundle.ids,
+        "model_id": bundle.model_id(options.backend), "parameters": _parameters(bundle),
     }  # fmt: skip
 
 
@@ -189,7 +175,8 @@ def _subject(bundle: Bundle, options: RunOptions, out: Path) -> dict[str, Any]:
     seconds, images = sum(line["seconds"] for line in lines), sum(line["images"] for line in lines)
     return {
         "model": options.model, "backend": options.backend,
-        "options": to_dict(part_of(SamplingOptions, options)), **bundle.ids, "parameters": _parameters(bundle),
+        "options": to_dict(options.sampling), **bundle.ids,
+        "model_id": bundle.model_id(options.backend), "parameters": _parameters(bundle),
         "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 4) if seconds else 0.0,
         "batch_size": options.batch_size, "device": options.device, "torch": torch.__version__,
         "threads": torch.get_num_threads(),

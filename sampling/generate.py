@@ -1,6 +1,5 @@
 """Pictures from text: `python -m sampling.generate --prompt "a noto emoji of a fox"`."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from data.fit import fit
 from data.grid import grid
 from data.store import Unreadable
-from sampling.options import DiffusionOptions, GuidanceOptions, SamplingOptions
+from sampling.options import BackendOptions, DiffusionOptions
 from sampling.picture_files import file_name, read_picture, write_picture
 from sampling.pipeline import Bundle, Start, check_prompt, load
 from training.cli import command
@@ -32,7 +31,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(SamplingOptions, DiffusionOptions):
+class GenerateOptions(BackendOptions):
     """Draws pictures from text and writes them as PNG, with a labelled grid and a record of what was done."""
 
     prompt: list[str] = field(default_factory=list, metadata={"repeat": True})
@@ -41,8 +40,6 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
     """Text file with one prompt a line."""
     model: str = str(SHIPPED)
     """Bundle: a folder or a Hub id. By default the one that comes with Tessera."""
-    backend: Literal["autoregressive", "diffusion"] = "autoregressive"
-    """What draws the codes: the token model, or the diffusion model. Each has options of its own."""
     interpolate: int = 0
     """Draw this many pictures, by diffusion, on the way between two prompts, or from `seed` to `seed + 1` of one."""
     init_image: Path | None = None
@@ -80,13 +77,8 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
         require(self, "strength", 0 < self.strength <= 1, "above 0, at most 1")
         require(self, "strength", self.strength == 1 or self.init_image is not None, "1 without init_image")
         require(self, "mask", self.mask is None or self.init_image is not None, "absent without init_image")
-        self._require_backend()
-
-    @property
-    def sampling(self) -> SamplingOptions | DiffusionOptions:
-        """The part of the options that the sampler reads."""
-        kind = DiffusionOptions if self.backend == "diffusion" else SamplingOptions
-        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
+        diffusion = self.backend == "diffusion"
+        self.refuse({"engine": "auto", "mask": None} if diffusion else {"interpolate": 0})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,19 +89,6 @@ class GenerateOptions(SamplingOptions, DiffusionOptions):
             settings |= {"mask": str(self.mask)} if self.mask else {}
         found: dict[str, Any] = json.loads(json.dumps(settings))
         return found
-
-    def _require_backend(self) -> None:
-        """Refuses options that the backend would not read."""
-        shared = {f.name for f in dataclasses.fields(GuidanceOptions)}
-        other = SamplingOptions if self.backend == "diffusion" else DiffusionOptions
-        deaf = {f.name: f.default for f in dataclasses.fields(other) if f.name not in shared}
-        if self.backend != "diffusion":
-            deaf |= {"interpolate": 0}
-        else:
-            deaf |= {"engine": "auto", "mask": None}
-        for name, default in deaf.items():
-            if getattr(self, name) != default:
-                raise BadInput(f"{name} is {getattr(self, name)}: backend {self.backend} does not read it")
 
 
 def main(options: GenerateOptions) -> None:

@@ -1,10 +1,13 @@
 """What a sampler can be told."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from training.config import require
+from training.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +100,29 @@ class DiffusionOptions(GuidanceOptions):
         require(self, "eta", 0 <= self.eta <= 1, "from 0 to 1")
         require(self, "eta", self.eta == 0 or self.scheduler == "ddim", f"0 with scheduler {self.scheduler}")
         require(self, "threshold", 0 <= self.threshold < 1, "from 0 (none) to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions(SamplingOptions, DiffusionOptions):
+    """A backend, and what it can be told."""
+
+    backend: Literal["autoregressive", "diffusion"] = "autoregressive"
+    """What draws the codes: the token model, or the diffusion model. Each has options of its own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shared = {f.name for f in dataclasses.fields(GuidanceOptions)}
+        other = SamplingOptions if self.backend == "diffusion" else DiffusionOptions
+        self.refuse({f.name: f.default for f in dataclasses.fields(other) if f.name not in shared})
+
+    def refuse(self, deaf: Mapping[str, object]) -> None:
+        """Raises `BadInput` where an option that the backend does not read differs from its default in `deaf`."""
+        for name, default in deaf.items():
+            if getattr(self, name) != default:
+                raise BadInput(f"{name} is {getattr(self, name)}: backend {self.backend} does not read it")
+
+    @property
+    def sampling(self) -> SamplingOptions | DiffusionOptions:
+        """The part of the options that the backend's sampler reads."""
+        kind = DiffusionOptions if self.backend == "diffusion" else SamplingOptions
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})

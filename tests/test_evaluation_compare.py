@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from fake_network import FakeNetwork
 from PIL import Image
-from tiny_models import IMAGES, save_bundle
+from tiny_models import IMAGES, add_diffusion, save_bundle
 
 from data.grid import to_pil
 from evaluation import compare, harness, run, score
@@ -92,6 +92,25 @@ def test_a_run_goes_on_where_it_was_stopped(
     assert read_result(tmp_path / "run")["metrics"] == read_result(results["a"])["metrics"]
     said = call(run, run.RunOptions, *words, "--guidance", "2")
     assert "holds pictures of another run (options.guidance: 1.0 and 2.0); choose another --out" in said
+
+
+def test_both_backends_are_judged_alike(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IMAGES, "image_size", 16)
+    words = ["--suite", f"{photos}@validation", "--cache", results["root"] / "cache", "--device", "cpu"]
+    diffusion = [*words, "--backend", "diffusion", "--steps", "3", "--guidance", "1", "--out", tmp_path / "run"]
+    assert "has no diffusion part" in call(run, run.RunOptions, "--model", results["bundle"], *diffusion)
+    shutil.copytree(results["bundle"], tmp_path / "bundle")
+    bundle = add_diffusion(tmp_path / "bundle")
+    assert "result.json" in call(run, run.RunOptions, "--model", bundle, *diffusion)
+    found, other = read_result(tmp_path / "run"), read_result(results["a"])
+    assert found["subject"]["backend"] == "diffusion"
+    assert found["subject"]["options"]["steps"] == 3
+    assert found["subject"]["model_id"] != other["subject"]["model_id"]
+    assert found["protocol"] == other["protocol"]
+    said = call(run, run.RunOptions, "--model", bundle, *diffusion, "--temperature", "0.9")
+    assert said == "temperature is 0.9: backend diffusion does not read it"
 
 
 def test_anyone_s_pictures_are_scored(results: dict[str, Path], tmp_path: Path, call: Command, photos: Path) -> None:
