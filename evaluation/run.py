@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data.grid import to_pil
 from evaluation.harness import JudgeOptions, RealSide, open_real, per_picture, report, save_pictures, with_controls
-from evaluation.likelihood import bits_per_image
+from evaluation.likelihood import bits_per_image, bound_per_dimension
 from evaluation.metrics import mean
 from evaluation.pictures import padded, read_pictures
 from evaluation.result import differences, figures, head, write_result
@@ -110,10 +110,13 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions, 
     made, controls, shown = with_controls(
         side, read_pictures(files), suite.prompts, options.num_images, bundle.tokenizer
     )
-    if side.originals and options.backend == "autoregressive":
-        captions = [prompt.text for prompt in suite.prompts]
-        bits = bits_per_image(bundle, captions, torch.stack(list(side.originals)), options.batch_size)
-        made.metrics["bits_per_image"] = mean(bits, higher_is_better=False)
+    if side.originals:
+        captions, originals = [prompt.text for prompt in suite.prompts], torch.stack(list(side.originals))
+        if options.backend == "diffusion":
+            name, bits = "bits_per_dimension", bound_per_dimension(bundle, captions, originals)
+        else:
+            name, bits = "bits_per_image", bits_per_image(bundle, captions, originals, options.batch_size)
+        made.metrics[name] = mean(bits, higher_is_better=False)
     protocol = {
         **side.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},

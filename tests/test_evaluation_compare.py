@@ -109,6 +109,8 @@ def test_both_backends_are_judged_alike(
     assert found["subject"]["options"]["steps"] == 3
     assert found["subject"]["model_id"] != other["subject"]["model_id"]
     assert found["protocol"] == other["protocol"]
+    assert found["metrics"]["bits_per_dimension"]["higher_is_better"] is False
+    assert "bits_per_image" not in found["metrics"]
     said = call(run, run.RunOptions, "--model", bundle, *diffusion, "--temperature", "0.9")
     assert said == "temperature is 0.9: backend diffusion does not read it"
 
