@@ -65,7 +65,11 @@ class Judge:
         self._real = {n.name: cached(n, self.reference, self.cache, batch_size=self.batch_size, label="the reference")
                       for n in self.networks}  # fmt: skip
         self._gallery = {}
+        self._holding: dict[str, set[str]] = defaultdict(set)
+        """The groups of the gallery that hold a picture of these very pixels, by its digest."""
         if self.gallery:
+            for digest, its in zip(digests(self.gallery.pictures), self.gallery.groups, strict=True):
+                self._holding[digest].add(its)
             shown = torch.stack(list(self.gallery.pictures))
             self._gallery = {n.name: cached(n, shown, self.cache, batch_size=self.batch_size, label="the gallery")
                              for n in self.networks if n.name != "clip"}  # fmt: skip
@@ -98,15 +102,19 @@ class Judge:
 
         Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
         are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
-        `paired`, picture i was made of or for picture i of the reference that the judge was given. Where picture i was
-        `taken` from a group of the gallery, it is not looked for among that group. Features of pictures that are scored
-        again and again are worth `keep`ing.
+        `paired`, picture i was made of or for picture i of the reference that the judge was given. No picture, whoever
+        made it, finds itself in the gallery: the groups that hold its very pixels are left out for it. Where picture i
+        was `taken` from a group, so is that one, for in it may be its like in another skin tone. Features of pictures
+        that are scored again and again are worth `keep`ing.
         """
         keys = digests(pictures)
         order = sorted(range(len(keys)), key=lambda i: (keys[i], prompts[i].text if prompts else ""))
         pictures = [pictures[i] for i in order]
         prompts = [prompts[i] for i in order] if prompts else []
-        taken = [taken[i] for i in order] if taken else []
+        left_out = [
+            {group(prompt.concept, prompt.style)} | self._holding.get(keys[i], set()) | ({taken[i]} if taken else set())
+            for i, prompt in zip(order, prompts, strict=False)
+        ]
         back = torch.tensor(order).argsort().tolist()
         scores = Scores()
         for network in self.networks:
@@ -122,7 +130,7 @@ class Judge:
             aligned = made.rows([back[i] for i in self._order]) if paired else made
             self._distributions(scores, network.name, aligned, real, paired)
             if prompts and network.name in self._gallery:
-                self._answers(scores, network.name, made, prompts, taken)
+                self._answers(scores, network.name, made, prompts, left_out)
         self._measurements(scores, pictures, prompts)
         self._means(scores, prompts)
         scores.pictures = {name: values[back] for name, values in scores.pictures.items()}
@@ -150,15 +158,12 @@ class Judge:
             scores.metrics[name("class_score")] = metrics.inception_score(made.probabilities)
 
     def _answers(
-        self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt], taken: Sequence[str]
+        self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt], left_out: Sequence[set[str]]
     ) -> None:
         """Whether each picture shows the concept and the style that it was asked for."""
         gallery, name = self.gallery, _namer(network)
         assert gallery is not None
         concepts = [prompt.concept for prompt in prompts]
-        left_out = [{group(prompt.concept, prompt.style)} for prompt in prompts]
-        if taken:
-            left_out = [own | {source} for own, source in zip(left_out, taken, strict=True)]
         if not all(concepts):
             return
         features = self._gallery[network].pooled

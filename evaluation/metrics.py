@@ -17,7 +17,7 @@ from torchmetrics.image.kid import poly_kernel
 
 from training.errors import BadInput
 
-VERSION = 2
+VERSION = 3
 """Of all definitions in this file; raise it when any figure would change."""
 
 ENOUGH_FOR_FRECHET = 5000
@@ -294,9 +294,9 @@ def retrieval(
     """Rank of the first right answer among `size` real pictures ordered by cosine similarity: (N, D) -> (N,), from 0.
 
     For each query the gallery is all pictures of its concept and as many of other concepts, in the gallery's order, as
-    make `size`, but for the groups that it leaves out: that of the prompt's own picture, and of the picture itself if
-    it is a real one, which would find itself. `rank < k` is top-k retrieval; a query with no right answer left finds
-    none.
+    make `size`, but for the groups that it leaves out: that of the prompt's own picture, and those of the picture
+    itself if it is there, which would find itself. `rank < k` is top-k retrieval; a query with no right answer left
+    finds none.
     """
     answers = np.array([[theirs == mine for theirs in gallery.concepts] for mine in concepts])
     out = np.array([[theirs in groups for theirs in gallery.groups] for groups in left_out])

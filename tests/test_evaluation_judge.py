@@ -116,6 +116,27 @@ def test_copying_does_not_win_on_a_held_out_style(tmp_path: Path) -> None:
     assert wrong.categories["c"]["retrieval_top1"].value == 0
 
 
+def test_a_picture_of_the_gallery_does_not_find_itself(tmp_path: Path) -> None:
+    """Pictures of the gallery come in as they are, and nobody says where from; they once found themselves.
+
+    Each concept asked for has one picture, or two of the very same pixels, and so no other right answer.
+    """
+    shown = pictures(5, 20)
+    shown[7] = shown[3]
+    concepts = [str(i) for i in range(20)]
+    concepts[7] = "3"
+    gallery = RealGallery(pictures=list(shown), concepts=concepts, styles=["a", "b"] * 10)
+    strict = Judge(
+        networks=[FakeNetwork()], reference=pictures(0), reference_name="noise", cache=tmp_path, gallery=gallery,
+        gallery_size=15,
+    )  # fmt: skip
+    prompts = [Prompt(text=concept, concept=concept, style="c") for concept in concepts[:12]]
+    assert strict.score(shown[:12], prompts).metrics["retrieval_top5"].value == 0
+    touched = shown[:12].clone()
+    touched[:, 0, 0, 0] ^= 1
+    assert strict.score(touched, prompts).metrics["retrieval_top1"].value == 1
+
+
 class FakeCorpus:
     """The emoji corpus with one grey a picture."""
 
