@@ -1,6 +1,7 @@
 """The judge, suites and controls: what comes in from anywhere gives one answer, and copying does not win."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.emoji import emojis
+from data.emoji import Emoji, emojis
+from data.emoji_art import draw
 from data.grid import from_pil, to_pil
 from data.source import open_source
+from evaluation import measure
 from evaluation.controls import nearest_captions
 from evaluation.features import Features, Lite, cached, extract, fingerprint
 from evaluation.gallery import RealGallery, emoji_gallery
@@ -256,6 +259,61 @@ def test_measurements_of_real_pictures(tmp_path: Path) -> None:
         picture = torch.from_numpy(draw(emoji.codepoints, emoji.style, 64).copy())
         right.append(MEASUREMENTS[prompt.attribute](picture) == prompt.expected)
     assert sum(right) >= 0.95 * len(right)
+
+
+KNOWN = {
+    "red": ("red apple", "red envelope", "red paper lantern", "red triangle pointed up"),
+    "orange": ("orange book", "large orange diamond", "carrot", "jack-o-lantern", "tangerine", "basketball"),
+    "yellow": ("face without mouth", "slightly smiling face", "banana", "lemon"),
+    "green": ("green apple", "leafy green", "green salad", "four leaf clover", "cucumber"),
+    "blue": ("blue book", "large blue diamond", "jeans", "blueberries"),
+    "purple": ("eggplant", "grapes", "alien monster", "crystal ball", "Ophiuchus"),
+    "brown": ("brown mushroom", "pile of poo", "bear"),
+    "black": ("black cat", "black flag", "black medium square", "black small square"),
+}  # what everyone knows the colour of, and no attribute prompt asks for
+
+
+def fewest_errors(low: list[float], high: list[float]) -> float:
+    """Of the whole numbers between low values and high ones, the middle of those with the fewest on the wrong side."""
+    cuts = torch.arange(-30, 400)
+    errors = (torch.tensor(low) > cuts[:, None]).sum(1) + (torch.tensor(high) <= cuts[:, None]).sum(1)
+    return float(cuts[errors == errors.min()].double().mean())
+
+
+def test_the_cuts_of_measurements_come_from_pictures_that_they_do_not_score() -> None:
+    """They once were set on the attribute suite's own pictures, whose score is the ceiling that it is read beside."""
+    asked = {prompt.concept for prompt in open_suite("attributes").prompts}
+    free = [e for e in emojis() if e.family not in asked and e.split in ("train", "validation")]
+
+    def drawn(emoji: Emoji) -> Tensor:
+        return torch.from_numpy(draw(emoji.codepoints, emoji.style, 64).copy())
+
+    tones: dict[str, list[float]] = {word: [] for _, word in measure._TONES}
+    for emoji in free:
+        word = emoji.name.partition(": ")[2].removesuffix(" skin tone")
+        if word in tones and emoji.split == "validation":
+            tones[word].append(measure.lightness_of_skin(drawn(emoji)))
+    for (least, word), (_, darker) in pairwise(measure._TONES):
+        assert least == fewest_errors(tones[darker], tones[word]), word
+
+    hues: dict[str, list[float]] = {}
+    lights: dict[str, list[float]] = {}
+    for word, names in KNOWN.items():
+        for hue, light in (measure.hue_and_brightest(drawn(emoji)) for emoji in free if emoji.name in names):
+            hues.setdefault(word, []).append(hue - 360 if word != "purple" and hue > 330 else hue)
+            lights.setdefault(word, []).append(light)
+    following = [word for _, word in measure._HUES[1:]]
+    for (end, word), after in zip(measure._HUES[:-1], following, strict=True):
+        above = [hue + 360 * (word == "purple") for hue in hues[after]]
+        assert end == fewest_errors(hues[word], above), word
+    assert fewest_errors(lights["black"], lights["brown"]) == measure._BLACK
+    assert fewest_errors(lights["brown"], lights["red"] + lights["orange"]) == measure._BROWN
+    dark = {
+        word: [hue for hue, light in zip(hues[word], lights[word], strict=True) if light < 200]
+        for word in ("red", "yellow")
+    }
+    ends = fewest_errors(dark["red"], hues["brown"]), fewest_errors(hues["brown"], dark["yellow"])
+    assert ends == measure._BROWN_HUES
 
 
 def test_unusable_pictures_are_one_line(tmp_path: Path) -> None:
