@@ -6,9 +6,11 @@ from that page come back with `--answers`.
 """
 
 import base64
+import hashlib
 import json
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 
 from evaluation.metrics import Metric, mean
-from evaluation.report import Column, html_report, markdown_table, render
+from evaluation.report import Column, html_report, markdown_table, numbered, render
 from evaluation.result import differences, read_result
 from training.cli import command
 from training.config import require
@@ -83,12 +85,11 @@ def mismatches(columns: Sequence[Column]) -> list[str]:
 def blind(first: Column, second: Column, seed: int) -> tuple[str, dict[str, Any]]:
     """The page of shuffled pairs that both drew, and the key that says whose picture was where."""
     draw = random.Random(seed)
-    theirs = {(p.get("prompt"), p.get("seed")): p for p in second.pictures}
-    mine = [p for p in first.pictures if (p.get("prompt"), p.get("seed")) in theirs]
-    draw.shuffle(mine)
+    mine, theirs = numbered(first.pictures), numbered(second.pictures)
+    both = [(first.pictures[mine[key]], second.pictures[theirs[key]]) for key in mine if key in theirs]
+    draw.shuffle(both)
     pairs, sides = [], {}
-    for number, picture in enumerate(mine):
-        other = theirs[picture.get("prompt"), picture.get("seed")]
+    for number, (picture, other) in enumerate(both):
         files = [first.folder / picture["file"], second.folder / other["file"]]
         flipped = draw.random() < 0.5
         left, right = reversed(files) if flipped else files
@@ -96,24 +97,32 @@ def blind(first: Column, second: Column, seed: int) -> tuple[str, dict[str, Any]
             {"id": number, "prompt": picture.get("prompt", ""), "left": embedded(left), "right": embedded(right)}
         )
         sides[str(number)] = {"left": int(flipped), "right": int(not flipped)}
-    names = [first.name, second.name]
-    return render("blind.html", pairs=pairs, page=f"{seed}-{len(pairs)}"), {"names": names, "sides": sides}
+    # a browser keeps the answers of all local pages together
+    page = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+    key = {"page": page, "names": [first.name, second.name], "sides": sides}
+    return render("blind.html", pairs=pairs, page=page), key
 
 
 def win_rate(answers: Path, key_file: Path) -> dict[str, Metric]:
-    """Share of pairs in which each result was preferred, ties counting half. Raises `BadInput` for unusable answers."""
+    """Share of pairs in which each result was preferred, ties counting half; 95 % interval over the pairs.
+
+    The answers of several people may stand one after another: a pair counts once, as the mean of what they said of it.
+    Raises `BadInput` for unusable answers.
+    """
     key = read_json(key_file)
-    chosen: dict[str, float] = {}
+    chosen: dict[str, list[float]] = defaultdict(list)
     for number, line in enumerate(answers.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             answer = json.loads(line)
             side = key["sides"][str(answer["id"])]
-            chosen[str(answer["id"])] = 0.5 if answer["choice"] == "tie" else 1.0 - side[answer["choice"]]
+            if answer["page"] != key["page"]:
+                raise ValueError
+            chosen[str(answer["id"])].append(0.5 if answer["choice"] == "tie" else 1.0 - side[answer["choice"]])
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{answers}, line {number}: not an answer to a pair of {key_file}") from None
     if not chosen:
         raise BadInput(f"{answers}: there is not one answer in it")
-    wins = torch.tensor(list(chosen.values()))
+    wins = torch.tensor([sum(said) / len(said) for said in chosen.values()])
     first, second = key["names"]
     return {first: mean(wins), second: mean(1 - wins)}
 

@@ -1,6 +1,7 @@
 """The comparison as HTML and Markdown: figures with intervals and controls, curves, pictures in rows."""
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,17 @@ class Column:
     folder: Path
     result: Mapping[str, Any]
     pictures: Sequence[Mapping[str, Any]]
+
+
+def numbered(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int], int]:
+    """The place of each picture by its prompt, its seed and how many came before with both."""
+    places: dict[tuple[Any, Any, int], int] = {}
+    seen: Counter[tuple[Any, Any]] = Counter()
+    for place, picture in enumerate(pictures):
+        both = (picture.get("prompt"), picture.get("seed"))
+        places[*both, seen[both]] = place
+        seen[both] += 1
+    return places
 
 
 def markdown_table(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric]) -> str:
@@ -170,10 +182,13 @@ def _scale(values: Sequence[float], begin: float, end: float) -> Any:
 
 
 def _shown(columns: Sequence[Column]) -> dict[str, Any]:
-    """The same prompts and seeds in rows, evenly from the worst to the best by the mean of the first's scores."""
+    """The same prompts and seeds in rows, evenly from the worst to the best by the mean of all scores."""
     if not columns:
         return {"heads": [], "rows": []}
-    by_prompt = [{(p.get("prompt"), p.get("seed")): p for p in column.pictures} for column in columns]
+    places = [numbered(column.pictures) for column in columns]
+    by_prompt = [
+        {key: column.pictures[i] for key, i in its.items()} for column, its in zip(columns, places, strict=True)
+    ]
     common = [key for key in by_prompt[0] if all(key in others for others in by_prompt)]
     ranked = sorted(common, key=lambda key: sum(_mean_score(pictures[key]) for pictures in by_prompt))
     some = torch.linspace(0, len(ranked) - 1, min(_ROWS, len(ranked))).long().tolist() if ranked else []
@@ -182,7 +197,7 @@ def _shown(columns: Sequence[Column]) -> dict[str, Any]:
         cells = [
             _image(column.folder / pictures[key]["file"]) for column, pictures in zip(columns, by_prompt, strict=True)
         ]
-        rows.append({"prompt": key[0], "seed": key[1], "cells": [*cells, *_controls(columns[0], key)]})
+        rows.append({"prompt": key[0], "seed": key[1], "cells": [*cells, *_controls(columns[0], places[0][key])]})
     return {"heads": [*(c.name for c in columns), *_control_names(columns[0])], "rows": rows}
 
 
@@ -196,11 +211,10 @@ def _control_names(column: Column) -> list[str]:
     return [name for name in names if (column.folder / "controls" / name).is_dir()]
 
 
-def _controls(column: Column, key: tuple[Any, Any]) -> list[str]:
-    """The controls' pictures for a prompt; theirs are numbered by prompt."""
-    seeds = len(column.result["protocol"].get("seeds", [0]))
-    place = next(i for i, p in enumerate(column.pictures) if (p.get("prompt"), p.get("seed")) == key) // seeds
-    return [_image(column.folder / "controls" / name / f"{place:05d}.png") for name in _control_names(column)]
+def _controls(column: Column, place: int) -> list[str]:
+    """The controls' pictures beside the picture at a place; theirs are numbered by prompt."""
+    prompt = place // len(column.result["protocol"].get("seeds", [0]))
+    return [_image(column.folder / "controls" / name / f"{prompt:05d}.png") for name in _control_names(column)]
 
 
 def _image(file: Path) -> str:

@@ -15,6 +15,7 @@ from tiny_models import IMAGES, add_diffusion, save_bundle
 
 from data.grid import to_pil
 from evaluation import compare, harness, run, score
+from evaluation.report import Column
 from evaluation.result import SCHEMA, VERSION, read_result
 from training.cli import command
 from training.errors import BadInput
@@ -197,7 +198,10 @@ def test_answers_become_a_win_rate(results: dict[str, Path], page: Path, call: C
     key = json.loads((page.parent / "blind-key.json").read_text())
     assert "guidance" not in page.read_text()  # nothing on the page says whose picture is whose
     assert {side["left"] for side in key["sides"].values()} == {0, 1}  # shuffled
-    first = [{"id": int(i), "choice": "left" if side["left"] == 0 else "right"} for i, side in key["sides"].items()]
+    first = [
+        {"page": key["page"], "id": int(i), "choice": "left" if side["left"] == 0 else "right"}
+        for i, side in key["sides"].items()
+    ]
     answers = page.parent / "answers.jsonl"
     answers.write_text("".join(json.dumps(answer) + "\n" for answer in first))
     rates = compare.win_rate(answers, page.parent / "blind-key.json")
@@ -206,8 +210,27 @@ def test_answers_become_a_win_rate(results: dict[str, Path], page: Path, call: C
     words = [results["a"], results["b"], "--out", page.parent, "--answers", answers]
     call(compare, compare.CompareOptions, *words)
     assert "Preferred by people: autoregressive, guidance 1 0.5" in (page.parent / "report.md").read_text()
-    answers.write_text('{"id": 77, "choice": "left"}\n')
-    assert "line 1: not an answer to a pair" in call(compare, compare.CompareOptions, *words)
+    # a second person says the opposite of all pairs but one
+    turned = [{**answer, "choice": {"left": "right", "right": "left"}[answer["choice"]]} for answer in first[1:]]
+    answers.write_text("".join(json.dumps(answer) + "\n" for answer in [*first, *turned]))
+    rate = next(iter(compare.win_rate(answers, page.parent / "blind-key.json").values()))
+    assert rate.value == pytest.approx((1 + 3 * 0.5) / 4)
+    for unusable in ({"id": 77}, {"page": "another"}):
+        answers.write_text(json.dumps({**first[0], **unusable}))
+        assert "line 1: not an answer to a pair" in call(compare, compare.CompareOptions, *words)
+
+
+def test_equal_prompts_are_told_apart(tmp_path: Path) -> None:
+    """Of the pictures with one prompt and one seed, the last stood for all."""
+    columns = []
+    for red in (0, 200):
+        pictures = [{"file": f"{red + n}.png", "prompt": "a fox", "seed": 0} for n in range(3)]
+        for n, picture in enumerate(pictures):
+            Image.new("RGB", (2, 2), (red + n, 0, 0)).save(tmp_path / picture["file"])
+        columns.append(Column(name=str(red), folder=tmp_path, result={}, pictures=pictures))
+    page, key = compare.blind(*columns, 0)
+    assert len(key["sides"]) == 3
+    assert all(compare.embedded(file) in page for file in tmp_path.glob("*.png"))
 
 
 BROWSER = shutil.which("chromium")
@@ -215,21 +238,27 @@ BROWSER = shutil.which("chromium")
 
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed, so the blind page was not opened in a browser")
 def test_the_blind_page_in_a_browser(page: Path, tmp_path: Path) -> None:
-    """Keys and clicks, an answer taken back, and what is saved, in the page as a browser runs it."""
+    """Keys and clicks, an answer taken back, and what is saved, in the page as a browser runs it.
+
+    The last pair once stayed on the page after its answer, and a key held down answered all that was left.
+    """
     script = """<script>
-      const key = (name) => document.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+      const key = (name, repeat) => document.dispatchEvent(new KeyboardEvent("keydown", { key: name, repeat: repeat }));
+      const seen = () => getComputedStyle(document.getElementById("pair")).display;
       localStorage.clear(); answers = []; show();
-      key("ArrowLeft"); key("ArrowRight"); key("Backspace"); key("ArrowDown");
+      const before = seen();
+      key("ArrowLeft"); key("ArrowLeft", true); key("ArrowRight"); key("Backspace"); key("ArrowDown");
       document.getElementById("choose-right").click(); document.getElementById("choose-left").click();
       key("ArrowLeft");  // all are answered: one more changes nothing
-      document.body.textContent = "SAID" + lines() + "PLACE" + document.title;
+      document.body.textContent = "SAID" + lines() + "SEEN" + before + " " + seen() + "END";
     </script></body>"""
     (tmp_path / "driven.html").write_text(page.read_text().replace("</body>", script))
     words = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom",
              f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "driven.html").as_uri()]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
-    said = done.stdout.partition("SAID")[2].partition("PLACE")[0]
+    said, _, seen = done.stdout.partition("SAID")[2].partition("SEEN")
     answers = [json.loads(line) for line in said.strip().splitlines()]
+    assert seen.partition("END")[0] == "flex none"
     assert [answer["choice"] for answer in answers] == ["left", "tie", "right", "left"], done.stderr
     assert sorted(answer["id"] for answer in answers) == [0, 1, 2, 3]
 
