@@ -11,7 +11,7 @@ import json
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -78,7 +78,7 @@ def mismatches(columns: Sequence[Column]) -> list[str]:
         kinds = first.result["kind"], other.result["kind"]
         if (kinds[0] == "reconstruction") != (kinds[1] == "reconstruction"):
             found.append(f"kind: {kinds[0]} and {kinds[1]}")
-        found += differences(_comparable(first), _comparable(other))
+        found += differences(_protocol(first, other), _protocol(other, first))
     return list(dict.fromkeys(found))
 
 
@@ -163,8 +163,10 @@ def spelled(argv: Sequence[str]) -> list[str]:
     return [argv[0], *(word for path in plain for word in ("--result", path)), *argv[1 + len(plain) :]]
 
 
-def _comparable(column: Column) -> Mapping[str, Any]:
-    return column.result["protocol"]
+def _protocol(column: Column, other: Column) -> dict[str, Any]:
+    """What a result must share with the other; seeds bind only pictures that were drawn by `evaluation.run`."""
+    drawn = column.result["kind"] == other.result["kind"] == "generation"
+    return {name: value for name, value in column.result["protocol"].items() if drawn or name != "seeds"}
 
 
 if __name__ == "__main__":

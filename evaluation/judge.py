@@ -84,7 +84,9 @@ class Judge:
             },
             "networks": {network.name: network.hash for network in self.networks},
             "resizer": RESIZER,
-            "gallery_size": self.gallery_size if self.gallery else None,
+            "gallery": self.gallery and {
+                "fingerprint": fingerprint(self.gallery.pictures), "count": self.gallery_size
+            },
         }  # fmt: skip
 
     def score(
@@ -138,6 +140,7 @@ class Judge:
 
     def _distributions(self, scores: Scores, network: str, made: Features, real: bool, paired: bool) -> None:
         theirs = self._real[network]
+        probabilities = made.probabilities
         if real:
             made, theirs = theirs.rows(slice(0, None, 2)), theirs.rows(slice(1, None, 2))
         name = _namer(network)
@@ -154,8 +157,8 @@ class Judge:
                 scores.notes.append(f"{', '.join(map(name, names))} left out: {error}")
                 continue
             scores.metrics |= dict(zip(map(name, names), found if len(names) > 1 else (found,), strict=True))
-        if made.probabilities is not None:
-            scores.metrics[name("class_score")] = metrics.inception_score(made.probabilities)
+        if probabilities is not None:  # which grows with the number of pictures, so that no half would do
+            scores.metrics[name("class_score")] = metrics.inception_score(probabilities)
 
     def _answers(
         self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt], left_out: Sequence[set[str]]
@@ -189,13 +192,15 @@ class Judge:
             scores.pictures["attribute_accuracy"] = torch.tensor(right)
 
     def _means(self, scores: Scores, prompts: Sequence[Prompt]) -> None:
-        scores.metrics |= {name: metrics.mean(values) for name, values in scores.pictures.items()}
+        texts = [prompt.text for prompt in prompts] or None
+        scores.metrics |= {name: metrics.mean(values, together=texts) for name, values in scores.pictures.items()}
         members: dict[str, list[int]] = defaultdict(list)
         for i, prompt in enumerate(prompts):
             for label in filter(None, (prompt.category, prompt.challenge and f"challenge: {prompt.challenge}")):
                 members[label].append(i)
         for label, rows in sorted(members.items()):
-            means = {name: metrics.mean(values[rows]) for name, values in scores.pictures.items()}
+            asked = [prompts[i].text for i in rows]
+            means = {name: metrics.mean(values[rows], together=asked) for name, values in scores.pictures.items()}
             scores.categories |= {label: means} if means else {}
 
 

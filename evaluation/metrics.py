@@ -93,14 +93,26 @@ def perplexity(codes: Tensor, codebook_size: int) -> float:
 # Means over pictures
 
 
-def mean(values: Tensor, *, higher_is_better: bool = True, resamples: int = 1000) -> Metric:
+def mean(
+    values: Tensor,
+    *,
+    together: Sequence[str] | None = None,
+    higher_is_better: bool = True,
+    resamples: int = 1000,
+) -> Metric:
     """Mean of a value a picture, (B,), with the percentile interval of the bootstrap over pictures.
 
-    Whatever order the pictures come in, the interval is the same: the values are sorted before they are drawn from.
+    Pictures of one prompt are alike, and four of each are no four times as many prompts: those that are `together`,
+    (B,), are drawn together. Whatever order the pictures come in, the interval is the same: what is drawn from is
+    sorted.
     """
-    sample = np.sort(values.double().numpy())
-    draws = np.random.default_rng(0).integers(len(sample), size=(resamples, len(sample)))
-    return _with_interval(float(sample.mean()), sample[draws].mean(1), higher_is_better)
+    array = values.double().numpy()
+    _, of = np.unique(together or np.arange(len(array)), return_inverse=True)
+    counts, sums = np.bincount(of), np.bincount(of, weights=array)
+    order = np.lexsort((counts, sums))
+    draws = order[np.random.default_rng(0).integers(len(order), size=(resamples, len(order)))]
+    drawn = sums[draws].sum(1) / counts[draws].sum(1)
+    return _with_interval(float(array.mean()), drawn, higher_is_better)
 
 
 def clip_score(images: Tensor, texts: Tensor) -> Tensor:

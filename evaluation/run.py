@@ -121,6 +121,7 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions, 
         **side.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},
         "seeds": [options.seed + n for n in range(options.num_images)],
+        "count": len(files),
         "image_size": bundle.tokenizer.config.image_size,
     }
     seeds = [protocol["seeds"][n % options.num_images] for n in range(len(files))]

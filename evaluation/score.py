@@ -49,6 +49,7 @@ def main(options: ScoreOptions) -> None:
     protocol = {
         **side.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)} if suite else None,
+        "count": len(files),
         "image_size": width,
     }
     result = {

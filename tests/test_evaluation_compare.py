@@ -122,11 +122,19 @@ def test_anyone_s_pictures_are_scored(results: dict[str, Path], tmp_path: Path, 
     call(score, score.ScoreOptions, *words, "--suite", f"{photos}@validation")
     mine, theirs = read_result(tmp_path / "out")["metrics"], read_result(results["a"])["metrics"]
     assert mine["kid"] == theirs["kid"]
+    call(compare, compare.CompareOptions, results["a"], tmp_path / "out", "--out", tmp_path / "compared")
+    assert "| pictures |" in (tmp_path / "compared" / "report.md").read_text()
     call(score, score.ScoreOptions, *words, "--reference", photos)
     assert "no real pictures" in call(score, score.ScoreOptions, *words)
     said = call(score, score.ScoreOptions, *words, "--suite", f"{photos}@validation", "--reference", "emoji")
     assert "the reference is of another corpus: 'emoji'" in said
-    next((tmp_path / "pictures").glob("*.png")).unlink()
+    for file in list((tmp_path / "pictures").glob("*.png")):
+        shutil.copy(file, file.with_stem(f"{file.stem}-again"))
+    call(score, score.ScoreOptions, *words, "--suite", f"{photos}@validation")
+    said = call(compare, compare.CompareOptions, results["a"], tmp_path / "out", "--out", tmp_path / "compared")
+    assert said.startswith("these results cannot be compared: count: 4 and 8;")
+    for file in sorted((tmp_path / "pictures").glob("*.png"))[3:]:
+        file.unlink()
     assert "3 pictures for the 4 prompts" in call(
         score, score.ScoreOptions, *words, "--suite", f"{photos}@validation"
     )  # fmt: skip

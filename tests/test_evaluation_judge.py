@@ -22,6 +22,7 @@ from evaluation.gallery import RealGallery, emoji_gallery
 from evaluation.judge import Judge
 from evaluation.measure import MEASUREMENTS
 from evaluation.pictures import padded, read_pictures
+from evaluation.result import differences
 from evaluation.suites import SUITES, Prompt, open_suite
 from training.errors import BadInput
 
@@ -76,6 +77,25 @@ def test_the_batch_size_leaves_lite_features_unchanged(variant: int) -> None:
     assert one.pooled.shape == (3, 1280)
     assert one.probabilities is not None
     torch.testing.assert_close(one.probabilities.sum(1), torch.ones(3))
+
+
+def test_the_real_pictures_class_score_is_of_all_of_them(tmp_path: Path) -> None:
+    """The score grows with the number of pictures; that of one half stood beside a model's whole set."""
+    real = judge(tmp_path)
+    found = real.score(pictures(0), real=True).metrics["class_score_lite0"]
+    assert found.value == pytest.approx(real.score(pictures(0)).metrics["class_score_lite0"].value)
+
+
+def test_another_gallery_is_another_protocol(tmp_path: Path) -> None:
+    def protocol(seed: int) -> dict[str, object]:
+        gallery = RealGallery(pictures=list(pictures(seed, 12)), concepts=["a"] * 12, styles=["b"] * 12)
+        fair = Judge(
+            networks=[], reference=pictures(0), reference_name="noise", gallery=gallery, gallery_size=10, cache=tmp_path
+        )
+        return fair.protocol
+
+    assert protocol(1) == protocol(1)
+    assert [line.partition(":")[0] for line in differences(protocol(1), protocol(2))] == ["gallery.fingerprint"]
 
 
 class PlaceAndColour(FakeNetwork):

@@ -71,3 +71,16 @@ def test_the_bootstrap_interval_is_that_of_the_normal_approximation() -> None:
     assert metric.low == pytest.approx(metric.value - half, abs=0.15 * half)
     assert metric.high == pytest.approx(metric.value + half, abs=0.15 * half)
     assert mean(values) == metric  # the resampling is fixed
+
+
+def test_more_pictures_of_the_same_prompts_do_not_narrow_the_interval_as_more_prompts_would() -> None:
+    """Four equal pictures of each prompt once had an interval half as wide as one."""
+    values = torch.randn(300, generator=torch.Generator().manual_seed(5))
+    prompts = [f"{i}" for i in range(300)]
+    assert mean(values, together=prompts) == mean(values)
+    four = mean(values.repeat(4), together=prompts * 4).to_dict()
+    assert four == pytest.approx(mean(values).to_dict())
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(6)).tolist()
+    uneven = ["first", *prompts[1:200], *["last"] * 100]
+    shuffled = mean(values[order], together=[uneven[i] for i in order])
+    assert shuffled.to_dict() == pytest.approx(mean(values, together=uneven).to_dict())
