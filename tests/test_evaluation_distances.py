@@ -223,6 +223,30 @@ def test_a_linear_probe_tells_what_is_linear() -> None:
     assert right > 0.9
 
 
+@pytest.mark.parametrize("count", [30, 120], ids=["wide", "tall"])
+def test_a_linear_probe_agrees_with_the_equations_written_out(count: int) -> None:
+    """(X'X + p I)^-1 X'Y, p by N |Y - H Y|^2 / tr(I - H)^2 of the hat matrix H = X (X'X + p I)^-1 X'."""
+    x = features(18, count, 40).double()
+    labels = [
+        "abc"[int(value)] for value in (x[:, 0] + x[:, 1] + features(19, count, 1)[:, 0]).clamp(-1, 1).round() + 1
+    ]
+    mu, sigma = x.mean(0), x.std(0)
+
+    def design(rows: Tensor) -> Tensor:
+        return torch.cat([(rows.double() - mu) / sigma, torch.ones(len(rows), 1)], dim=1)
+
+    targets = torch.tensor([[float(label == name) for name in "abc"] for label in labels]).double()
+    errors = {}
+    for power in np.linspace(-4, 1, 11):
+        inverse = torch.linalg.inv(design(x).T @ design(x) + count * 10**power * torch.eye(41).double())
+        left = torch.eye(count).double() - design(x) @ inverse @ design(x).T
+        weights = inverse @ design(x).T @ targets
+        errors[float((left @ targets).square().sum() / left.trace() ** 2)] = weights
+    others = features(20, 300, 40)
+    expected = (design(others) @ errors[min(errors)]).argmax(1)
+    assert linear_probe(x.float(), labels)(others) == ["abc"[i] for i in expected]
+
+
 def test_a_linear_probe_with_more_features_than_pictures_is_held_back() -> None:
     """40 pictures, 200 features of which one tells: without a penalty it would be as sure of the noise."""
     x = features(3, 440, 200)
