@@ -1,13 +1,15 @@
 """Real pictures to find made ones among: the emoji corpus, one picture for each family and style."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from data.captioned import CaptionedImages
 from data.emoji import STYLES, Emoji, find
 from data.splits import fraction
+from evaluation.features import digests
 from evaluation.suites import Prompt
 
 
@@ -18,6 +20,8 @@ class RealGallery:
     pictures: Sequence[Tensor]
     concepts: Sequence[str]
     styles: Sequence[str]
+    kin: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Groups that pictures outside the gallery belong to, by the digest of their pixels."""
 
     @property
     def groups(self) -> list[str]:
@@ -28,12 +32,6 @@ class RealGallery:
 def group(concept: str, style: str) -> str:
     """What is left out together."""
     return f"{concept}/{style}"
-
-
-def group_of(key: str) -> str:
-    """The group of a picture of the emoji corpus."""
-    emoji = find(key)
-    return group(emoji.family, emoji.style)
 
 
 def emoji_gallery(pictures: CaptionedImages, prompts: Sequence[Prompt], size: int) -> RealGallery:
@@ -50,8 +48,13 @@ def emoji_gallery(pictures: CaptionedImages, prompts: Sequence[Prompt], size: in
     families = sorted(whole, key=lambda family: fraction(f"gallery {family}"))[: size // len(STYLES) + 2]
     families += sorted({prompt.concept for prompt in prompts} & set(firsts) - set(families))
     chosen = [entry for family in families for entry in firsts[family].values()]
+    kin: dict[str, set[str]] = defaultdict(set)
+    for i, digest in enumerate(digests(pictures)):
+        emoji = find(pictures.key(i))
+        kin[digest].add(group(emoji.family, emoji.style))
     return RealGallery(
         pictures=[pictures[i] for i, _ in chosen],
         concepts=[emoji.family for _, emoji in chosen],
         styles=[emoji.style for _, emoji in chosen],
+        kin=kin,
     )

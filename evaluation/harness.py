@@ -16,7 +16,7 @@ from data.source import open_source
 from data.splits import TRAIN
 from evaluation.controls import nearest_captions, reconstructed
 from evaluation.features import Clip, Inception, Lite, Network, Pictures
-from evaluation.gallery import emoji_gallery, group_of
+from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
 from evaluation.pictures import Folder
 from evaluation.result import scored
@@ -106,7 +106,6 @@ def with_controls(
     one_each = bool(originals) and repeats == 1
     made = side.judge.score(pictures, asked, paired=one_each, label="what is judged")
     shown: dict[str, list[Tensor]] = {}
-    sources: dict[str, list[str]] = {}
     shown["real"] = originals or [side.judge.given[i] for i in range(len(side.judge.given))]
     if tokenizer is not None:
         shown["reconstruction"] = list(reconstructed(tokenizer, shown["real"]))
@@ -114,16 +113,13 @@ def with_controls(
         captions = [side.training.captions(i)[0] for i in range(len(side.training))]
         nearest = nearest_captions([prompt.text for prompt in prompts], captions)
         shown["nearest_caption"] = [side.training[i] for i in nearest]
-        if side.judge.gallery:  # which may hold a copied picture itself
-            sources["nearest_caption"] = [group_of(side.training.key(i)) for i in nearest]
     rows = {}
     for name, control in shown.items():
         its = prompts if originals or name == "nearest_caption" else ()
         paired = name == "reconstruction" or (bool(originals) and name == "nearest_caption")
         rows[name] = side.judge.score(
-            control, its, real=name == "real", paired=paired, taken=sources.get(name, ()), keep=True,
-            label=name.replace("_", " "),
-        )  # fmt: skip
+            control, its, real=name == "real", paired=paired, keep=True, label=name.replace("_", " ")
+        )
     return made, rows, shown
 
 

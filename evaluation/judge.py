@@ -66,8 +66,9 @@ class Judge:
                       for n in self.networks}  # fmt: skip
         self._gallery = {}
         self._holding: dict[str, set[str]] = defaultdict(set)
-        """The groups of the gallery that hold a picture of these very pixels, by its digest."""
+        """What is left out for a picture that is known to the last pixel, by its digest."""
         if self.gallery:
+            self._holding |= {digest: set(groups) for digest, groups in self.gallery.kin.items()}
             for digest, its in zip(digests(self.gallery.pictures), self.gallery.groups, strict=True):
                 self._holding[digest].add(its)
             shown = torch.stack(list(self.gallery.pictures))
@@ -96,7 +97,6 @@ class Judge:
         *,
         real: bool = False,
         paired: bool = False,
-        taken: Sequence[str] = (),
         keep: bool = False,
         label: str = "",
     ) -> Scores:
@@ -105,16 +105,15 @@ class Judge:
         Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
         are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
         `paired`, picture i was made of or for picture i of the reference that the judge was given. No picture, whoever
-        made it, finds itself in the gallery: the groups that hold its very pixels are left out for it. Where picture i
-        was `taken` from a group, so is that one, for in it may be its like in another skin tone. Features of pictures
-        that are scored again and again are worth `keep`ing.
+        handed it in, finds itself in the gallery, nor its like in another skin tone: the groups that its very pixels
+        belong to are left out for it. Features of pictures that are scored again and again are worth `keep`ing.
         """
         keys = digests(pictures)
         order = sorted(range(len(keys)), key=lambda i: (keys[i], prompts[i].text if prompts else ""))
         pictures = [pictures[i] for i in order]
         prompts = [prompts[i] for i in order] if prompts else []
         left_out = [
-            {group(prompt.concept, prompt.style)} | self._holding.get(keys[i], set()) | ({taken[i]} if taken else set())
+            {group(prompt.concept, prompt.style)} | self._holding.get(keys[i], set())
             for i, prompt in zip(order, prompts, strict=False)
         ]
         back = torch.tensor(order).argsort().tolist()
