@@ -37,6 +37,10 @@ class CaptionedImages(Dataset[Tensor]):
     def key(self, i: int) -> str:
         """A name for picture `i` that stays the same when the source grows or shrinks."""
 
+    @abstractmethod
+    def group(self, i: int) -> str:
+        """Names what picture `i` is a variant of: variants share a turn in training."""
+
 
 class StoredImages(CaptionedImages):
     """Some pictures of a corpus, drawn and kept in a store.
@@ -77,6 +81,10 @@ class StoredImages(CaptionedImages):
     def key(self, i: int) -> str:
         """A name for picture `i` that stays the same when the source grows or shrinks."""
         return self.corpus.keys[self.positions[i]]
+
+    def group(self, i: int) -> str:
+        """Names what picture `i` is a variant of: variants share a turn in training."""
+        return self.corpus.group(self.positions[i])
 
     def _hash(self) -> str:
         digest = hashlib.blake2b(str(self._store.size).encode(), digest_size=16)

@@ -41,6 +41,8 @@ class CodedPicture:
 
     key: str
     """Id of the picture in its corpus."""
+    group: str
+    """What it is a variant of; variants share a turn in training."""
     captions: tuple[str, ...]
     """Its captions."""
     codes: Tensor
@@ -74,8 +76,16 @@ class CodeStore:
         row: dict[str, Any] = self._table[int(index)]
         shape = (self.info.views, self.info.rows, self.info.columns)
         return CodedPicture(
-            key=row["key"], captions=tuple(row["captions"]), codes=torch.tensor(row["codes"]).view(shape)
+            key=row["key"],
+            group=row["group"],
+            captions=tuple(row["captions"]),
+            codes=torch.tensor(row["codes"]).view(shape),
         )
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each picture."""
+        return list(self._table["group"])
 
     def require_tokenizer(self, codes_id: str) -> None:
         """Raises `BadInput` unless the codes were made by the tokenizer with this `codes_id`."""
@@ -96,7 +106,8 @@ def write_codes(folder: Path, info: CodeStoreInfo, pictures: Iterable[CodedPictu
 
     def rows() -> Iterator[dict[str, Any]]:
         for picture in pictures:
-            yield {"key": picture.key, "captions": picture.captions, "codes": picture.codes.flatten().tolist()}
+            codes = picture.codes.flatten().tolist()
+            yield {"key": picture.key, "group": picture.group, "captions": picture.captions, "codes": codes}
 
     with atomic(folder) as temporary:
         table = datasets.Dataset.from_list(list(rows()), features=_features(info))
@@ -110,6 +121,7 @@ def _features(info: CodeStoreInfo) -> datasets.Features:
     return datasets.Features(
         {
             "key": datasets.Value("string"),
+            "group": datasets.Value("string"),
             "captions": datasets.List(datasets.Value("string")),
             "codes": datasets.List(datasets.Value(code), length=count),
         }

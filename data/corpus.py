@@ -34,6 +34,10 @@ class Corpus(ABC):
     def captions(self, i: int) -> tuple[str, ...]:
         """Every caption of picture `i`, at least one, always in the same order."""
 
+    def group(self, i: int) -> str:
+        """Names what picture `i` is a variant of; variants share a turn in training. By default it stands alone."""
+        return self.keys[i]
+
     @abstractmethod
     def original_size(self, i: int) -> tuple[int, int] | None:
         """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""

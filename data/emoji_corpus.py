@@ -32,6 +32,10 @@ class EmojiCorpus(Corpus):
         """Several phrasings with the style's name in each; `prompt(name, style)` comes first."""
         return emojis()[i].captions
 
+    def group(self, i: int) -> str:
+        """A family in one style: a concept with its skin tones."""
+        return f"{emojis()[i].family}/{emojis()[i].style}"
+
     def original_size(self, i: int) -> None:
         """None: vector art has no size in pixels."""
 

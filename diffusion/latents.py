@@ -46,6 +46,8 @@ class LatentStore:
         try:
             self._latents = np.load(folder / "latents.npy", mmap_mode="r")  # (pictures, views, C, h, w) float16
             self._captions: list[list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+            self.groups: list[str] = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+            """What each picture is a variant of."""
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder}: a damaged store of latents ({error}); delete it to have it made again") from None
 
@@ -96,6 +98,7 @@ def write_latents(
             codes_id=tokenizer.codes_id, fingerprint=pictures.fingerprint, views=views, seed=seed, bound=bound
         )
         write_json(temporary / "captions.json", [pictures.captions(i) for i in range(len(pictures))])
+        write_json(temporary / "groups.json", [pictures.group(i) for i in range(len(pictures))])
         write_json(temporary / "store.json", to_dict(info))
 
 

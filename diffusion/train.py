@@ -23,6 +23,7 @@ from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported
+from training.turns import Turns
 
 
 def main(config: DiffusionTrainingConfig) -> None:
@@ -44,11 +45,14 @@ def main(config: DiffusionTrainingConfig) -> None:
     if encoder is not None and model.text is not None:
         model.text.encoder.load_state_dict(encoder.state_dict())
 
+    turns = Turns(latents.groups)
+
     def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
         captions: list[str | None] = []
         views = []
-        for i in map(int, indices):
-            which, view, drop = torch.rand(3, generator=generator).tolist()
+        for turn in map(int, indices):
+            where, which, view, drop = torch.rand(4, generator=generator).tolist()
+            i = turns.example(turn, where)
             choice = latents.captions(i)
             captions.append(None if drop < config.caption_dropout else choice[int(which * len(choice))])
             views.append(latents.latents(i, int(view * config.views)))
@@ -81,7 +85,7 @@ def main(config: DiffusionTrainingConfig) -> None:
         model.to(torch.bfloat16).save_pretrained(folder)
 
     complete = train(
-        accelerator, config, model, count=len(latents), make_batch=make_batch, loss=loss, evaluate=evaluate,
+        accelerator, config, model, count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate,
         export=export, tokens=config.model.grid**2,
     )  # fmt: skip
     if complete and accelerator.is_main_process:

@@ -23,6 +23,7 @@ from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported
+from training.turns import Turns
 
 
 def main(config: TokenTrainingConfig) -> None:
@@ -41,11 +42,14 @@ def main(config: TokenTrainingConfig) -> None:
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
     model = TokenModel(config.model)
 
+    turns = Turns(codes.groups)
+
     def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
         captions: list[str | None] = []
         views = []
-        for picture in (codes[int(i)] for i in indices):
-            which, view = torch.rand(2, generator=generator).tolist()
+        for turn in map(int, indices):
+            where, which, view = torch.rand(3, generator=generator).tolist()
+            picture = codes[turns.example(turn, where)]
             captions.append(picture.captions[int(which * len(picture.captions))])
             views.append(picture.codes[int(view * len(picture.codes))])
         dropped = torch.rand(len(captions), generator=generator) < config.caption_dropout
@@ -72,7 +76,7 @@ def main(config: TokenTrainingConfig) -> None:
         model.to(torch.bfloat16).save_pretrained(folder)
 
     complete = train(
-        accelerator, config, model, count=len(codes), make_batch=make_batch, loss=loss, evaluate=evaluate,
+        accelerator, config, model, count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate,
         export=export, tokens=config.model.length,
     )  # fmt: skip
     if complete and accelerator.is_main_process:

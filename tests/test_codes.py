@@ -30,6 +30,7 @@ def pictures(info: CodeStoreInfo = INFO, count: int = 20) -> list[CodedPicture]:
     return [
         CodedPicture(
             key=f"{i}.png",
+            group=f"{i // 2}",
             captions=tuple(f"caption {j} of 🦊 {i}" for j in range(1 + i % 3)),
             codes=torch.randint(0, info.codebook_size, shape, generator=generator),
         )
@@ -57,7 +58,8 @@ def test_round_trip(folder: Path) -> None:
     assert len(store) == 20
     for i, expected in enumerate(pictures()):
         picture = store[i]
-        assert (picture.key, picture.captions) == (expected.key, expected.captions)
+        assert (picture.key, picture.group) == (expected.key, expected.group)
+        assert picture.captions == expected.captions
         assert picture.codes.dtype == torch.int64
         assert torch.equal(picture.codes, expected.codes)
 
@@ -66,7 +68,7 @@ def test_round_trip(folder: Path) -> None:
 def test_codes_take_no_more_room_than_they_need(tmp_path: Path, codebook_size: int, dtype: str) -> None:
     info = dataclasses.replace(INFO, codebook_size=codebook_size, views=1)
     codes = torch.full((1, 4, 3), codebook_size - 1)
-    write_codes(tmp_path / "store", info, [CodedPicture(key="a", captions=("b",), codes=codes)])
+    write_codes(tmp_path / "store", info, [CodedPicture(key="a", group="a", captions=("b",), codes=codes)])
     table = datasets.load_from_disk(str(tmp_path / "store" / "codes"))
     assert table.features["codes"].feature.dtype == dtype
     assert torch.equal(CodeStore(tmp_path / "store")[0].codes, codes)

@@ -76,7 +76,9 @@ def encoded(
         seen = [images, *(augmented(images, generator) for _ in range(views - 1))]
         codes = torch.stack([model.encode(view.to(options.device)).cpu() for view in seen], dim=1)
         for i, picture_codes in zip(indices, codes, strict=True):
-            yield CodedPicture(key=pictures.key(i), captions=pictures.captions(i), codes=picture_codes)
+            yield CodedPicture(
+                key=pictures.key(i), group=pictures.group(i), captions=pictures.captions(i), codes=picture_codes
+            )
 
 
 if __name__ == "__main__":

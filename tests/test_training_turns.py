@@ -1,0 +1,24 @@
+"""Balance: a group has one turn an epoch, whatever its size."""
+
+import torch
+
+from data.emoji_corpus import EmojiCorpus
+from training.turns import Turns
+
+
+def test_a_group_has_one_turn_and_its_examples_share_it() -> None:
+    turns = Turns(["fox", "hand", "hand", "cat", "hand", "hand"])
+    assert len(turns) == 3
+    assert [turns.example(1, where) for where in (0.0, 0.3, 0.6, 0.999)] == [1, 2, 4, 5]
+    assert [turns.example(2, where) for where in (0.0, 0.999)] == [3, 3]
+    wheres = torch.rand(4000, generator=torch.Generator().manual_seed(0)).tolist()
+    counts = torch.bincount(torch.tensor([turns.example(1, where) for where in wheres]), minlength=6)
+    assert counts[[1, 2, 4, 5]].min() > 900
+
+
+def test_skin_tones_share_a_turn_and_styles_do_not() -> None:
+    corpus = EmojiCorpus()
+    groups = {key: corpus.group(i) for i, key in enumerate(corpus.keys)}
+    assert groups["1f44b/noto"] == groups["1f44b-1f3fd/noto"] != groups["1f44b/twemoji"]
+    assert groups["1f98a/noto"] not in {group for key, group in groups.items() if key != "1f98a/noto"}
+    assert len(set(groups.values())) < 0.55 * len(groups)
