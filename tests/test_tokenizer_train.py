@@ -180,7 +180,7 @@ def test_a_dry_run_writes_no_run(train: Train, tmp_path: Path, capsys: pytest.Ca
         (["--model.patch_size", "5"], "image_size is 16: must be a multiple of patch_size 5"),
         (["--accumulation", "3"], "batch_size 4 does not divide"),
         (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["--precision", "fp8"], "must be one of 'no', 'bf16'"),
+        (["--precision", "fp8"], "must be one of 'auto', 'no', 'bf16'"),
         (["--model.image_size", "8"], "size is 8: pictures can be 16 to 1024 pixels wide"),
     ],
 )
