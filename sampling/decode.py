@@ -23,6 +23,11 @@ Engine = Literal["plain", "packed", "compiled"]
 """How a step is computed: as written; with the linear layers laid out for this CPU; or as one compiled graph."""
 
 
+LONE_WINDOW = 16
+"""Tokens a pass where one picture is drawn on a CPU. Measured there on the shipped model, two AVX2 cores, temperature
+0.6: 18.7 passes a picture in place of 64 and 2.1 times as fast (window 8: 2.0, 4: 1.6); at batch 8 no window was."""
+
+
 class Sampler:
     """Draws image tokens with one model. Its buffers are allocated once and serve every call that they fit."""
 
@@ -70,10 +75,11 @@ class Sampler:
         Returns:
             Codes of each picture, (h, w) int64 on the CPU, h from 1 to the model's grid.
         """
-        if options.parallel:
-            if known is not None:
-                raise BadInput("parallel is for whole pictures: it does not go with a picture to start from")
-            return self.pictures(self._in_parallel(text, null, seeds, options))
+        if options.parallel and known is not None:
+            raise BadInput("parallel is for whole pictures: it does not go with a picture to start from")
+        window = self._window(len(seeds)) if options.parallel is None else options.parallel
+        if window and known is None:
+            return self.pictures(self._in_parallel(text, null, seeds, options, window))
         *_, tokens = self.rows(text, null, seeds, options, known)
         self.passes.append(tokens.shape[1])
         return self.pictures(tokens)
@@ -105,14 +111,18 @@ class Sampler:
                 yield state.tokens[:, : position + 1]
                 return
 
+    def _window(self, batch: int) -> int:
+        """By rule: a CPU that draws one picture reads all weights for a row or two, and could as well for more."""
+        return LONE_WINDOW if batch == 1 and self.device.type == "cpu" and self.engine != "compiled" else 0
+
     @torch.no_grad()
-    def _in_parallel(self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions) -> Tensor:
+    def _in_parallel(self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> Tensor:
         config = self.model.config
         guide = options.guided_until(config.length) > 0
         self._cache = self.model.cache(torch.cat([text, null.expand_as(text)]) if guide else text, self._cache)
         draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
         ended = EndLook(self.device)
-        tokens, passes = decode_in_parallel(self.model, self._cache, seeds, draw, options.parallel, ended)
+        tokens, passes = decode_in_parallel(self.model, self._cache, seeds, draw, window, ended)
         self.passes.append(passes)
         return tokens
 

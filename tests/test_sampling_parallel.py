@@ -15,8 +15,8 @@ from training.errors import BadInput
 NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
 
 
-def draw(sampler: Sampler, pictures: int, **options: float) -> list[list[int]]:
-    settings = SamplingOptions(**{"temperature": 1.0, **options})  # type: ignore[arg-type]
+def draw(sampler: Sampler, pictures: int, **options: float | None) -> list[list[int]]:
+    settings = SamplingOptions(**{"temperature": 1.0, "parallel": 0, **options})  # type: ignore[arg-type]
     codes = sampler.draw(captions(6)[:pictures], NULL_CAPTION, torch.arange(pictures), settings)
     return [grid.flatten().tolist() for grid in codes]
 
@@ -50,6 +50,17 @@ def test_easy_pictures_take_few_passes() -> None:
     assert draw(sampler, 3, temperature=0.0, guidance=1.0, parallel=3) == drawn
     assert sampler.passes[0] == 9
     assert sampler.passes[1] <= 4
+
+
+def test_a_lone_picture_on_a_cpu_is_drawn_in_parallel_unless_told_otherwise() -> None:
+    sampler = Sampler(token_model(), "plain")
+    by_rule = draw(sampler, 1, parallel=None)
+    assert by_rule == draw(sampler, 1, parallel=0)
+    draw(sampler, 2, parallel=None)
+    assert sampler.passes[1:] == [9, 9]
+    assert sampler.passes[0] <= 9
+    assert sampler._window(1) == 16
+    assert sampler._window(2) == 0
 
 
 def test_never_more_passes_than_tokens() -> None:
