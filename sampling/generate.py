@@ -1,5 +1,6 @@
 """Pictures from text: `python -m sampling.generate --prompt "a noto emoji of a fox"`."""
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -87,6 +88,9 @@ class GenerateOptions(BackendOptions):
         if self.init_image is not None:
             settings |= {"init_image": str(self.init_image), "strength": self.strength}
             settings |= {"mask": str(self.mask)} if self.mask else {}
+            for name in ("init_image", "mask"):  # by content too: under an old name may be another picture
+                file = getattr(self, name)
+                settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
         found: dict[str, Any] = json.loads(json.dumps(settings))
         return found
 

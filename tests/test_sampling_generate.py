@@ -255,6 +255,13 @@ def test_what_is_there_is_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
     assert "4 pictures in" in other.stdout
 
 
+def test_another_picture_under_the_name_of_the_first_is_drawn_from(bundle: Path, tmp_path: Path) -> None:
+    ask = ("--model", bundle, "--prompt", PROMPTS[0], "--init_image", tmp_path / "it.png", "--strength", "0.5")
+    for color in ("red", "blue"):
+        Image.new("RGB", (12, 12), color).save(tmp_path / "it.png")
+        assert "1 pictures in" in generate(*ask, "--out", tmp_path / "out").stdout
+
+
 def test_processes_share_the_work_and_draw_the_same(bundle: Path, tmp_path: Path) -> None:
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--num_images", "3", "--batch_size", "2")
     alone = generate(*ask, "--out", tmp_path / "alone")
