@@ -22,7 +22,6 @@ from sampling.decode import Sampler, engines
 from sampling.logits import guided
 from sampling.options import SamplingOptions
 from seq2seq.model import TokenModel, TokenModelConfig
-from seq2seq.packed import PackedLinear
 from training.cli import command
 from training.config import require, to_dict
 from training.files import atomic, write_json
@@ -126,7 +125,8 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
         }  # fmt: skip
         engine = name.removeprefix("tessera ")
         if engine in samplers:
-            row["bytes_per_step"] = bytes_per_step(samplers[engine])
+            row["dtype"] = str(samplers[engine].arithmetic).removeprefix("torch.")
+            row["bytes_per_step"] = bytes_per_step(model, samplers[engine])
             row["cache_bytes"] = samplers[engine].cache_bytes
             if options.profile:
                 row["profile_ms_per_step"] = profile(variants[name], grid**2)
@@ -134,13 +134,13 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
     return rows
 
 
-def bytes_per_step(sampler: Sampler) -> int:
-    """What a step has to read at least: every weight of the decoder's products, the caption's keys and values, and on
-    average half of the cache."""
-    decoder = sampler.model.decoder
-    modules = [decoder.head, *(module for block in decoder.blocks for module in block.modules())]
-    linears = [module for module in modules if isinstance(module, nn.Linear | PackedLinear)]
-    weights = sum(linear.in_features * linear.out_features for linear in linears)
+def bytes_per_step(model: TokenModel, sampler: Sampler) -> int:
+    """What a step has to read at least: the weights of the decoder's products, without those that made the caption's
+    keys and values; these keys and values; and on average half of the cache."""
+    decoder = model.decoder
+    linears = [module for module in decoder.modules() if isinstance(module, nn.Linear)]
+    weights = sum(linear.weight.numel() for linear in linears)
+    weights -= sum(block.cross.key_value.weight.numel() for block in decoder.blocks)
     return weights * sampler.arithmetic.itemsize + sampler.cache_bytes // 2
 
 

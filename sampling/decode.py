@@ -15,9 +15,9 @@ from sampling.options import SamplingOptions
 from sampling.parallel import decode_in_parallel
 from seq2seq.cache import KVCache
 from seq2seq.model import TokenModel
-from seq2seq.packed import can_pack, packed
+from seq2seq.packed import packed, packed_dtypes
+from tokenizer.text import trimmed
 from training.errors import BadInput
-from training.precision import has_bf16
 
 Engine = Literal["plain", "packed", "compiled"]
 """How a step is computed: as written; with the linear layers laid out for this CPU; or as one compiled graph."""
@@ -45,15 +45,15 @@ class Sampler:
         self.model = model
         self.device = model.decoder.rows.device
         self.engine = engine or engines(self.device)[-1]
-        if self.engine == "packed" and not (self.device.type == "cpu" and can_pack()):
+        if self.engine == "packed" and not (self.device.type == "cpu" and packed_dtypes()):
             raise BadInput(f"engine packed: not to be had on {self.device} here; take plain")
         self.arithmetic = model.decoder.rows.dtype
         self._step = step
         if self.engine == "compiled":
             self._step = torch.compile(step, fullgraph=True, mode="reduce-overhead")
         elif self.engine == "packed":
-            self.arithmetic = dtype or (torch.bfloat16 if has_bf16("cpu") else torch.float32)
-            self.model = packed(model, self.arithmetic, rows=2)
+            self.arithmetic = dtype or packed_dtypes()[0]
+            self.model = packed(model, self.arithmetic)
         self.passes: list[int] = []
         """Of the decoder, for each batch that was drawn."""
         self._cache: KVCache | None = None
@@ -96,7 +96,7 @@ class Sampler:
         config = self.model.config
         draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
         guided_until = options.guided_until(config.length)
-        cache = self._begin(torch.cat([text, null.expand_as(text)]) if guided_until else text, seeds)
+        cache = self._begin(text, null if guided_until else None, seeds)
         state = self._state
         assert state is not None
         given = None if known is None else Given(known)
@@ -118,8 +118,7 @@ class Sampler:
     @torch.no_grad()
     def _in_parallel(self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> Tensor:
         config = self.model.config
-        guide = options.guided_until(config.length) > 0
-        self._cache = self.model.cache(torch.cat([text, null.expand_as(text)]) if guide else text, self._cache)
+        self._cache = self._read(text, null if options.guided_until(config.length) else None)
         draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
         ended = EndLook(self.device)
         tokens, passes = decode_in_parallel(self.model, self._cache, seeds, draw, window, ended)
@@ -131,10 +130,16 @@ class Sampler:
         """Bytes of the key-value cache, once something was drawn."""
         return self._cache.nbytes if self._cache else 0
 
-    def _begin(self, text: Tensor, seeds: Tensor) -> KVCache:
+    def _read(self, text: Tensor, null: Tensor | None) -> KVCache:
+        """Captions -> a cache, the old one where it fits. A CPU does not read padding; a graph wants one shape."""
+        if self.device.type == "cpu" and self.engine != "compiled":
+            text = trimmed(text)
+        return self.model.cache(text, None if null is None else null[:, : text.shape[1]], self._cache)
+
+    def _begin(self, text: Tensor, null: Tensor | None, seeds: Tensor) -> KVCache:
         """Buffers for this batch, old ones where they fit."""
         config = self.model.config
-        before, self._cache = self._cache, self.model.cache(text, self._cache)
+        before, self._cache = self._cache, self._read(text, null)
         if self._state is None or len(self._state.seeds) != len(seeds):
             self._state = State(seeds, config.length)
             new = [*vars(self._state).values()]
@@ -225,7 +230,7 @@ def engines(device: torch.device, compiled: bool = False) -> list[Engine]:
 
     By rule, never by a timing: the same machine always draws the same picture.
     """
-    packs = device.type == "cpu" and can_pack()
+    packs = device.type == "cpu" and bool(packed_dtypes())
     found: dict[Engine, bool] = {"plain": True, "compiled": compiled or device.type == "cuda", "packed": packs}
     return [engine for engine, there in found.items() if there]
 

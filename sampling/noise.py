@@ -51,8 +51,9 @@ def _mix(x: Tensor) -> Tensor:
 
     Both multipliers are below 2**31, so a product never leaves int64.
     """
-    x = x ^ (x >> 16)
-    x = (x * 0x21F0AAAD) & _MASK
-    x = x ^ (x >> 15)
-    x = (x * 0x735A2D97) & _MASK
-    return x ^ (x >> 15)
+    x = x ^ (x >> 16)  # a new tensor; from here on in place
+    x.mul_(0x21F0AAAD).bitwise_and_(_MASK)
+    x ^= x >> 15
+    x.mul_(0x735A2D97).bitwise_and_(_MASK)
+    x ^= x >> 15
+    return x

@@ -178,7 +178,8 @@ class Bundle:
         ]
         if options.best_of == 1:
             return candidates[0]
-        gains = torch.stack([caption_gain(self.sampler.model, text, null, codes) for codes in candidates])
+        assert self.autoregressive is not None
+        gains = torch.stack([caption_gain(self.autoregressive, text, null, codes) for codes in candidates])
         return [candidates[best][i] for i, best in enumerate(gains.argmax(0).tolist())]
 
     def _pixels(self, codes: Tensor) -> Tensor:

@@ -29,8 +29,7 @@ class KVCache:
         """
         key = text[0][0]
         batch, heads, _, head_width = key.shape
-        self.text = [(k.contiguous(), v.contiguous()) for k, v in text]
-        self.text_mask = text_mask
+        self._take(text, text_mask)
         self.keys = key.new_zeros(len(text), batch, heads, positions, head_width)
         self.values = torch.zeros_like(self.keys)
 
@@ -41,14 +40,23 @@ class KVCache:
         return sum(t.nbytes for t in tensors)
 
     def refill(self, text: Sequence[KeysValues], text_mask: Tensor) -> bool:
-        """Takes other captions, in place. Returns False, and does nothing, where their shape is another one."""
-        if text[0][0].shape != self.text[0][0].shape or text[0][0].dtype != self.keys.dtype:
+        """Takes other captions, in place where they are as long. Returns False, and does nothing, where there is
+        another number of them."""
+        new = text[0][0]
+        if new.shape[:2] != self.keys.shape[1:3] or new.dtype != self.keys.dtype:
             return False
-        for (k, v), (new_k, new_v) in zip(self.text, text, strict=True):
-            k.copy_(new_k)
-            v.copy_(new_v)
-        self.text_mask.copy_(text_mask)
+        if new.shape == self.text[0][0].shape:
+            for (k, v), (new_k, new_v) in zip(self.text, text, strict=True):
+                k.copy_(new_k)
+                v.copy_(new_v)
+            self.text_mask.copy_(text_mask)
+        else:
+            self._take(text, text_mask)
         return True
+
+    def _take(self, text: Sequence[KeysValues], text_mask: Tensor) -> None:
+        self.text = [(k.contiguous(), v.contiguous()) for k, v in text]
+        self.text_mask = text_mask
 
     def first(self, batch: int) -> "KVCache":
         """A view of the first `batch` pictures: what is left to do when the others are done."""

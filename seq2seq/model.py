@@ -101,10 +101,15 @@ class TokenModel(PretrainedModel):
         bos = torch.full_like(tokens[:, :1], self.config.bos)
         return self.decoder(torch.cat([bos, tokens], dim=1), states, mask)
 
-    def cache(self, text: Tensor, old: KVCache | None = None) -> KVCache:
-        """Encodes captions (B, S) once, for `step`; into the buffers of an `old` cache where they fit."""
-        mask = text_mask(text)
-        return self.decoder.cache(self.encoder(text, mask), mask, old)
+    def cache(self, text: Tensor, null: Tensor | None = None, old: KVCache | None = None) -> KVCache:
+        """Encodes captions (B, S) once, for `step`; into the buffers of an `old` cache where they fit.
+
+        With the null caption (1, S), for guidance, the cache is for 2 B pictures, the second half without caption.
+        """
+        captions = text if null is None else torch.cat([text, null])
+        rows = torch.arange(len(text) * (1 if null is None else 2), device=text.device).clamp(max=len(text))
+        mask = text_mask(captions)
+        return self.decoder.cache(self.encoder(captions, mask), mask, rows, old)
 
     def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
         """Logits (B, K + 1) of token number `position` from the one before it, (B,): BOS at position 0.
@@ -156,17 +161,17 @@ class ImageTokenDecoder(nn.Module):
     def forward(self, tokens: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """Tokens from BOS on (B, T), caption states (B, S, D) -> logits (B, T, K + 1)."""
         t = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.embed(tokens) + self._positions(t))
+        x = self.dropout(self.embed(tokens) + self.positions(t))
         for block in self.blocks:
             x = block(x, block.cross.keys_values(states), mask)
-        return self._logits(x, t)
+        return self.rule_out(self.head(self.norm(x)), t)
 
-    def cache(self, states: Tensor, mask: Tensor, old: KVCache | None = None) -> KVCache:
-        """Caption states (B, S, D) -> a cache with the caption's keys and values of every block."""
-        text = [block.cross.keys_values(states) for block in self.blocks]
-        if old is not None and old.refill(text, mask):
+    def cache(self, states: Tensor, mask: Tensor, rows: Tensor, old: KVCache | None = None) -> KVCache:
+        """Caption states (B, S, D) -> a cache with every block's keys and values of the captions number `rows`."""
+        text = [(k[rows], v[rows]) for k, v in (block.cross.keys_values(states) for block in self.blocks)]
+        if old is not None and old.refill(text, mask[rows]):
             return old
-        return KVCache(text, mask, self.config.length + 1)
+        return KVCache(text, mask[rows], self.config.length + 1)
 
     def extend(self, tokens: Tensor, positions: int | Tensor, cache: KVCache) -> Tensor:
         """Tokens (B, T), each the one before its position -> logits (B, T, K + 1); appends to the cache.
@@ -175,23 +180,22 @@ class ImageTokenDecoder(nn.Module):
         what stood at later ones is not looked at.
         """
         t = positions if isinstance(positions, Tensor) else torch.tensor([positions], device=tokens.device)
-        x = self.embed(tokens) + self._positions(t)
+        x = self.embed(tokens) + self.positions(t)
         for block, text, past in zip(self.blocks, cache.text, cache.at(positions), strict=True):
             x = block(x, text, cache.text_mask, past)
-        return self._logits(x, t)
+        return self.rule_out(self.head(self.norm(x)), t)
 
-    def _positions(self, t: Tensor) -> Tensor:
+    def positions(self, t: Tensor) -> Tensor:
         """Positions (..., T) -> (..., T, D): t is row t // grid and column t % grid of the token predicted there."""
         return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
 
-    def _logits(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B, T, D) at positions (..., T) -> (B, T, K + 1) float32, -inf for EOS inside rows and for codes after the
-        last row."""
-        logits = self.head(self.norm(x)).float()
+    def rule_out(self, logits: Tensor, t: Tensor) -> Tensor:
+        """Logits (B, T, K + 1) at positions (..., T) -> float32, -inf for EOS inside rows and for codes after the last
+        row."""
         at_row_end = (t > 0) & (t % self.config.grid == 0)
-        is_eos = torch.arange(logits.shape[-1], device=x.device) == self.config.eos
+        is_eos = torch.arange(logits.shape[-1], device=logits.device) == self.config.eos
         allowed = torch.where(is_eos, at_row_end[..., None], (t < self.config.length)[..., None])
-        return logits.masked_fill(~allowed, -torch.inf)
+        return logits.float().masked_fill(~allowed, -torch.inf)
 
 
 def text_mask(text: Tensor) -> Tensor:

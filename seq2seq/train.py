@@ -19,7 +19,7 @@ from seq2seq.loss import token_loss
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.image_tokenizer import ImageTokenizer
-from tokenizer.text import CaptionCut, TextTokenizer
+from tokenizer.text import CaptionCut, TextTokenizer, trimmed
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported
@@ -54,7 +54,7 @@ def main(config: TokenTrainingConfig) -> None:
             views.append(picture.codes[int(view * len(picture.codes))])
         dropped = torch.rand(len(captions), generator=generator) < config.caption_dropout
         captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
-        return {"text": text.encode(captions), "tokens": torch.stack(views).flatten(1)}
+        return {"text": trimmed(text.encode(captions)), "tokens": torch.stack(views).flatten(1)}
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return token_loss(model(batch["text"], batch["tokens"]), batch["tokens"], config.model.eos)

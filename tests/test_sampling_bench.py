@@ -11,6 +11,7 @@ from sampling.bench import BenchOptions, bytes_per_step, main
 from sampling.decode import Sampler
 from sampling.options import SamplingOptions
 from seq2seq.model import TokenModel, TokenModelConfig
+from seq2seq.packed import packed_dtypes
 from training.cli import command
 
 
@@ -40,17 +41,18 @@ def test_it_times_all_variants_in_one_run(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_bytes_of_a_step() -> None:
-    """One block of width 64: four square products and two halves of another for each attention, the MLP, the head."""
+    """One block of width 64: four square matrices for itself, two for the caption, the MLP, the head."""
     config = TokenModelConfig(
         width=64, mlp_width=128, heads=1, encoder_depth=1, decoder_depth=1, text_vocab_size=9, text_length=5,
         codebook_size=10, grid=2,
     )  # fmt: skip
-    for engine in ("plain", "packed"):
-        sampler = Sampler(TokenModel(config).eval(), engine, dtype=torch.float32)  # type: ignore[arg-type]
+    model = TokenModel(config).eval()
+    for engine, bytes_a_weight in (("plain", 4), ("packed", packed_dtypes()[0].itemsize)):
+        sampler = Sampler(model, engine)  # type: ignore[arg-type]
         text = torch.ones(1, 5, dtype=torch.int64)
         sampler.draw(text, text, torch.tensor([0]), SamplingOptions(guidance=1.0))
-        weights = 2 * 4 * 64 * 64 + 2 * 64 * 128 + 64 * 11
-        assert bytes_per_step(sampler) == 4 * weights + (2 * (5 + 5) * 64 * 4 + 5) // 2
+        weights = (4 + 2) * 64 * 64 + 2 * 64 * 128 + 64 * 11
+        assert bytes_per_step(model, sampler) == bytes_a_weight * weights + (2 * (5 + 5) * 64 * 4 + 5) // 2
 
 
 def test_sizes_out_of_range(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
