@@ -128,8 +128,9 @@ class Judge:
                     texts = network.texts([prompt.text for prompt in prompts])
                     scores.pictures["clip_score"] = metrics.clip_score(made.pooled, texts)
                 continue
-            aligned = made.rows([back[i] for i in self._order]) if paired else made
-            self._distributions(scores, network.name, aligned, real, paired)
+            rows = [back[i] for i in self._order] if paired else list(range(len(pictures)))
+            together = [prompts[i].text for i in rows] if prompts and not real else None
+            self._distributions(scores, network.name, made.rows(rows), real, paired, together)
             if prompts and network.name in self._gallery:
                 self._answers(scores, network.name, made, prompts, left_out)
         self._measurements(scores, pictures, prompts)
@@ -137,17 +138,19 @@ class Judge:
         scores.pictures = {name: values[back] for name, values in scores.pictures.items()}
         return scores
 
-    def _distributions(self, scores: Scores, network: str, made: Features, real: bool, paired: bool) -> None:
+    def _distributions(
+        self, scores: Scores, network: str, made: Features, real: bool, paired: bool, together: Sequence[str] | None
+    ) -> None:
         theirs = self._real[network]
         probabilities = made.probabilities
         if real:
             made, theirs = theirs.rows(slice(0, None, 2)), theirs.rows(slice(1, None, 2))
-        name = _namer(network)
+        name, sets = _namer(network), (made.pooled, theirs.pooled)
         pairs: list[tuple[tuple[str, ...], Callable[[], Any]]] = [
-            (("kid",), lambda: metrics.kernel_distance(made.pooled, theirs.pooled, paired=paired)),
-            (("precision", "recall"), lambda: metrics.precision_recall(made.pooled, theirs.pooled)),
-            (("density", "coverage"), lambda: metrics.density_coverage(made.pooled, theirs.pooled)),
-            (("fd",), lambda: metrics.frechet_distance(made.pooled, theirs.pooled, force=self.force)),
+            (("kid",), lambda: metrics.kernel_distance(*sets, paired=paired, together=together)),
+            (("precision", "recall"), lambda: metrics.precision_recall(*sets, together=together)),
+            (("density", "coverage"), lambda: metrics.density_coverage(*sets, together=together)),
+            (("fd",), lambda: metrics.frechet_distance(*sets, force=self.force, together=together)),
         ]
         for names, compute in pairs:
             try:
@@ -157,7 +160,7 @@ class Judge:
                 continue
             scores.metrics |= dict(zip(map(name, names), found if len(names) > 1 else (found,), strict=True))
         if probabilities is not None:  # which grows with the number of pictures, so that no half would do
-            scores.metrics[name("class_score")] = metrics.inception_score(probabilities)
+            scores.metrics[name("class_score")] = metrics.inception_score(probabilities, together=together)
 
     def _answers(
         self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt], left_out: Sequence[set[str]]

@@ -17,7 +17,7 @@ from torchmetrics.image.kid import poly_kernel
 
 from training.errors import BadInput
 
-VERSION = 3
+VERSION = 4
 """Of all definitions in this file; raise it when any figure would change."""
 
 ENOUGH_FOR_FRECHET = 5000
@@ -124,11 +124,14 @@ def clip_score(images: Tensor, texts: Tensor) -> Tensor:
 # Distances between two sets of features
 
 
-def frechet_distance(made: Tensor, real: Tensor, *, force: bool = False, resamples: int = 20) -> Metric:
+def frechet_distance(
+    made: Tensor, real: Tensor, *, force: bool = False, together: Sequence[str] | None = None, resamples: int = 20
+) -> Metric:
     """Frechet distance of the Gaussians fitted to two sets of features (arXiv 1706.08500, equation 6).
 
     Raises `BadInput` for fewer than 5,000 pictures on either side; with `force` the metric carries its estimated bias.
-    The interval is the value +- 1.96 standard deviations over bootstrap samples of both sets.
+    The interval is the value +- 1.96 standard deviations over bootstrap samples of both sets; made pictures that are
+    `together` are drawn together, as in `mean`, here and below.
     """
     count = min(len(made), len(real))
     if count < ENOUGH_FOR_FRECHET and not force:
@@ -139,7 +142,7 @@ def frechet_distance(made: Tensor, real: Tensor, *, force: bool = False, resampl
     _require_two(made, real)
     value = _frechet(made, real)
     rng = np.random.default_rng(0)
-    drawn = [_frechet(_resampled(made, rng), _resampled(real, rng)) for _ in range(resamples)]
+    drawn = [_frechet(_resampled(made, rng, together), _resampled(real, rng)) for _ in range(resamples)]
     spread = 1.96 * float(np.std(drawn, ddof=1))
     bias = _frechet_bias(value, made, real) if count < ENOUGH_FOR_FRECHET else None
     return Metric(value=value, low=value - spread, high=value + spread, higher_is_better=False, bias=bias)
@@ -174,7 +177,9 @@ def _frechet_bias(value: float, made: Tensor, real: Tensor) -> float:
     return float(np.mean(halves)) - value
 
 
-def kernel_distance(made: Tensor, real: Tensor, *, paired: bool = False, resamples: int = 200) -> Metric:
+def kernel_distance(
+    made: Tensor, real: Tensor, *, paired: bool = False, together: Sequence[str] | None = None, resamples: int = 200
+) -> Metric:
     """KID: unbiased squared maximum mean discrepancy, kernel (x.y / D + 1)^3 (arXiv 1801.01401, equation 4).
 
     Over all pairs rather than random subsets, so that nothing depends on a draw; two samples of one distribution score
@@ -190,7 +195,7 @@ def kernel_distance(made: Tensor, real: Tensor, *, paired: bool = False, resampl
     ones = torch.ones(1, len(x), dtype=torch.double), torch.ones(1, len(y), dtype=torch.double)
     value = float(_discrepancy(*kernels, *ones, paired))
     rng = np.random.default_rng(0)
-    w_x = _weights(len(x), resamples, rng)
+    w_x = _weights(len(x), resamples, rng, together)
     drawn = _discrepancy(*kernels, w_x, w_x if paired else _weights(len(y), resamples, rng), paired)
     return _with_interval(value, drawn.numpy(), higher_is_better=False)
 
@@ -208,7 +213,7 @@ def _discrepancy(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor, w_x: Tensor, w_y: Ten
     return within(k_xx, w_x) + within(k_yy, w_y) - 2 * across
 
 
-def inception_score(probabilities: Tensor, *, resamples: int = 200) -> Metric:
+def inception_score(probabilities: Tensor, *, together: Sequence[str] | None = None, resamples: int = 200) -> Metric:
     """exp of the mean divergence KL(p(y|x) || p(y)) (arXiv 1606.03498): class probabilities (N, C); one split.
 
     With another classifier than Inception it is a score of that classifier's, and not comparable with published ones.
@@ -221,7 +226,7 @@ def inception_score(probabilities: Tensor, *, resamples: int = 200) -> Metric:
         return (torch.special.entr(share @ p).sum(1) - share @ entropies).exp()
 
     value = float(score(torch.ones(1, len(p), dtype=torch.double)))
-    drawn = score(_weights(len(p), resamples, np.random.default_rng(0)))
+    drawn = score(_weights(len(p), resamples, np.random.default_rng(0), together))
     return _with_interval(value, drawn.numpy(), higher_is_better=True)
 
 
@@ -229,13 +234,17 @@ def inception_score(probabilities: Tensor, *, resamples: int = 200) -> Metric:
 # Manifolds of nearest neighbours
 
 
-def precision_recall(made: Tensor, real: Tensor, k: int = 3) -> tuple[Metric, Metric]:
+def precision_recall(
+    made: Tensor, real: Tensor, k: int = 3, *, together: Sequence[str] | None = None
+) -> tuple[Metric, Metric]:
     """Share of made pictures within the real manifold, and of real ones within the made (arXiv 1904.06991, eq. 2)."""
     _require_neighbours(made, real, k)
-    return mean(_within_any(made, real, k)), mean(_within_any(real, made, k))
+    return mean(_within_any(made, real, k), together=together), mean(_within_any(real, made, k))
 
 
-def density_coverage(made: Tensor, real: Tensor, k: int = 5) -> tuple[Metric, Metric]:
+def density_coverage(
+    made: Tensor, real: Tensor, k: int = 5, *, together: Sequence[str] | None = None
+) -> tuple[Metric, Metric]:
     """How many real neighbourhoods hold a made picture, and the share of them that hold any (arXiv 2002.09797)."""
     _require_neighbours(made, real, k)
     radii = _radii(real, k)
@@ -243,7 +252,7 @@ def density_coverage(made: Tensor, real: Tensor, k: int = 5) -> tuple[Metric, Me
     covered = torch.cat([
         (distances <= radii[rows, None]).any(1) for rows, distances in _numbered(_distances(real, made))
     ])  # fmt: skip
-    return mean(counts.double() / k), mean(covered.double())
+    return mean(counts.double() / k, together=together), mean(covered.double())
 
 
 def _within_any(queries: Tensor, manifold: Tensor, k: int) -> Tensor:
@@ -365,10 +374,12 @@ def _with_interval(value: float, drawn: NDArray[np.float64], higher_is_better: b
     return Metric(value=value, low=float(low), high=float(high), higher_is_better=higher_is_better)
 
 
-def _resampled(features: Tensor, rng: np.random.Generator) -> Tensor:
-    return features[torch.from_numpy(rng.integers(len(features), size=len(features)))]
+def _resampled(features: Tensor, rng: np.random.Generator, together: Sequence[str] | None = None) -> Tensor:
+    return features.repeat_interleave(_weights(len(features), 1, rng, together)[0].long(), dim=0)
 
 
-def _weights(count: int, resamples: int, rng: np.random.Generator) -> Tensor:
+def _weights(count: int, resamples: int, rng: np.random.Generator, together: Sequence[str] | None = None) -> Tensor:
     """How often each of `count` pictures is in each bootstrap sample, (R, count)."""
-    return torch.from_numpy(rng.multinomial(count, np.full(count, 1 / count), size=resamples)).double()
+    _, of = np.unique(together or np.arange(count), return_inverse=True)
+    groups = int(of.max()) + 1
+    return torch.from_numpy(rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)[:, of]).double()

@@ -53,10 +53,10 @@ def markdown_table(columns: Sequence[Column], mismatch: Sequence[str], judged: M
     """The figures as a Markdown table, a row a result and a row a control."""
     names = _metric_names(columns)
     lines = [f"**Not the same protocol:** {'; '.join(mismatch)}\n"] if mismatch else []
-    head = ["", *(f"{name} {_arrow(columns, name)}" for name in names), "images/s"]
+    head = ["", *(f"{name} {_arrow(columns, name)}" for name in names), *_COSTS]
     lines += [_line(head), _line(["---"] * len(head))]
-    for label, metrics, speed in _table(columns):
-        lines.append(_line([label, *(_figure(metrics.get(name)) for name in names), speed]))
+    for label, metrics, costs in _table(columns):
+        lines.append(_line([label, *(_figure(metrics.get(name)) for name in names), *costs]))
     first = columns[0].result
     suite = (first["protocol"].get("suite") or {}).get("name", "no suite")
     lines += ["", f"{first['count']:,} pictures; {suite}; 95 % intervals by bootstrap; reference: "
@@ -74,8 +74,9 @@ def html_report(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapp
         mismatch=mismatch,
         names=[(name, _arrow(columns, name)) for name in names],
         rows=[
-            (label, [_figure(metrics.get(name)) for name in names], speed) for label, metrics, speed in _table(columns)
+            (label, [_figure(metrics.get(name)) for name in names], costs) for label, metrics, costs in _table(columns)
         ],
+        costs=_COSTS,
         curves=[_curve(columns, name, axis) for name in _CURVES if name in names for axis in _AXES],
         shown=_shown([column for column in columns if column.pictures]),
         judged=[(name, _figure(rate)) for name, rate in figures(judged).items()],
@@ -96,8 +97,11 @@ def _templates() -> Environment:
     return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _table(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any], str]]:
-    rows = [(column.name, column.result["metrics"], _speed(column)) for column in columns]
+def _table(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any], list[str]]]:
+    rows = [
+        (column.name, column.result["metrics"], [cost(column.result.get("subject", {})) for cost in _COSTS.values()])
+        for column in columns
+    ]
     controls = {
         "real": "real pictures",
         "reconstruction": "their reconstruction",
@@ -105,7 +109,7 @@ def _table(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any], str]
     }
     for name, label in controls.items():
         row = next((c.result["controls"][name] for c in columns if name in c.result.get("controls", {})), None)
-        rows.append((label, row["metrics"] if row else {}, ""))
+        rows.append((label, row["metrics"] if row else {}, [""] * len(_COSTS)))
     return rows
 
 
@@ -128,9 +132,22 @@ def _figure(metric: Mapping[str, Any] | None) -> str:
     return f"{metric['value']:.3g}{interval}{bias}"
 
 
-def _speed(column: Column) -> str:
-    speed = column.result.get("subject", {}).get("images_per_second")
+def _speed(subject: Mapping[str, Any]) -> str:
+    speed = subject.get("images_per_second")
     return f"{speed:.3g}" if speed else ""
+
+
+def _size(subject: Mapping[str, Any]) -> str:
+    count = subject.get("parameters", {}).get(subject.get("backend"))
+    return f"{count / 1e6:.3g} M" if count else ""
+
+
+def _compute(subject: Mapping[str, Any]) -> str:
+    flops = subject.get("training", {}).get("flops")
+    return f"{flops / 1e15:.3g} PFLOP" if flops else ""
+
+
+_COSTS = {"images/s": _speed, "parameters": _size, "training": _compute}
 
 
 def _line(cells: Sequence[str]) -> str:

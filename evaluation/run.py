@@ -181,6 +181,7 @@ def _subject(bundle: Bundle, options: RunOptions, out: Path) -> dict[str, Any]:
         "model": options.model, "backend": options.backend,
         "options": to_dict(options.sampling), **bundle.ids,
         "model_id": bundle.model_id(options.backend), "parameters": _parameters(bundle),
+        "training": bundle.training.get(options.backend, {}),
         "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 4) if seconds else 0.0,
         "batch_size": options.batch_size, "device": options.device, "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -1,6 +1,5 @@
 """Assembles trained parts into a bundle: `python -m sampling.bundle --text T --tokenizer V ... --out B`."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from training.cli import command
 from training.errors import BadInput
 from training.files import atomic, write_json, write_text
 from training.pretrained import read_json
+from training.record import read_record
 
 _ART = """
 The pictures are emoji in three hands: Twemoji (c) Twitter, Inc and other contributors, CC-BY 4.0; OpenMoji, CC BY-SA
@@ -74,8 +74,8 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
         "Token model": options.autoregressive,
         "Diffusion model": options.diffusion,
     }
-    runs = {name: _run(folder) for name, folder in models.items() if folder is not None}
-    emoji = any(run.get("config", {}).get("data") == "emoji" for run in runs.values())
+    runs = {name: read_record(folder) for name, folder in models.items() if folder is not None}
+    emoji = any(run.get("data") == "emoji" for run in runs.values())
     licence = "cc-by-sa-4.0" if emoji else "other"
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
@@ -121,20 +121,16 @@ def _parts(bundle: Bundle) -> str:
 
 def _training(name: str, run: dict[str, Any]) -> str:
     if not run:
-        return f"**{name}**: no run folder stands beside the model, so nothing is known of its training."
-    config, log = run["config"], run["log"]
-    last = {key: value for line in log for key, value in line.items()}
-    figures = ", ".join(f"{key} {last[key]:.3f}" for key in sorted(last) if _is_figure(key, last[key]))
-    command_line = f"\n\n```\n{run['command']}\n```" if run["command"] else ""
-    return (
-        f"**{name}**: {config['steps']} steps of {config['batch_size']} pictures of `{config['data']}`, "
-        f"seed {config['seed']}. At the end: {figures}.{command_line}"
+        return f"**{name}**: no `training.json` lies beside the weights, so nothing is known of its training."
+    figures = ", ".join(f"{key} {value:.3f}" for key, value in sorted(run["figures"].items()))
+    cost = [f"{run['flops'] / 1e15:.3g} PFLOP"] if run.get("flops") else []
+    cost += (
+        [f"{run['seconds'] / 60:.0f} minutes on {run['device']} in {run['precision']}"] if run.get("seconds") else []
     )
-
-
-def _is_figure(key: str, value: Any) -> bool:
-    dull = {"step", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second"}
-    return isinstance(value, float) and key not in dull
+    return (
+        f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of `{run['data']}`, seed {run['seed']}"
+        f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.\n\n```\n{run['command']}\n```"
+    )
 
 
 def _metrics(report: dict[str, Any]) -> str:
@@ -149,19 +145,6 @@ def _metrics(report: dict[str, Any]) -> str:
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _run(model: Path) -> dict[str, Any]:
-    """Config, command and log of the run that `model` is the result of; empty where they are not beside it."""
-    folder = model.resolve().parent
-    if not (folder / "log.jsonl").is_file():
-        return {}
-    command_file = folder / "command.txt"
-    return {
-        "config": read_json(folder / "config.json"),
-        "command": command_file.read_text().strip() if command_file.is_file() else "",
-        "log": [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()],
-    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A bundle loaded: everything between a prompt and its picture."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.errors import BadInput
 from training.pretrained import read_json
+from training.record import read_record
 
 LONGEST_PROMPT = 1000
 """Characters. A longer prompt is surely a mistake; one that only exceeds the model's length is cut with a warning."""
@@ -41,6 +42,8 @@ class Bundle:
     diffusion: DiffusionModel | None = None
     engine: Engine | None = None
     """How the token model's steps are computed; by default as fits the machine."""
+    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How each part was trained and what that took (`training.record`), where that is known."""
     _model_ids: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -274,6 +277,7 @@ def load(
         text=TextTokenizer.from_pretrained(folder / "text"),
         tokenizer=ImageTokenizer.from_pretrained(folder / "tokenizer", device=device),
         engine=engine,
+        training={name: found for name in ("tokenizer", *backends) if (found := read_record(folder / name))},
         **backends,
     )
 

@@ -12,6 +12,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from evaluation.metrics import (
     Gallery,
+    Metric,
     clip_score,
     density_coverage,
     frechet_distance,
@@ -254,3 +255,25 @@ def test_a_linear_probe_with_more_features_than_pictures_is_held_back() -> None:
     x[:, 0] *= 3
     classify = linear_probe(x[:40], labels[:40])
     assert np.mean([a == b for a, b in zip(classify(x[40:]), labels[40:], strict=True)]) > 0.6
+
+
+def test_pictures_of_one_prompt_are_drawn_together() -> None:
+    """Each picture four times says no more than once: with `together` the interval is that of the pictures alone."""
+    x, y = features(1, 40), features(2, 400, shift=0.5)
+    asked = [str(i) for i in range(40) for _ in range(4)]
+    four = x.repeat_interleave(4, dim=0)
+
+    def width(metric: Metric) -> float:
+        assert metric.low is not None
+        assert metric.high is not None
+        return metric.high - metric.low
+
+    probabilities = torch.rand(40, 7).softmax(1).repeat_interleave(4, dim=0)
+    for apart, together in (
+        (kernel_distance(four, y), kernel_distance(four, y, together=asked)),
+        (frechet_distance(four, y, force=True), frechet_distance(four, y, force=True, together=asked)),
+        (inception_score(probabilities), inception_score(probabilities, together=asked)),
+        (density_coverage(four, y)[0], density_coverage(four, y, together=asked)[0]),
+    ):
+        assert together.value == apart.value
+        assert width(together) > 1.2 * width(apart)

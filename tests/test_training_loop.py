@@ -134,7 +134,8 @@ def test_it_learns_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 61))
     assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
-    assert lines[0].keys() == {"step", "loss", "bias", "learning_rate", "grad_norm", "batch"} | SPEED
+    assert lines[0].keys() == {"step", "loss", "bias", "learning_rate", "grad_norm", "batch", "flops"} | SPEED
+    assert [line["flops"] for line in lines] == [64 * step for step in range(1, 61)]  # forward and for the weight
     assert lines[0]["tokens_per_second"] == pytest.approx(3 * lines[0]["images_per_second"])
     assert lines[0]["learning_rate"] == 0.05
     assert str(tmp_path / "model") in capsys.readouterr().out

@@ -20,11 +20,12 @@ from tqdm import tqdm
 from training import checkpoint, ema
 from training.config import to_dict
 from training.errors import BadInput
-from training.files import atomic
+from training.files import atomic, write_json
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
 from training.precision import has_bf16
 from training.processes import require_joined, share_cores
+from training.record import FILE, flop_counter, record
 from training.run import RunFolder
 from training.schedule import learning_rate
 
@@ -95,7 +96,9 @@ def train(
     start = checkpoint.restore(run.checkpoints, model, average, optimizer)
     if main:
         run.rewind_log(start)
+    flops, parts = run.flops_a_step(), accelerator.num_processes * config.accumulation
     batches = iter(_loader(accelerator, config, make_batch, count, start))
+    counter = flop_counter()
     meter = _Meter(accelerator, config.batch_size / config.accumulation, tokens)
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not main, unit="step")
     model.train()
@@ -106,7 +109,8 @@ def train(
             rate = _set_learning_rate(optimizer, step, config)
             for micro in range(config.accumulation):
                 last = micro == config.accumulation - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                counting = counter if step == start and last else contextlib.nullcontext()
+                with contextlib.nullcontext() if last else accelerator.no_sync(model), counting:
                     value, scalars = loss(model, _to(next(batches), accelerator.device))
                     accelerator.backward(value / config.accumulation)
                 meter.add(value, scalars)
@@ -122,7 +126,10 @@ def train(
                 means = meter.read()
                 if main:
                     batch = _batch_id(config, step, count)
-                    run.log({"step": done, **means, "learning_rate": rate, "grad_norm": float(norm), "batch": batch})
+                    run.log(
+                        {"step": done, **means, "learning_rate": rate, "grad_norm": float(norm), "batch": batch,
+                         "flops": done * (flops or parts * counter.get_total_flops())}
+                    )  # fmt: skip
                 bar.set_postfix_str(f"loss {means['loss']:.4f}")
                 if not np.isfinite(means["loss"]):
                     raise BadInput(f"the loss is {means['loss']} at step {done}: lower optimizer.learning_rate")
@@ -140,6 +147,7 @@ def train(
     if main:
         with atomic(run.model) as folder:
             export(average, folder)
+            write_json(folder / FILE, record(config, run.command, run.log_file, accelerator.device))
         print(f"trained {config.steps} steps; the model is in {run.model}")
     accelerator.wait_for_everyone()
     return True

@@ -27,6 +27,7 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.model = self.path / "model"
         self.log_file = self.path / "log.jsonl"
+        self.command = shlex.join(["accelerate", "launch", *sys.argv])
         self._config = config
 
     def open(self) -> None:
@@ -54,7 +55,7 @@ class RunFolder:
                     "give the command that began it to resume, or choose another --out"
                 )
         write_json(file, mine)
-        write_text(self.path / "command.txt", shlex.join(["accelerate", "launch", *sys.argv]) + "\n")
+        write_text(self.path / "command.txt", self.command + "\n")
 
     def rewind_log(self, step: int) -> None:
         """Drops the log lines after `step`, which a killed run wrote past its last checkpoint."""
@@ -62,6 +63,12 @@ class RunFolder:
             lines = self.log_file.read_text().splitlines()
             kept = [line for line in lines if _step(line) <= step]
             write_text(self.log_file, "".join(f"{line}\n" for line in kept))
+
+    def flops_a_step(self) -> float | None:
+        """As the log has it, so that a resumed run goes on with the same number."""
+        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
+        counted = (line for line in map(json.loads, lines) if "flops" in line)
+        return next((line["flops"] / line["step"] for line in counted), None)
 
     def log(self, values: dict[str, Any]) -> None:
         """Appends one JSON line."""

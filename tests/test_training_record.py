@@ -1,0 +1,50 @@
+"""What a run leaves beside its model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from training.errors import BadInput
+from training.options import TrainingConfig
+from training.record import FILE, flop_counter, read_record, record
+
+
+def test_operations_of_products_and_of_attention() -> None:
+    """Forward 2 n m k a product; backward two products of that size, and for attention five where forward has two."""
+    a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
+    with flop_counter() as counter:
+        (a @ b).sum().backward()
+    assert counter.get_total_flops() == 3 * (2 * 3 * 5 * 7)
+    q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for length in (5, 9, 9))
+    with flop_counter() as counter:
+        F.scaled_dot_product_attention(q, k, v).sum().backward()
+    assert counter.get_total_flops() == (2 + 5) * (2 * 2 * 3 * 5 * 9 * 8)
+
+
+def test_the_record_of_a_run(tmp_path: Path) -> None:
+    """Two lines of 10 steps at 8 and 16 pictures/s: 10 * 4 / 8 + 10 * 4 / 16 seconds. The kinds of line are merged."""
+    lines = [
+        {"step": 10, "loss": 2.0, "images_per_second": 8.0, "flops": 10.0, "batch": "a"},
+        {"step": 10, "validation_loss": 3.0},
+        {"step": 20, "loss": 1.0, "images_per_second": 16.0, "flops": 20.0, "batch": "b"},
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = TrainingConfig(data="numbers", out=str(tmp_path), steps=20, batch_size=4, precision="no")
+    found = record(config, "accelerate launch it", log, torch.device("cpu"))
+    assert found["seconds"] == 7.5
+    assert found["pictures"] == 80
+    assert found["flops"] == 20.0
+    assert found["figures"] == {"loss": 1.0, "validation_loss": 3.0}
+    (tmp_path / FILE).write_text(json.dumps(found))
+    assert read_record(tmp_path) == found
+
+
+def test_no_record_and_a_wrong_one(tmp_path: Path) -> None:
+    assert read_record(tmp_path) == {}
+    (tmp_path / FILE).write_text('{"steps": 3}')
+    with pytest.raises(BadInput, match=r"training.json: not the record of a training: lacks batch_size"):
+        read_record(tmp_path)

@@ -1,0 +1,65 @@
+"""What a finished run leaves beside its model: how it was trained, what that took, and how it ended."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from training.errors import BadInput
+from training.options import TrainingConfig
+from training.pretrained import read_json
+
+FILE = "training.json"
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts the floating-point operations of products, forward and backward, while it is entered.
+
+    `torch` knows those of attention on an accelerator; on a CPU it has to be told.
+    """
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),  # type: ignore[no-untyped-call]
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+                lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])  # type: ignore[no-untyped-call]
+            ),
+        },
+    )
+
+
+def record(config: TrainingConfig, command: str, log: Path, device: torch.device) -> dict[str, Any]:
+    """Of a finished run: its command, cost and last figures.
+
+    `flops` is of all steps, as counted in one; `seconds` of training alone, without drawing samples; `figures` the last
+    of each kind in the log.
+    """
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    last = {name: value for line in lines for name, value in line.items()}
+    seconds, step = 0.0, 0
+    for line in lines:
+        if "images_per_second" in line:
+            seconds += (line["step"] - step) * config.batch_size / line["images_per_second"]
+            step = line["step"]
+    dull = {"step", "batch", "flops", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second"}
+    return {
+        "command": command, "data": config.data, "seed": config.seed, "steps": config.steps,
+        "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
+        "seconds": round(seconds, 1), "device": device.type, "precision": config.precision, "torch": torch.__version__,
+        "figures": {name: value for name, value in last.items() if name not in dull},
+    }  # fmt: skip
+
+
+def read_record(model: Path) -> dict[str, Any]:
+    """The record in a model folder; empty where there is none. Raises `BadInput` where it is not one."""
+    file = model / FILE
+    if not file.is_file():
+        return {}
+    found = read_json(file)
+    missing = {"steps", "batch_size", "data", "figures"} - found.keys()
+    if missing:
+        raise BadInput(f"{file}: not the record of a training: lacks {min(missing)}")
+    return found
