@@ -26,8 +26,10 @@ train-emoji: .venv/installed
 	$(BIN)/python -m tokenizer.encode --config configs/encode/$(PRESET).yaml --model $(RUN)/tokenizer/model --out $(RUN)/codes
 	$(LAUNCH) seq2seq/train.py --config configs/seq2seq/$(PRESET).yaml --out $(RUN)/seq2seq \
 		--data $(RUN)/codes --tokenizer $(RUN)/tokenizer/model --text $(RUN)/text
+	$(LAUNCH) diffusion/train.py --config configs/diffusion/$(PRESET).yaml --out $(RUN)/diffusion \
+		--tokenizer $(RUN)/tokenizer/model --text $(RUN)/text
 	$(BIN)/python -m sampling.bundle --text $(RUN)/text --tokenizer $(RUN)/tokenizer/model \
-		--autoregressive $(RUN)/seq2seq/model --reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
+		--autoregressive $(RUN)/seq2seq/model --diffusion $(RUN)/diffusion/model --reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
 	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --config configs/demo.yaml --out $(RUN)/demo
 
 # Draws one suite with each backend of a bundle, equal prompts and seeds, over guidances, and puts them side by side.

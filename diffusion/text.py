@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.model import TextEncoder, TokenModel, TokenModelConfig, text_mask
-from tokenizer.text import TextTokenizer
+from tokenizer.text import TextTokenizer, trimmed
 from training.config import require
 from training.errors import BadInput
 
@@ -90,12 +90,12 @@ class TransformersEncoder:
         self.width = int(self.model.config.hidden_size)
 
     def encode(self, captions: Sequence[str | None], length: int) -> Tensor:
-        """Captions -> ids (B, length) int64, -1 at padding; the null caption is the empty one."""
+        """Captions -> ids (B, S) int64, S at most `length`, -1 at padding; the null caption is the empty one."""
         words = [caption or "" for caption in captions]
         out = self.tokenizer(words, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         ids: Tensor = out["input_ids"].masked_fill(out["attention_mask"] == 0, -1)
         ids[:, 0] = ids[:, 0].clamp_min(0)  # an empty caption without marks: something must be there to attend on
-        return ids
+        return ids[:, : int((ids >= 0).sum(1).max())]
 
     @torch.no_grad()
     def __call__(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,10 +114,10 @@ def transformers_encoder(source: str) -> TransformersEncoder:
 
 
 def caption_ids(config: TextConfig, text: TextTokenizer, captions: Sequence[str | None]) -> Tensor:
-    """Captions -> ids (B, S) int64 as the encoder of `config` reads them."""
+    """Captions -> ids (B, S) int64 as the encoder of `config` reads them, S the longest caption's."""
     if config.kind == "transformers":
         return transformers_encoder(config.source).encode(captions, config.length)
-    return text.encode(captions)
+    return trimmed(text.encode(captions))
 
 
 def resolved(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextEncoder | None]:

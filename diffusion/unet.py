@@ -13,7 +13,7 @@ from training.errors import BadInput
 class UNetConfig:
     """Shape of the U-Net."""
 
-    channels: tuple[int, ...] = (64, 128)
+    channels: tuple[int, ...] = (32, 128)
     """Channels at each resolution, each half the one before; multiples of `head_width` and `groups`."""
     layers: int = 2
     """Residual blocks a resolution."""

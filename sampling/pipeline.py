@@ -204,8 +204,8 @@ class Bundle:
     def _denoiser(self, captions: Sequence[str], options: DiffusionOptions) -> Denoise:
         assert self.diffusion is not None
         config = self.diffusion.config.text
-        text, null = (caption_ids(config, self.text, them).to(self._device) for them in (captions, [None]))
-        return denoiser(self.diffusion, text, null, options)
+        ids = caption_ids(config, self.text, [*captions, None]).to(self._device)
+        return denoiser(self.diffusion, ids[:-1], ids[-1:], options)
 
     @property
     def _device(self) -> torch.device:
