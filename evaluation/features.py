@@ -14,14 +14,12 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from tokenizer.features import FeatureNetwork
+from sampling.clip import Clip
+from tokenizer.features import RESIZER, FeatureNetwork, resized
 from training.errors import BadInput
 from training.files import write_tensors
-
-RESIZER = "torch bicubic, antialias, float32, clamped to 0..255, not rounded"
 
 
 class Pictures(Protocol):
@@ -125,52 +123,21 @@ class Inception:
         return Features(pooled=pooled.float().cpu(), probabilities=probabilities.float().cpu())
 
 
-class Clip:
-    """A CLIP of `transformers`, from a folder or the Hub."""
+class ClipFeatures:
+    """Those of a CLIP, from a folder or the Hub."""
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
-        from transformers import AutoTokenizer, CLIPModel
-
         self.name = "clip"
-        try:
-            model: Any = CLIPModel.from_pretrained(str(path))
-            self._model = model.eval().to(device)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BadInput(f"{path}: neither a CLIP here nor one on the Hub ({reason})") from None
-        self.size = int(self._model.config.vision_config.image_size)
-        self.hash = _hash(self._model, self.size)
-        self._device = device
+        self._clip = Clip(str(path), device)
+        self.hash = _hash(self._clip.model, self._clip.size)
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         """Pictures (B, 3, H, W), uint8."""
-        # the means and deviations of openai/CLIP, clip/clip.py
-        mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=self._device).view(3, 1, 1)
-        std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=self._device).view(3, 1, 1)
-        x = (resized(images.to(self._device), self.size) / 255 - mean) / std
-        pooled = self._model.visual_projection(self._model.vision_model(pixel_values=x).pooler_output)
-        return Features(pooled=pooled.float().cpu())
+        return Features(pooled=self._clip.images(list(images)))
 
-    @torch.inference_mode()
-    def texts(self, prompts: Sequence[str], batch_size: int = 64) -> Tensor:
+    def texts(self, prompts: Sequence[str]) -> Tensor:
         """Features (N, D) of prompts, cut at the model's length."""
-        parts = []
-        for start in range(0, len(prompts), batch_size):
-            batch = list(prompts[start : start + batch_size])
-            ids = self._tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(self._device)
-            pooled = self._model.text_model(**ids).pooler_output
-            parts.append(self._model.text_projection(pooled).float().cpu())
-        return torch.cat(parts)
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """The one resizer (`RESIZER`): uint8 (B, 3, H, W) -> float32 (B, 3, size, size), 0..255."""
-    floats = images.float()
-    if images.shape[2:] == (size, size):
-        return floats
-    return F.interpolate(floats, size=(size, size), mode="bicubic", antialias=True).clamp(0, 255)
+        return self._clip.texts(prompts)
 
 
 def extract(network: Network, pictures: Pictures, *, batch_size: int = 32, label: str = "") -> Features:

@@ -15,7 +15,7 @@ from data.grid import to_pil
 from data.source import open_source
 from data.splits import TRAIN
 from evaluation.controls import nearest_captions, reconstructed
-from evaluation.features import Clip, Inception, Lite, Network, Pictures
+from evaluation.features import ClipFeatures, Inception, Lite, Network, Pictures
 from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
 from evaluation.pictures import Folder
@@ -76,7 +76,7 @@ def open_networks(options: JudgeOptions) -> list[Network]:
     if options.inception:
         networks.append(Inception(options.inception, options.device))
     if options.clip:
-        networks.append(Clip(options.clip, options.device))
+        networks.append(ClipFeatures(options.clip, options.device))
     if not networks:
         raise BadInput("no feature network to judge by: give --networks, --inception or --clip")
     return networks

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from evaluation import metrics
 from evaluation.features import (
-    RESIZER,
     Chosen,
-    Clip,
+    ClipFeatures,
     Features,
     Network,
     Pictures,
@@ -26,6 +25,7 @@ from evaluation.gallery import RealGallery, group
 from evaluation.measure import MEASUREMENTS
 from evaluation.metrics import Gallery, Metric
 from evaluation.suites import Prompt
+from tokenizer.features import RESIZER
 from training.errors import BadInput
 
 
@@ -123,7 +123,7 @@ class Judge:
                 cached(network, pictures, self.cache, batch_size=self.batch_size, label=label) if keep
                 else extract(network, pictures, batch_size=self.batch_size, label=label)
             )  # fmt: skip
-            if isinstance(network, Clip):
+            if isinstance(network, ClipFeatures):
                 if prompts:
                     texts = network.texts([prompt.text for prompt in prompts])
                     scores.pictures["clip_score"] = metrics.clip_score(made.pooled, texts)

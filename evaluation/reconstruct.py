@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.grid import grid
 from data.source import open_source
-from evaluation.features import RESIZER, Lite, cached, extract
+from evaluation.features import Lite, cached, extract
 from evaluation.metrics import (
     ENOUGH_FOR_FRECHET,
     VERSION,
@@ -28,6 +28,7 @@ from evaluation.metrics import (
     usage,
 )
 from evaluation.result import head, write_result
+from tokenizer.features import RESIZER
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require

@@ -44,7 +44,10 @@ class SamplingOptions(GuidanceOptions):
     token a pass. It changes how long a picture takes, not the picture. By default 16 for one picture at a time on a
     CPU, where that is faster, and 0 elsewhere."""
     best_of: int = 1
-    """Draw this many candidates and keep the one that its caption makes likelier by most."""
+    """Draw this many candidates and keep the best by `scorer`."""
+    scorer: str = ""
+    """What is best: the picture that agrees most with its caption by this CLIP of `transformers`, a folder or a Hub id;
+    by default the one that its caption makes likelier by most, by the model itself."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +57,7 @@ class SamplingOptions(GuidanceOptions):
         require(self, "min_p", 0 <= self.min_p <= 1, "from 0 to 1")
         require(self, "parallel", self.parallel in (None, 0) or self.parallel >= 2, "2 or more, or 0 for none")
         require(self, "best_of", 1 <= self.best_of <= 1024, "from 1 to 1024")
+        require(self, "scorer", not self.scorer or self.best_of > 1, "absent unless best_of is 2 or more")
         require(self, "guidance_from", 0 <= self.guidance_from <= 1, "from 0 to 1")
         require(
             self, "guidance_until", self.guidance_from <= self.guidance_until <= 1,

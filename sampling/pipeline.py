@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from diffusion.model import DiffusionModel
 from diffusion.text import caption_ids
 from sampling.choose import candidate_seeds, caption_gain
+from sampling.clip import agreement, clip_at
 from sampling.decode import Engine, Sampler
 from sampling.diffuse import Denoise, between, denoiser, mixed, sample, seeded
 from sampling.options import DiffusionOptions, SamplingOptions
@@ -139,8 +140,7 @@ class Bundle:
         seeds = seeds.to(self._device)
         if isinstance(options, DiffusionOptions):
             return self._diffuse(captions, seeds, options, start)
-        text, null = (self.text.encode(them).to(self._device) for them in (captions, [None]))
-        return [self._pixels(codes) for codes in self._decode(text, null, seeds, options, start)]
+        return [self._pixels(codes) for codes in self._decode(captions, seeds, options, start)]
 
     def stream(
         self, prompts: Sequence[str], *, seed: int = 0, options: SamplingOptions | None = None
@@ -172,18 +172,24 @@ class Bundle:
         return list(self.tokenizer.decode_latents(latents).cpu())
 
     def _decode(
-        self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, start: "Start | None"
+        self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions, start: "Start | None"
     ) -> list[Tensor]:
         """Codes (h, w) of each picture."""
+        text, null = (self.text.encode(them).to(self._device) for them in (captions, [None]))
         known = start.tokens(self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
+        clip = clip_at(options.scorer, str(self._device)) if options.scorer else None
         candidates = [
             self.sampler.draw(text, null, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)
         ]
         if options.best_of == 1:
             return candidates[0]
-        assert self.autoregressive is not None
-        gains = torch.stack([caption_gain(self.autoregressive, text, null, codes) for codes in candidates])
-        return [candidates[best][i] for i, best in enumerate(gains.argmax(0).tolist())]
+        if clip is not None:
+            scores = [agreement(clip, captions, [self._pixels(codes) for codes in those]) for those in candidates]
+        else:
+            assert self.autoregressive is not None
+            scores = [caption_gain(self.autoregressive, text, null, codes) for codes in candidates]
+        best = torch.stack(scores).argmax(0).tolist()
+        return [candidates[n][i] for i, n in enumerate(best)]
 
     def _pixels(self, codes: Tensor) -> Tensor:
         """Codes (h, w) -> uint8 (3, H, W); one at a time, for in a batch a pixel may round to another value."""

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluation.features import Features, resized
+from evaluation.features import Features
+from tokenizer.features import resized
 
 
 class FakeNetwork:

@@ -35,7 +35,9 @@ def test_make_train_emoji_passes_the_whole_chain(tmp_path: Path) -> None:
     card = (run / "bundle" / "README.md").read_text()
     assert "psnr" in card
     assert "OpenMoji" in card
-    for trained in ("tokenizer", "seq2seq"):
+    for part in ("tokenizer", "autoregressive", "diffusion"):
+        assert json.loads((run / "bundle" / part / "training.json").read_text())["flops"] > 0
+    for trained in ("tokenizer", "seq2seq", "diffusion"):
         lines = [json.loads(line) for line in (run / trained / "log.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         assert losses[-1] < losses[0]

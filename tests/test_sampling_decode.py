@@ -11,10 +11,13 @@ from tiny_models import TOKENS, captions, token_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from data.emoji import emojis
 from sampling.decode import Engine, Given, Sampler, State, step
+from sampling.generate import SHIPPED
 from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
+from sampling.pipeline import load
 from seq2seq.cache import KVCache
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel, TokenModelConfig
@@ -187,21 +190,15 @@ def test_a_graph_traced_once_draws_the_same() -> None:
     assert graphs == 2
 
 
+@torch.no_grad()
 def test_a_step_runs_on_one_device() -> None:
     """On the meta device nothing can be read, and an operand left on the CPU is an error."""
-    with torch.no_grad(), torch.device("meta"):
+    with torch.device("meta"):
         model = TokenModel(TOKENS).eval()
-        text, seeds, position = captions(2).to("meta"), torch.arange(2), torch.tensor(3)
+        text, null = torch.ones(2, 9, dtype=torch.int64), torch.ones(1, 9, dtype=torch.int64)
         draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))
-        state = State(seeds, TOKENS.length)
-        step(
-            model,
-            model.cache(text.repeat(2, 1)),
-            state,
-            position,
-            draw,
-            given=Given(torch.ones(2, 9, dtype=torch.int64)),
-        )
+        state, given = State(torch.arange(2), TOKENS.length), Given(torch.ones(2, 9, dtype=torch.int64))
+        step(model, model.cache(text, null), state, torch.tensor(3), draw, given)
     assert state.tokens.is_meta
 
 
@@ -276,6 +273,32 @@ def test_packed_log_probabilities(dtype: torch.dtype) -> None:
     at_once = twin.decoder.extend(before, torch.arange(TOKENS.length).expand(5, -1), twin.cache(text))
     for found in (steps, at_once):
         torch.testing.assert_close(found.log_softmax(-1), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.skipif(not packed_dtypes(), reason="this processor cannot pack linear layers")
+@torch.no_grad()
+def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
+    """Greedily, for 100 captions: the tokens of the plain path, but where two were equally likely to within 1e-3."""
+    bundle = load(SHIPPED)
+    model = bundle.autoregressive
+    assert model is not None
+    corpus = emojis()
+    ids = bundle.text.encode([*(emoji.captions[0] for emoji in corpus[:: len(corpus) // 100][:100]), None])
+    text, null, seeds = ids[:-1], ids[-1:], torch.arange(100)
+    options = SamplingOptions(guidance=2.0, temperature=0.0, parallel=0)
+    if packed_dtypes()[0] == torch.bfloat16:  # which rounds; float16 does not
+        options = dataclasses.replace(options, guidance=1.0)
+    tolerance = 0.1 if packed_dtypes()[0] == torch.bfloat16 else 1e-3
+    plain, fast = (Sampler(model, engine).draw(text, null, seeds, options) for engine in ("plain", "packed"))
+    for i in range(100):
+        ours, theirs = fast[i].flatten(), plain[i].flatten()
+        if torch.equal(ours, theirs):
+            continue
+        t = int((ours != theirs).nonzero()[0]) if len(ours) == len(theirs) else min(len(ours), len(theirs))
+        both = torch.stack([model(ids[[j]], theirs[None, :t])[0, t] for j in (i, -1)])
+        logits = guided(both, options.guidance)[0] if options.guidance != 1 else both[0]
+        token = ours[t] if t < len(ours) else model.config.eos
+        assert logits.max() - logits[token] < tolerance
 
 
 def test_packing_leaves_the_model_as_it_was() -> None:

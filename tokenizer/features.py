@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from training.errors import BadInput
+
+RESIZER = "torch bicubic, antialias, float32, clamped to 0..255, not rounded"
 
 
 class FeatureNetwork(nn.Module):
@@ -54,6 +57,14 @@ class FeatureNetwork(nn.Module):
         """Images (B, 3, H, W) in [-1, 1] -> pooled features (B, 1280), class logits (B, 1000)."""
         features = self.head(self.stages(images)[-1]).mean(dim=(2, 3))
         return features, self.classifier(features)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """The one resizer (`RESIZER`): uint8 (B, 3, H, W) -> float32 (B, 3, size, size), 0..255."""
+    floats = images.float()
+    if images.shape[2:] == (size, size):
+        return floats
+    return F.interpolate(floats, size=(size, size), mode="bicubic", antialias=True).clamp(0, 255)
 
 
 def normalized(images: Tensor) -> Tensor:
