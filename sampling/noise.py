@@ -32,7 +32,7 @@ def gaussian(seeds: Tensor, step: int | Tensor, elements: int) -> Tensor:
 def _bits(seeds: Tensor, kind: int, position: int | Tensor, count: int) -> Tensor:
     """32 random bits, held in int64, for each of (..., count)."""
     elements = torch.arange(count, device=seeds.device)
-    stream = _mix(_mix(_fold(seeds)) ^ _mix(elements.new_tensor(kind) ^ position))
+    stream = _mix(_mix(_fold(seeds)) ^ _mix(torch.as_tensor(position, device=seeds.device) ^ kind))
     return _mix(stream[..., None] ^ _mix(elements))
 
 

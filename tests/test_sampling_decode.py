@@ -1,5 +1,6 @@
 """The decode loop: the right distribution, the same picture in any batch, an end where the model says so."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -9,6 +10,8 @@ import pytest
 import torch
 from tiny_models import TOKENS, captions, token_model
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.emoji import emojis
@@ -190,16 +193,58 @@ def test_a_graph_traced_once_draws_the_same() -> None:
     assert graphs == 2
 
 
+class IndexedByOperators(TorchFunctionMode):
+    """`x[...]` and copies as operators: by themselves they ask for the device's driver, and a fake one has none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        plain: dict[Any, Any] = {
+            Tensor.contiguous: lambda x: x.clone(memory_format=torch.contiguous_format),
+            Tensor.float: lambda x: aten._to_copy(x, dtype=torch.float32),
+            Tensor.__invert__: aten.bitwise_not,
+            Tensor.copy_: aten.copy_,
+        }
+        if func in plain:
+            return plain[func](*args)
+        if func is not Tensor.__getitem__:
+            return func(*args, **(kwargs or {}))
+        x, index = args
+        index = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in [part for part in index if not isinstance(part, Tensor)]:
+            at = index.index(Ellipsis)
+            named = sum(part is not None for part in index) - 1
+            index = (*index[:at], *[slice(None)] * (x.dim() - named), *index[at + 1 :])
+        axis = 0
+        for part in index:
+            if part is None:
+                x, axis = x.unsqueeze(axis), axis + 1
+            elif isinstance(part, slice):
+                x, axis = torch.ops.aten.slice.Tensor(x, axis, part.start, part.stop), axis + 1
+            elif isinstance(part, Tensor):
+                x, axis = torch.ops.aten.index.Tensor(x, [None] * axis + [part]), axis + 1
+            else:
+                x = x.select(axis, part)
+        return x
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:0"])
 @torch.no_grad()
-def test_a_step_runs_on_one_device() -> None:
-    """On the meta device nothing can be read, and an operand left on the CPU is an error."""
+def test_a_step_runs_on_one_device(device: str) -> None:
+    """On the meta device nothing can be read; on a fake CUDA device an operand left on the CPU is an error."""
     with torch.device("meta"):
         model = TokenModel(TOKENS).eval()
-        text, null = torch.ones(2, 9, dtype=torch.int64), torch.ones(1, 9, dtype=torch.int64)
-        draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))
-        state, given = State(torch.arange(2), TOKENS.length), Given(torch.ones(2, 9, dtype=torch.int64))
-        step(model, model.cache(text, null), state, torch.tensor(3), draw, given)
-    assert state.tokens.is_meta
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    with FakeTensorMode() if device == "cuda:0" else contextlib.nullcontext(), IndexedByOperators():
+        model.load_state_dict({name: torch.empty(shape, device=device) for name, shape in shapes.items()}, assign=True)
+        ones = torch.ones(2, 9, dtype=torch.int64, device=device)
+        draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device(device))
+        state, given, cache = State(ones[:, 0], TOKENS.length), Given(ones), model.cache(ones, ones[:1])
+        step(model, cache, state, torch.tensor(3, device=device), draw, given)
+        assert state.tokens.device == torch.device(device)
+        if device == "cuda:0":
+            given.tokens = torch.ones(2, 9, dtype=torch.int64)
+            with pytest.raises(RuntimeError, match="same device"):
+                step(model, cache, state, torch.tensor(3, device=device), draw, given)
 
 
 def test_only_the_look_for_the_end_reads_the_device() -> None:

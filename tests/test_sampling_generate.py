@@ -196,6 +196,15 @@ def test_best_of_keeps_the_candidate_that_gains_most(bundle: Path) -> None:
         assert torch.equal(picture, loaded.tokenizer.decode(candidates[best[i]][i][None])[0])
 
 
+def test_best_of_sixteen_needs_the_cache_of_one_batch(bundle: Path) -> None:
+    """Candidates are drawn one batch after the other, in the same buffers."""
+    loaded, wanted = load(bundle), [(PROMPTS[0], seed) for seed in range(16)]
+    loaded.draw(wanted, SamplingOptions())
+    budget = loaded.sampler.cache_bytes
+    loaded.draw(wanted, SamplingOptions(best_of=16))
+    assert 0 < loaded.sampler.cache_bytes <= budget
+
+
 def test_the_picture_so_far(bundle: Path) -> None:
     loaded = load(bundle)
     steps = list(loaded.stream(PROMPTS, seed=5))
