@@ -25,7 +25,7 @@ from evaluation.result import differences, read_result
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
-from training.files import write_json, write_text
+from training.files import splice, write_json, write_text
 from training.pretrained import read_json
 
 
@@ -66,7 +66,7 @@ def main(options: CompareOptions) -> None:
         write_text(options.out / "blind.html", page)
         write_json(options.out / "blind-key.json", key)
     if options.readme:
-        write_text(options.readme, spliced(options.readme, table))
+        splice(options.readme, "comparison", table)
     print(f"the comparison is in {options.out / 'report.html'} and {options.out / 'report.md'}")
 
 
@@ -133,15 +133,6 @@ def embedded(file: Path) -> str:
         return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
     except FileNotFoundError:
         raise BadInput(f"{file}: no such file; results are compared where their pictures are") from None
-
-
-def spliced(file: Path, table: str) -> str:
-    """The text of `file` with `table` between its two marks. Raises `BadInput` when they are not there."""
-    text = file.read_text(encoding="utf-8")
-    begin, end = "<!-- comparison -->", "<!-- /comparison -->"
-    if text.find(begin) < 0 or text.find(end) < text.find(begin):
-        raise BadInput(f"{file}: no {begin} followed by {end}, between which the table belongs")
-    return f"{text[: text.find(begin)]}{begin}\n{table}{text[text.find(end) :]}"
 
 
 def _column(path: Path) -> Column:

@@ -24,7 +24,7 @@ from sampling.options import SamplingOptions
 from seq2seq.model import TokenModel, TokenModelConfig
 from training.cli import command
 from training.config import require, to_dict
-from training.files import atomic, write_json
+from training.files import atomic, splice, write_json
 from training.precision import has_bf16
 
 OPTIONS = SamplingOptions(guidance=2.0, temperature=1.0, parallel=0)
@@ -57,6 +57,8 @@ class BenchOptions:
     """File for the figures."""
     plot: Path | None = None
     """File for a plot of them, PNG or SVG."""
+    readme: Path | None = None
+    """Markdown file in which to replace what stands between `<!-- bench -->` and `<!-- /bench -->`."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "repeats"):
@@ -92,6 +94,8 @@ def main(options: BenchOptions) -> None:
         print(f"{grid**2} tokens, fastest of transformers over fastest of ours, by batch: {values}")
     if options.plot:
         plot(rows, options.plot)
+    if options.readme:
+        splice(options.readme, "bench", markdown(result))
     print(f"the figures are in {options.json}")
 
 
@@ -220,6 +224,28 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['images_per_second']:9.2f} {share:>12}"
         )
     return "\n".join(lines)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The figures as a Markdown table: a row a size, milliseconds a step of each variant, and how they compare."""
+    rows = result["rows"]
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    sizes = list(dict.fromkeys((row["tokens"], row["batch"]) for row in rows))
+    head = ["tokens", "pictures at a time", *names, "times as fast", "of the bandwidth"]
+    lines = [head, ["---"] * len(head)]
+    for tokens, batch in sizes:
+        here = {row["variant"]: row for row in rows if (row["tokens"], row["batch"]) == (tokens, batch)}
+        fastest = min((row for row in here.values() if "bandwidth_share" in row), key=lambda row: row["ms_per_step"])
+        lines.append([
+            str(tokens), str(batch), *(f"{here[name]['ms_per_step']:.1f}" if name in here else "" for name in names),
+            f"{result['ratios_by_tokens'][str(tokens)][str(batch)]:.2f}", f"{fastest['bandwidth_share']:.0%}",
+        ])  # fmt: skip
+    machine, model = result["machine"], result["model"]
+    said = (
+        f"Milliseconds a step, {model['depth']} blocks of width {model['width']}, guidance on; {machine['device']}, "
+        f"{machine['threads']} threads, torch {machine['torch']}, transformers {machine['transformers']}."
+    )
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", said, ""])
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:

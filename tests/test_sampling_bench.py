@@ -18,9 +18,14 @@ from training.cli import command
 def test_it_times_all_variants_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = BenchOptions(
         batch=[1, 2], grid=[2], width=64, depth=1, repeats=1, profile=True, device="cpu",
-        json=tmp_path / "figures" / "bench.json", plot=tmp_path / "bench.png",
+        json=tmp_path / "figures" / "bench.json", plot=tmp_path / "bench.png", readme=tmp_path / "README.md",
     )  # fmt: skip
+    (tmp_path / "README.md").write_text("# Fast\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nThe end.\n")
     main(options)
+    head, _, *rows = (tmp_path / "README.md").read_text().split("<!-- bench -->\n")[1].splitlines()
+    assert head.startswith("| tokens | pictures at a time | tessera plain |")
+    assert [row.split(" | ")[:2] for row in rows[:2]] == [["| 4", "1"], ["| 4", "2"]]
+    assert (tmp_path / "README.md").read_text().endswith("<!-- /bench -->\n\nThe end.\n")
     found = json.loads(options.json.read_text())
     assert found["ratios"].keys() == {"1", "2"}
     variants = {row["variant"] for row in found["rows"]}

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training.errors import BadInput
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -41,6 +43,18 @@ def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def splice(path: Path, name: str, text: str) -> None:
+    """Replaces what stands in a file between the lines `<!-- name -->` and `<!-- /name -->`, atomically.
+
+    Raises `BadInput` when they are not there.
+    """
+    before = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if before.find(begin) < 0 or before.find(end) < before.find(begin):
+        raise BadInput(f"{path}: no {begin} followed by {end}, between which the table belongs")
+    write_text(path, f"{before[: before.find(begin)]}{begin}\n{text}{before[before.find(end) :]}")
 
 
 def write_json(path: Path, value: Any) -> None:
