@@ -22,6 +22,16 @@ def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[s
     return loss, {"accuracy": accuracy}
 
 
+def partly_hidden(tokens: Tensor, most: float, unknown: int, generator: torch.Generator) -> Tensor:
+    """Pictures (B, T) with a share of their tokens, drawn a picture from 0 to `most`, replaced by the token `unknown`.
+
+    What a model reads in place of the tokens that it is to predict: the word dropout of arXiv 1511.06349, section 3.1,
+    which keeps a decoder from ignoring what it is conditioned on.
+    """
+    share = most * torch.rand(len(tokens), 1, generator=generator)
+    return torch.where(torch.rand(tokens.shape, generator=generator) < share, unknown, tokens)
+
+
 def log_likelihood(logits: Tensor, tokens: Tensor, eos: int) -> Tensor:
     """Log-probability of each picture, EOS included, in nats: logits (B, T + 1, K + 1), tokens (B, T) -> (B,)."""
     targets = F.pad(tokens, (0, 1), value=eos)

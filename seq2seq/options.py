@@ -20,9 +20,14 @@ class TokenTrainingConfig(TrainingConfig):
     """Text tokenizer."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
+    token_dropout: float = 0.0
+    """Largest share of a picture's tokens that is hidden from the model while it learns; each picture hides one between
+    0 and this. Where pictures are few, a model that reads all tokens so far knows after a few of them which picture it
+    is, and has no need of the caption."""
     model: TokenModelConfig = field(default_factory=TokenModelConfig)
     """Shape of the model."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "caption_dropout", 0 <= self.caption_dropout < 1, "from 0 to below 1")
+        require(self, "token_dropout", 0 <= self.token_dropout <= 1, "from 0 to 1")

@@ -15,7 +15,7 @@ from sampling.bundle import BundleOptions, assemble
 from sampling.options import SamplingOptions
 from sampling.pipeline import Bundle
 from seq2seq.codes import code_folder
-from seq2seq.loss import token_loss
+from seq2seq.loss import partly_hidden, token_loss
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -54,21 +54,24 @@ def main(config: TokenTrainingConfig) -> None:
             views.append(picture.codes[int(view * len(picture.codes))])
         dropped = torch.rand(len(captions), generator=generator) < config.caption_dropout
         captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
-        return {"text": trimmed(text.encode(captions)), "tokens": torch.stack(views).flatten(1)}
+        tokens = torch.stack(views).flatten(1)
+        read = partly_hidden(tokens, config.token_dropout, config.model.bos, generator)
+        return {"text": trimmed(text.encode(captions)), "tokens": tokens, "read": read}
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return token_loss(model(batch["text"], batch["tokens"]), batch["tokens"], config.model.eos)
+        return token_loss(model(batch["text"], batch["read"]), batch["tokens"], config.model.eos)
 
     @torch.no_grad()
     def evaluate(model: TokenModel, file: Path) -> dict[str, float]:
         """Draws the first validation captions over the true pictures; the loss on validation pictures."""
         pictures = [unseen[i] for i in range(min(256, len(unseen)))]
         captions = [picture.captions[0] for picture in pictures]
-        tokens = torch.stack([picture.codes[0] for picture in pictures]).to(accelerator.device)
-        value, scalars = loss(model, {"text": text.encode(captions).to(tokens.device), "tokens": tokens.flatten(1)})
+        codes = torch.stack([picture.codes[0] for picture in pictures]).to(accelerator.device)
+        read, tokens = text.encode(captions).to(codes.device), codes.flatten(1)
+        value, scalars = token_loss(model(read, tokens), tokens, config.model.eos)
         bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=model)
         drawn = bundle.generate(captions[:12], options=SamplingOptions())
-        grid([*drawn, *tokenizer.decode(tokens[:12])], captions[:12] * 2, columns=12).save(file)
+        grid([*drawn, *tokenizer.decode(codes[:12])], captions[:12] * 2, columns=12).save(file)
         return {"validation_loss": value.item(), "validation_accuracy": scalars["accuracy"].item()}
 
     def export(model: TokenModel, folder: Path) -> None:
