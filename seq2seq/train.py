@@ -41,6 +41,8 @@ def main(config: TokenTrainingConfig) -> None:
     )  # fmt: skip
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
     model = TokenModel(config.model)
+    if config.init:
+        model.load_state_dict(TokenModel.from_pretrained(config.init, dtype=torch.float32).state_dict())
 
     turns = Turns(codes.groups)
 
