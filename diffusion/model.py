@@ -63,8 +63,6 @@ class DiffusionModel(PretrainedModel):
         c = config
         self.process = Process(c.process)
         self.text = CaptionEncoder(c.text) if c.text.kind != "transformers" else None
-        if self.text is not None and not self.text.frozen:
-            self.text.apply(_initialize)
         self.project = nn.Linear(c.text.width, c.width, bias=False) if c.text.width != c.width else nn.Identity()
         out_channels = c.channels * (2 if c.process.learned_variance else 1)
         self.denoiser: DiT | UNet = (
@@ -106,11 +104,6 @@ class DiffusionModel(PretrainedModel):
     def _foreign(self, text: Tensor) -> tuple[Tensor, Tensor]:
         states, mask = transformers_encoder(self.config.text.source)(text)
         return states.to(next(self.denoiser.parameters()).dtype), mask
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
 
 
 def parameter_count(config: DiffusionModelConfig) -> int:

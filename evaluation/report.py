@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.metrics import Metric
 from evaluation.result import figures
+from training.record import total
 
 _CURVES = (
     "kid",
@@ -143,7 +144,7 @@ def _size(subject: Mapping[str, Any]) -> str:
 
 
 def _compute(subject: Mapping[str, Any]) -> str:
-    flops = subject.get("training", {}).get("flops")
+    flops = total(subject.get("training", {}), "flops")
     return f"{flops / 1e15:.3g} PFLOP" if flops else ""
 
 

@@ -130,6 +130,7 @@ def _training(name: str, run: dict[str, Any]) -> str:
     return (
         f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of `{run['data']}`, seed {run['seed']}"
         f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.\n\n```\n{run['command']}\n```"
+        + ("\n\n" + _training(f"{name}, which that started from", run["init"]) if "init" in run else "")
     )
 
 

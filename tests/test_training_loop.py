@@ -303,3 +303,16 @@ def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]]
 
 if __name__ == "__main__":  # one of the two processes
     fit(Path(sys.argv[1]), pictures=True)
+
+
+def test_a_run_with_muon_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "pictures": True, "optimizer": OptimizerConfig(warmup=2, muon_learning_rate=0.02),
+    }  # fmt: skip
+    fit(tmp_path / "whole", **options)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "stopped", at=fail_at(8), **options)
+    fit(tmp_path / "stopped", **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    fit(tmp_path / "adamw", pictures=True, optimizer=OptimizerConfig(warmup=2))
+    assert log(tmp_path / "adamw")[-1]["loss"] != log(tmp_path / "whole")[-1]["loss"]

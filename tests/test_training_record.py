@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from training.errors import BadInput
 from training.options import TrainingConfig
-from training.record import FILE, flop_counter, read_record, record
+from training.record import FILE, flop_counter, read_record, record, total
 
 
 def test_operations_of_products_and_of_attention() -> None:
@@ -48,3 +48,8 @@ def test_no_record_and_a_wrong_one(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"steps": 3}')
     with pytest.raises(BadInput, match=r"training.json: not the record of a training: lacks batch_size"):
         read_record(tmp_path)
+
+
+def test_what_a_training_cost_with_what_it_started_from() -> None:
+    assert total({"flops": 3.0, "init": {"flops": 4.0, "init": {"flops": None}}}, "flops") == 7.0
+    assert total({}, "seconds") == 0.0

@@ -21,6 +21,7 @@ from training import checkpoint, ema
 from training.config import to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
+from training.muon import Muon
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
 from training.precision import has_bf16
@@ -154,22 +155,29 @@ def train(
 
 
 def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    turned = [p for name, p in trained.items() if config.muon_learning_rate and p.ndim == 2 and "blocks." in name]
+    inner = {id(p) for p in turned}
+    others = [p for p in trained.values() if id(p) not in inner]
+    decay, adamw, muon = config.weight_decay, config.learning_rate, config.muon_learning_rate
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay, "lr": adamw, "peak": adamw},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "lr": adamw, "peak": adamw},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    betas = (config.beta1, config.beta2)
+    if not turned:
+        return torch.optim.AdamW(groups, betas=betas, fused=True)
+    groups.append({"params": turned, "weight_decay": decay, "lr": muon, "peak": muon, "muon": True})
+    return Muon(groups, betas=betas, fused=True)
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainingConfig) -> float:
     options = config.optimizer
-    rate = learning_rate(
-        step, peak=options.learning_rate, warmup=options.warmup, total=config.steps, floor=options.floor
-    )
     for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+        group["lr"] = learning_rate(
+            step, peak=group["peak"], warmup=options.warmup, total=config.steps, floor=options.floor
+        )
+    return float(optimizer.param_groups[0]["lr"])
 
 
 class _MicroBatches(Dataset[Batch]):

@@ -9,10 +9,13 @@ from training.config import require
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine decay."""
+    """AdamW, and Muon where it is asked for, with a linear warm-up and a cosine decay."""
 
     learning_rate: float = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.0
+    """Peak learning rate of Muon, 0.02 say, for the matrices inside a transformer's blocks; 0 leaves them to AdamW. It
+    takes far fewer steps, each somewhat longer."""
     warmup: int = 200
     """Steps of linear warm-up."""
     floor: float = 0.02
@@ -28,6 +31,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self, "learning_rate", self.learning_rate > 0, "greater than 0")
+        require(self, "muon_learning_rate", self.muon_learning_rate >= 0, "0 or more")
         require(self, "warmup", self.warmup >= 0, "0 or more")
         require(self, "floor", 0 <= self.floor <= 1, "from 0 to 1")
         require(self, "beta1", 0 <= self.beta1 < 1, "from 0 to below 1")

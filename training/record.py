@@ -1,6 +1,7 @@
 """What a finished run leaves beside its model: how it was trained, what that took, and how it ended."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
     """Of a finished run: its command, cost and last figures.
 
     `flops` is of all steps, as counted in one; `seconds` of training alone, without drawing samples; `figures` the last
-    of each kind in the log.
+    of each kind in the log. The record of the model that it started from, if any, is in it, and not in its cost.
     """
+    init = getattr(config, "init", None)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     last = {name: value for line in lines for name, value in line.items()}
     seconds, step = 0.0, 0
@@ -50,7 +52,14 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
         "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
         "seconds": round(seconds, 1), "device": device.type, "precision": config.precision, "torch": torch.__version__,
         "figures": {name: value for name, value in last.items() if name not in dull},
+        **({"init": read_record(Path(init))} if init else {}),
     }  # fmt: skip
+
+
+def total(found: Mapping[str, Any], cost: str) -> float:
+    """`flops` or `seconds` of a record and of the trainings that it started from; 0 where they are not known."""
+    before = found.get("init")
+    return (found.get(cost) or 0.0) + (total(before, cost) if before else 0.0)
 
 
 def read_record(model: Path) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""Muon against singular value decompositions, and AdamW beside it."""
+
+import pytest
+import torch
+
+from training.muon import Muon, orthogonal
+from training.precision import has_bf16
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (30, 90), (90, 30)])
+def test_an_update_has_singular_values_about_one_and_keeps_its_directions(shape: tuple[int, int]) -> None:
+    """Singular values from 0.02 to 1 come to lie between 0.6 and 1.3; the singular vectors stay."""
+    generator = torch.Generator().manual_seed(0)
+    u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    found = orthogonal(u @ torch.diag(torch.linspace(1, 0.02, min(shape))) @ vh)
+    turned = u.T @ found @ vh.T
+    values = turned.diagonal()
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    assert (turned - torch.diag(values)).abs().max() < (0.05 if has_bf16("cpu") else 1e-3)
+    assert not orthogonal(torch.zeros(shape)).any()
+
+
+def test_steps_of_both_rules() -> None:
+    """A first step of Muon is the orthogonal gradient, scaled and decayed; the others' is AdamW's, to the bit."""
+    torch.manual_seed(0)
+    matrix, vector = torch.randn(8, 4), torch.randn(5)
+    ours, twin = [torch.nn.Parameter(x.clone()) for x in (matrix, vector)], torch.nn.Parameter(vector.clone())
+    muon = {"params": [ours[0]], "lr": 0.1, "weight_decay": 0.5, "muon": True}
+    optimizer = Muon([{"params": [ours[1]], "lr": 0.01, "weight_decay": 0.2}, muon], betas=(0.9, 0.99), fused=True)
+    reference = torch.optim.AdamW([twin], lr=0.01, weight_decay=0.2, betas=(0.9, 0.99), fused=True)
+    gradients = [torch.randn(3, 8, 4), torch.randn(3, 5)]
+    for step in range(3):
+        for parameter, gradient in zip((*ours, twin), (*gradients, gradients[1]), strict=True):
+            parameter.grad = gradient[step].clone()
+        optimizer.step()
+        reference.step()
+        if step == 0:
+            expected = matrix * (1 - 0.1 * 0.5) - 0.1 * 2**0.5 * orthogonal(gradients[0][0])
+            torch.testing.assert_close(ours[0].detach(), expected, atol=1e-4, rtol=1e-4)
+        assert torch.equal(ours[1], twin)
+    assert optimizer.state[ours[0]].keys() == {"momentum"}
+
+
+def test_it_descends_where_one_direction_is_a_thousand_times_as_steep() -> None:
+    """A quadratic that a step along the gradient can hardly follow."""
+    steep = torch.logspace(0, -3, 6)
+    weight = torch.nn.Parameter(torch.ones(6, 6))
+    optimizer = Muon([{"params": [weight], "lr": 0.05, "weight_decay": 0.0, "muon": True}, {"params": []}])
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 200)
+        weight.grad = None
+        (steep[:, None] * weight.square()).sum().backward()
+        optimizer.step()
+    assert weight.abs().max() < 0.1
