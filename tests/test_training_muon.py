@@ -45,7 +45,7 @@ def test_steps_of_both_rules() -> None:
 def test_it_descends_where_one_direction_is_a_thousand_times_as_steep() -> None:
     """A quadratic that a step along the gradient can hardly follow."""
     steep = torch.logspace(0, -3, 6)
-    weight = torch.nn.Parameter(torch.ones(6, 6))
+    weight = torch.nn.Parameter(torch.eye(6))
     optimizer = Muon([{"params": [weight], "lr": 0.05, "weight_decay": 0.0, "muon": True}, {"params": []}])
     for step in range(200):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 200)

@@ -24,6 +24,10 @@ class Muon(torch.optim.AdamW):
         super().__init__([{"muon": False, **group} for group in groups], **adamw)
         self.momentum = momentum
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """AdamW's own looks for its state in every parameter."""
+        torch.optim.Optimizer.__setstate__(self, state)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of each group by its rule."""
