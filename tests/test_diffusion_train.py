@@ -123,5 +123,5 @@ def test_latents_are_those_of_the_pictures_and_pictures_are_drawn_on_the_way(
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path / "run", parts, "--dry_run")
-    assert "a batch: text (4, 64) torch.int64, latents (4, 4, 4, 4) torch.float32" in capsys.readouterr().out
+    assert "a batch: text (4, 20) torch.int64, latents (4, 4, 4, 4) torch.float32" in capsys.readouterr().out
     assert not (tmp_path / "run" / "model").exists()

@@ -156,7 +156,8 @@ def test_what_a_run_leaves_behind(train: Train, photos: Path, tmp_path: Path) ->
     trained = [line for line in lines if "loss" in line]
     assert [line["step"] for line in trained] == list(range(1, 13))
     assert trained[0].keys() == {
-        "step", "loss", "l1", "l2", "commitment", "psnr", "usage", "perplexity", "learning_rate", "grad_norm", "batch"
+        "step", "loss", "l1", "l2", "commitment", "psnr", "usage", "perplexity", "learning_rate", "grad_norm", "batch",
+        "flops",
     }  # fmt: skip
     assert [line["step"] for line in lines if "validation_psnr" in line] == [6, 12]
     assert {path.name for path in (out / "samples").iterdir()} == {"step-00000006.png", "step-00000012.png"}

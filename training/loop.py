@@ -110,7 +110,8 @@ def train(
             rate = _set_learning_rate(optimizer, step, config)
             for micro in range(config.accumulation):
                 last = micro == config.accumulation - 1
-                counting = counter if step == start and last else contextlib.nullcontext()
+                # in a run's first step alone: counted operators round otherwise, which would tell a resumed run
+                counting = counter if step == 0 and last else contextlib.nullcontext()
                 with contextlib.nullcontext() if last else accelerator.no_sync(model), counting:
                     value, scalars = loss(model, _to(next(batches), accelerator.device))
                     accelerator.backward(value / config.accumulation)
