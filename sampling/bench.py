@@ -151,8 +151,8 @@ def bytes_per_step(model: TokenModel, sampler: Sampler) -> int:
 def _ours(sampler: Sampler, batch: int) -> Variant:
     device = sampler.device
     text = torch.randint(4, 2048, (batch, CAPTION), device=device)
-    null, seeds = text[:1].flip(1), torch.arange(batch, device=device)
-    return lambda: sampler.draw(text, null, seeds, OPTIONS)
+    seeds = torch.arange(batch, device=device)
+    return lambda: sampler.draw(text, seeds, OPTIONS)
 
 
 def _transformers(config: TokenModelConfig, batch: int, device: str) -> dict[str, Variant]:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from seq2seq.loss import log_likelihood
-from seq2seq.model import TokenModel
+from seq2seq.model import TokenModel, null_caption
 
 
 @torch.no_grad()
-def caption_gain(model: TokenModel, text: Tensor, null: Tensor, codes: Sequence[Tensor]) -> Tensor:
+def caption_gain(model: TokenModel, text: Tensor, codes: Sequence[Tensor]) -> Tensor:
     """log p(picture | caption) - log p(picture), in nats, (B,): how much likelier its caption makes a picture.
 
     The likelihood alone would prefer what is likely anyway, an empty background; the ratio is what guidance raises.
@@ -18,7 +18,6 @@ def caption_gain(model: TokenModel, text: Tensor, null: Tensor, codes: Sequence[
     Args:
         model: in eval mode.
         text: caption ids (B, S) int64.
-        null: the null caption's ids (1, S).
         codes: (h, w) int64 each, of any heights.
     """
     gains = torch.empty(len(codes), device=text.device)
@@ -27,7 +26,7 @@ def caption_gain(model: TokenModel, text: Tensor, null: Tensor, codes: Sequence[
         tokens = torch.stack([codes[i] for i in which]).flatten(1).to(text.device)
         with_caption, without = (
             log_likelihood(model(ids, tokens), tokens, model.config.eos)
-            for ids in (text[which], null.expand(len(which), -1))
+            for ids in (text[which], null_caption(text[which]))
         )
         gains[which] = with_caption - without
     return gains

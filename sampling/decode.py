@@ -3,6 +3,7 @@
 Dimension names: B pictures, S caption ids, T image tokens.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -59,14 +60,11 @@ class Sampler:
         self._cache: KVCache | None = None
         self._state: State | None = None
 
-    def draw(
-        self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None
-    ) -> list[Tensor]:
+    def draw(self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None) -> list[Tensor]:
         """Draws until every picture of the batch has reached its own EOS.
 
         Args:
             text: caption ids (B, S) int64.
-            null: the null caption's ids (1, S), for guidance.
             seeds: (B,) int64, one an image; with the caption they fix the picture, whatever else is in the batch.
             options: how to draw.
             known: tokens (B, T) int64 that are given, -1 where one is to be drawn. A picture does not end before the
@@ -79,8 +77,8 @@ class Sampler:
             raise BadInput("parallel is for whole pictures: it does not go with a picture to start from")
         window = self._window(len(seeds)) if options.parallel is None else options.parallel
         if window and known is None:
-            return self.pictures(self._in_parallel(text, null, seeds, options, window))
-        *_, tokens = self.rows(text, null, seeds, options, known)
+            return self.pictures(self._in_parallel(text, seeds, options, window))
+        *_, tokens = self.rows(text, seeds, options, known)
         self.passes.append(tokens.shape[1])
         return self.pictures(tokens)
 
@@ -90,20 +88,20 @@ class Sampler:
 
     @torch.no_grad()
     def rows(
-        self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None
+        self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None
     ) -> Iterator[Tensor]:
         """As `draw`, but yields all tokens (B, T so far) after each row. They are a view of a buffer that is reused."""
         config = self.model.config
         draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
         guided_until = options.guided_until(config.length)
-        cache = self._begin(text, null if guided_until else None, seeds)
+        cache = self._begin(text, guided_until > 0, seeds)
         state = self._state
         assert state is not None
         given = None if known is None else Given(known)
-        ended = EndLook(self.device)
+        ended = Look(self.device)
         for position in range(config.length):  # past the last token only EOS is left
             if position == guided_until:
-                cache = cache.first(len(seeds))  # half of the work is over
+                cache = cache.with_captions()  # half of the work is over
             self._step(self.model, cache, state, self._position(position), draw, given)
             if (position + 1) % config.grid == 0:
                 yield state.tokens[:, : position + 1]
@@ -116,12 +114,14 @@ class Sampler:
         return LONE_WINDOW if batch == 1 and self.device.type == "cpu" and self.engine != "compiled" else 0
 
     @torch.no_grad()
-    def _in_parallel(self, text: Tensor, null: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> Tensor:
+    def _in_parallel(self, text: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> Tensor:
         config = self.model.config
-        self._cache = self._read(text, null if options.guided_until(config.length) else None)
+        guided_until = options.guided_until(config.length)
+        self._cache = self._read(text, guided_until > 0)
         draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
-        ended = EndLook(self.device)
-        tokens, passes = decode_in_parallel(self.model, self._cache, seeds, draw, window, ended)
+        until = guided_until if 0 < guided_until < config.length else None
+        look = functools.partial(Look, self.device)
+        tokens, passes = decode_in_parallel(self.model, self._cache, seeds, draw, window, look, until)
         self.passes.append(passes)
         return tokens
 
@@ -130,23 +130,23 @@ class Sampler:
         """Bytes of the key-value cache, once something was drawn."""
         return self._cache.nbytes if self._cache else 0
 
-    def _read(self, text: Tensor, null: Tensor | None) -> KVCache:
+    def _read(self, text: Tensor, guide: bool) -> KVCache:
         """Captions -> a cache, the old one where it fits. A CPU does not read padding; a graph wants one shape."""
         if self.device.type == "cpu" and self.engine != "compiled":
             text = trimmed(text)
-        return self.model.cache(text, None if null is None else null[:, : text.shape[1]], self._cache)
+        return self.model.cache(text, guide, self._cache)
 
-    def _begin(self, text: Tensor, null: Tensor | None, seeds: Tensor) -> KVCache:
+    def _begin(self, text: Tensor, guide: bool, seeds: Tensor) -> KVCache:
         """Buffers for this batch, old ones where they fit."""
         config = self.model.config
-        before, self._cache = self._cache, self._read(text, null)
+        before, self._cache = self._cache, self._read(text, guide)
         if self._state is None or len(self._state.seeds) != len(seeds):
             self._state = State(seeds, config.length)
             new = [*vars(self._state).values()]
         else:
             new = []
         if self._cache is not before:
-            new += [self._cache.keys, self._cache.values, self._cache.text_mask, *sum(self._cache.text, ())]
+            new += [self._cache.keys, self._cache.values, *self._cache.of_text]
         if self.engine == "compiled":
             for tensor in new:
                 torch._dynamo.mark_static_address(tensor)  # so that a graph may write to it
@@ -206,20 +206,21 @@ def step(
     state.finished |= token == model.config.eos
 
 
-class EndLook:
-    """Asks whether all pictures have ended, without waiting for the device: the answer may be that of the last look."""
+class Look:
+    """Asks whether something is true of all pictures, without waiting for the device: the answer may be that of the
+    last time."""
 
     def __init__(self, device: torch.device) -> None:
         self._event: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._answer = torch.zeros((), dtype=torch.bool, pin_memory=self._event is not None)
         self._asked = False
 
-    def __call__(self, finished: Tensor) -> bool:
-        """`finished`: bool (B,)."""
+    def __call__(self, true: Tensor) -> bool:
+        """`true`: bool (B,)."""
         if self._event is None:
-            return bool(finished.all())
+            return bool(true.all())
         seen = self._asked and self._event.query() and bool(self._answer)
-        self._answer.copy_(finished.all(), non_blocking=True)
+        self._answer.copy_(true.all(), non_blocking=True)
         self._event.record()
         self._asked = True
         return seen

@@ -25,17 +25,19 @@ def decode_in_parallel(
     seeds: Tensor,
     draw: Draw,
     window: int,
-    all_ended: Callable[[Tensor], bool],
+    all_true: Callable[[], Callable[[Tensor], bool]],
+    guided_until: int | None = None,
 ) -> tuple[Tensor, int]:
     """Draws all tokens.
 
     Args:
         model: in eval mode.
-        cache: of the captions (B), or of these and as many null captions (2 B), for guidance.
+        cache: of the captions (B), and to guide of as many pictures without.
         seeds: (B,) int64.
         draw: how to draw.
         window: how many tokens a pass, W.
-        all_ended: asked with bool (B,) after each pass whether all have ended; it may answer late.
+        all_true: makes a look: asked with bool (B,) whether all are true, it may answer late.
+        guided_until: position from which on no token is guided; by default, none is that.
 
     Returns:
         Tokens (B, T) int64, arbitrary after a picture's first EOS, and the number of passes.
@@ -45,12 +47,15 @@ def decode_in_parallel(
     # Column 0 is BOS; column t + 1 holds what token t is guessed or known to be.
     tokens = torch.full((len(seeds), config.length + 1), config.bos, device=seeds.device)
     settled = torch.zeros_like(seeds)  # tokens that are right; all before the window are
+    have_ended, are_unguided = all_true(), all_true()
     passes = 0
     while passes < config.length:  # each pass settles at least one
         settled = one_pass(model, cache, tokens, settled, seeds, draw, window)
         passes += 1
-        if all_ended(ended(tokens, settled, config.eos)):
+        if have_ended(ended(tokens, settled, config.eos)):
             break
+        if guided_until is not None and are_unguided(settled.clamp(max=config.length - window) >= guided_until):
+            cache, guided_until = cache.with_captions(), None  # half of the work is over
     return tokens[:, 1:], passes
 
 

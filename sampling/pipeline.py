@@ -151,9 +151,9 @@ class Bundle:
         are its first candidates.
         """
         captions = [check_prompt(prompt) for prompt in prompts]
-        text, null = (self.text.encode(them).to(self._device) for them in (captions, [None]))
+        text = self.text.encode(captions).to(self._device)
         seeds = torch.full((len(captions),), seed, device=self._device)
-        for tokens in self.sampler.rows(text, null, seeds, options or SamplingOptions()):
+        for tokens in self.sampler.rows(text, seeds, options or SamplingOptions()):
             yield [self._pixels(codes) for codes in self.sampler.pictures(tokens)]
 
     def interpolate(
@@ -175,11 +175,11 @@ class Bundle:
         self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions, start: "Start | None"
     ) -> list[Tensor]:
         """Codes (h, w) of each picture."""
-        text, null = (self.text.encode(them).to(self._device) for them in (captions, [None]))
+        text = self.text.encode(captions).to(self._device)
         known = start.tokens(self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
         clip = clip_at(options.scorer, str(self._device)) if options.scorer else None
         candidates = [
-            self.sampler.draw(text, null, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)
+            self.sampler.draw(text, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)
         ]
         if options.best_of == 1:
             return candidates[0]
@@ -187,7 +187,7 @@ class Bundle:
             scores = [agreement(clip, captions, [self._pixels(codes) for codes in those]) for those in candidates]
         else:
             assert self.autoregressive is not None
-            scores = [caption_gain(self.autoregressive, text, null, codes) for codes in candidates]
+            scores = [caption_gain(self.autoregressive, text, codes) for codes in candidates]
         best = torch.stack(scores).argmax(0).tolist()
         return [candidates[n][i] for i, n in enumerate(best)]
 

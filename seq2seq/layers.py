@@ -3,6 +3,7 @@
 Dimension names: B batch, T queries, S keys, D width, H heads, K head width (D / H).
 """
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,7 +83,14 @@ class DecoderBlock(nn.Module):
         self.norm3, self.mlp = RMSNorm(width), MLP(width, mlp_width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, text: KeysValues, text_mask: Tensor, past: "Past | None" = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        text: KeysValues,
+        text_mask: Tensor,
+        past: "Past | None" = None,
+        null: Tensor | None = None,
+    ) -> Tensor:
         """One or more new image tokens (B, T, D) -> (B, T, D).
 
         Args:
@@ -90,6 +98,8 @@ class DecoderBlock(nn.Module):
             text: keys and values of the caption for this block, from `self.cross.keys_values`.
             text_mask: bool (B, 1, 1, S), False at padding.
             past: this block's keys and values of the tokens before.
+            null: what this block reads in the null caption, from `self.read_null`; then half of `x` has that caption,
+                and `text` is of the first half.
         """
         normed = self.norm1(x)
         own = self.attention.keys_values(normed)
@@ -98,8 +108,14 @@ class DecoderBlock(nn.Module):
         else:
             y = self.attention.attend(normed, past.append(own), mask=past.mask)
         x = x + self.dropout(y)
-        x = x + self.dropout(self.cross.attend(self.norm2(x), text, mask=text_mask))
+        y = self.cross.attend(self.norm2(x[: len(text_mask)]), text, mask=text_mask)
+        x = x + self.dropout(y if null is None else torch.cat([y, null.expand_as(y)]))
         return x + self.dropout(self.mlp(self.norm3(x)))
+
+    def read_null(self, state: Tensor) -> Tensor:
+        """What cross-attention comes to for the null caption, whose state is (1, 1, D): it is one id, so there is
+        nothing to choose from, and the same for every query. (1, 1, D)."""
+        return self.cross.attend(state, self.cross.keys_values(state))
 
 
 class Past:

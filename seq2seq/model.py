@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seq2seq.cache import KVCache
 from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm
-from tokenizer.text import PAD
+from tokenizer.text import NULL, PAD
 from training.config import require
 from training.pretrained import PretrainedModel
 
@@ -101,15 +101,15 @@ class TokenModel(PretrainedModel):
         bos = torch.full_like(tokens[:, :1], self.config.bos)
         return self.decoder(torch.cat([bos, tokens], dim=1), states, mask)
 
-    def cache(self, text: Tensor, null: Tensor | None = None, old: KVCache | None = None) -> KVCache:
+    def cache(self, text: Tensor, guide: bool = False, old: KVCache | None = None) -> KVCache:
         """Encodes captions (B, S) once, for `step`; into the buffers of an `old` cache where they fit.
 
-        With the null caption (1, S), for guidance, the cache is for 2 B pictures, the second half without caption.
+        To `guide`, the cache is for 2 B pictures, the second half with the null caption.
         """
-        captions = text if null is None else torch.cat([text, null])
-        rows = torch.arange(len(text) * (1 if null is None else 2), device=text.device).clamp(max=len(text))
-        mask = text_mask(captions)
-        return self.decoder.cache(self.encoder(captions, mask), mask, rows, old)
+        mask = text_mask(text)
+        null = null_caption(text[:1])
+        unsaid = self.encoder(null, text_mask(null)) if guide else None
+        return self.decoder.cache(self.encoder(text, mask), mask, unsaid, old)
 
     def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
         """Logits (B, K + 1) of token number `position` from the one before it, (B,): BOS at position 0.
@@ -170,12 +170,13 @@ class ImageTokenDecoder(nn.Module):
             x = block(x, block.cross.keys_values(states), mask)
         return self.rule_out(self.head(self.norm(x)), t)
 
-    def cache(self, states: Tensor, mask: Tensor, rows: Tensor, old: KVCache | None = None) -> KVCache:
-        """Caption states (B, S, D) -> a cache with every block's keys and values of the captions number `rows`."""
-        text = [(k[rows], v[rows]) for k, v in (block.cross.keys_values(states) for block in self.blocks)]
-        if old is not None and old.refill(text, mask[rows]):
+    def cache(self, states: Tensor, mask: Tensor, null: Tensor | None, old: KVCache | None = None) -> KVCache:
+        """Caption states (B, S, D), and the null caption's (1, 1, D) -> a cache of what every block reads in them."""
+        text = [block.cross.keys_values(states) for block in self.blocks]
+        unsaid = None if null is None else torch.stack([block.read_null(null) for block in self.blocks])
+        if old is not None and old.refill(text, mask, unsaid):
             return old
-        return KVCache(text, mask[rows], self.config.length + 1)
+        return KVCache(text, mask, self.config.length + 1, unsaid)
 
     def extend(self, tokens: Tensor, positions: int | Tensor, cache: KVCache) -> Tensor:
         """Tokens (B, T), each the one before its position -> logits (B, T, K + 1); appends to the cache.
@@ -185,8 +186,8 @@ class ImageTokenDecoder(nn.Module):
         """
         t = positions if isinstance(positions, Tensor) else torch.tensor([positions], device=tokens.device)
         x = self.embed(tokens) + self.positions(t)
-        for block, text, past in zip(self.blocks, cache.text, cache.at(positions), strict=True):
-            x = block(x, text, cache.text_mask, past)
+        for block, text, past, null in zip(self.blocks, cache.text, cache.at(positions), cache.nulls, strict=True):
+            x = block(x, text, cache.text_mask, past, null)
         return self.rule_out(self.head(self.norm(x)), t)
 
     def positions(self, t: Tensor) -> Tensor:
@@ -200,6 +201,11 @@ class ImageTokenDecoder(nn.Module):
         is_eos = torch.arange(logits.shape[-1], device=logits.device) == self.config.eos
         allowed = torch.where(is_eos, at_row_end[..., None], (t < self.config.length)[..., None])
         return logits.float().masked_fill(~allowed, -torch.inf)
+
+
+def null_caption(text: Tensor) -> Tensor:
+    """Ids of as many null captions as there are captions in (B, S): (B, 1) int64."""
+    return torch.full_like(text[:, :1], NULL)
 
 
 def text_mask(text: Tensor) -> Tensor:

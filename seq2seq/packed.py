@@ -67,8 +67,8 @@ class PackedDecoder(nn.Module):
         text_bias = _bias(cache.text_mask, heads)
         pasts = cache.at(positions)
         own_bias = None if pasts[0].mask is None else _bias(pasts[0].mask, heads)
-        for block, text, past in zip(self.blocks, cache.text, pasts, strict=True):
-            x = block(x, text, text_bias, past, own_bias)
+        for block, text, past, null in zip(self.blocks, cache.text, pasts, cache.nulls, strict=True):
+            x = block(x, text, text_bias, past, own_bias, null)
         return self.rule_out(self.head(self.norm(x)), t)
 
 
@@ -89,15 +89,19 @@ class PackedBlock:
         self.query_key_norm = Unit(own.query_norm, own.key_norm, scales=(scale, 1.0))
         self.cross_query_norm = Unit(cross.query_norm, scales=(scale,))
 
-    def __call__(self, x: Tensor, text: KeysValues, text_bias: Tensor, past: Past, own_bias: Tensor | None) -> Tensor:
-        """(B, T, D) -> (B, T, D); biases (B * H, 1 or T, S) of attention's logits are 0, or -inf where it may not."""
+    def __call__(
+        self, x: Tensor, text: KeysValues, text_bias: Tensor, past: Past, own_bias: Tensor | None, null: Tensor | None
+    ) -> Tensor:
+        """As the block's; biases (B * H, 1 or T, S) of attention's logits are 0, or -inf where it may not."""
         batch, t, _ = x.shape
         made = self.query_key_value(self.norm1(x)).view(batch, t, 3, self.heads, -1)
         query, key = self.query_key_norm(made[:, :, :2]).transpose(1, 3).unbind(2)  # (B, H, T, K) each
         keys, values = past.append((key, made[:, :, 2].transpose(1, 2)))
         x = x + self.out(_attend(query, keys, values, own_bias))
-        query = self.cross_query_norm(self.cross_query(self.norm2(x)).view(batch, t, 1, self.heads, -1))
-        x = x + self.cross_out(_attend(query.transpose(1, 3).squeeze(2), *text, text_bias))
+        said = x if null is None else x[: batch // 2]
+        query = self.cross_query_norm(self.cross_query(self.norm2(said)).view(len(said), t, 1, self.heads, -1))
+        y = self.cross_out(_attend(query.transpose(1, 3).squeeze(2), *text, text_bias))
+        x = x + (y if null is None else torch.cat([y, null.expand_as(y)]))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm3(x))))
 
 

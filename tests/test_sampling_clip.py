@@ -59,9 +59,9 @@ def test_pictures_of_any_size_and_captions_of_any_length(folder: str) -> None:
 def test_it_chooses_among_candidates(folder: str, tmp_path: Path) -> None:
     loaded = load(save_bundle(tmp_path))
     options = SamplingOptions(temperature=5.0, guidance=1.0)
-    text, null, seeds = loaded.text.encode([CAPTION] * 4), loaded.text.encode([None]), torch.arange(4)
+    text, seeds = loaded.text.encode([CAPTION] * 4), torch.arange(4)
     candidates = [
-        [loaded.tokenizer.decode(codes[None])[0] for codes in loaded.sampler.draw(text, null, those, options)]
+        [loaded.tokenizer.decode(codes[None])[0] for codes in loaded.sampler.draw(text, those, options)]
         for those in (candidate_seeds(seeds, n) for n in range(3))
     ]
     clip = Clip(folder)

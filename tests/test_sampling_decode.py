@@ -35,7 +35,7 @@ PLAIN = SamplingOptions(guidance=1.0, temperature=1.0)
 def decode(
     model: TokenModel, text: Tensor, seeds: Tensor, options: SamplingOptions, engine: Engine = "plain"
 ) -> list[Tensor]:
-    return Sampler(model, engine).draw(text, NULL_CAPTION, seeds, options)
+    return Sampler(model, engine).draw(text, seeds, options)
 
 
 def one_by_one(model: TokenModel, text: Tensor, seed: int, options: SamplingOptions) -> list[int]:
@@ -74,7 +74,7 @@ def test_it_draws_what_the_slow_way_draws(engine: Engine) -> None:
         SamplingOptions(guidance=3.0, temperature=1.0, guidance_from=0.2, guidance_until=0.6, min_p=0.01),
         SamplingOptions(guidance=3.0, temperature=0.0, guidance_schedule="linear"),
     ):
-        codes = Sampler(model, engine, dtype=torch.float32).draw(text, NULL_CAPTION, seeds, options)
+        codes = Sampler(model, engine, dtype=torch.float32).draw(text, seeds, options)
         for i in range(4):
             expected = one_by_one(model, text[i : i + 1], int(seeds[i]), options)
             assert codes[i].flatten().tolist() == expected
@@ -91,13 +91,21 @@ def test_batch_size_and_order_leave_a_picture_unchanged() -> None:
         assert torch.equal(a, c)
 
 
-def test_batched_guidance_equals_two_passes() -> None:
+@pytest.mark.parametrize("engine", ["plain", "packed"])
+@torch.no_grad()
+def test_batched_guidance_equals_two_passes(engine: Engine) -> None:
+    """Over several steps; what the null caption says is computed once, and is what attention on it gives."""
+    if engine == "packed" and not packed_dtypes():
+        pytest.skip("this processor cannot pack linear layers")
     model, text = token_model(), captions(3)
-    token = torch.full((3,), TOKENS.bos)
     null = NULL_CAPTION.expand_as(text)
-    both = model.step(token.repeat(2), 0, model.cache(torch.cat([text, null])))
-    apart = torch.cat([model.step(token, 0, model.cache(text)), model.step(token, 0, model.cache(null))])
-    torch.testing.assert_close(both, apart, atol=1e-5, rtol=1e-5)
+    tokens = torch.cat([torch.full((3, 1), TOKENS.bos), torch.randint(TOKENS.codebook_size, (3, 4))], dim=1)
+    fast = packed(model, torch.float32) if engine == "packed" else model
+    together, apart = fast.cache(text, guide=True), [model.cache(text), model.cache(null)]
+    for position, token in enumerate(tokens.unbind(1)):
+        both = fast.step(token.repeat(2), position, together)
+        separately = torch.cat([model.step(token, position, cache) for cache in apart])
+        torch.testing.assert_close(both, separately, atol=1e-5, rtol=1e-5)
 
 
 def test_samples_follow_the_model_s_distribution() -> None:
@@ -146,7 +154,7 @@ def test_the_picture_so_far_after_each_row() -> None:
     model, text, seeds = token_model(), captions(2), torch.arange(2)
     options = SamplingOptions(guidance=2.0)
     whole = torch.stack([grid.flatten() for grid in decode(model, text, seeds, options)])
-    rows = [tokens.clone() for tokens in Sampler(model, "plain").rows(text, NULL_CAPTION, seeds, options)]
+    rows = [tokens.clone() for tokens in Sampler(model, "plain").rows(text, seeds, options)]
     assert [tokens.shape[1] for tokens in rows] == [3, 6, 9]
     assert all(torch.equal(tokens, whole[:, : tokens.shape[1]]) for tokens in rows)
 
@@ -158,7 +166,7 @@ def test_given_tokens_stay_and_the_rest_follows_from_them() -> None:
     for free in (range(4, 9), range(3, 6)):
         known = given.clone()
         known[:, list(free)] = -1
-        made = torch.stack([g.flatten() for g in Sampler(model).draw(text, NULL_CAPTION, seeds, PLAIN, known)])
+        made = torch.stack([g.flatten() for g in Sampler(model).draw(text, seeds, PLAIN, known)])
         kept = known >= 0
         assert torch.equal(made[kept], given[kept])
         with torch.no_grad():
@@ -187,7 +195,7 @@ def test_a_graph_traced_once_draws_the_same() -> None:
         SamplingOptions(guidance=2.0, guidance_until=0.5, temperature=1.0, top_p=0.9),
         SamplingOptions(guidance=3.0, guidance_until=0.7, temperature=0.4, top_k=5, min_p=0.1),
     ):
-        drawn_by_graph = sampler.draw(text, NULL_CAPTION, seeds, options)
+        drawn_by_graph = sampler.draw(text, seeds, options)
         for a, b in zip(drawn_by_graph, decode(model, text, seeds, options), strict=True):
             assert torch.equal(a, b)
     assert graphs == 2
@@ -238,7 +246,7 @@ def test_a_step_runs_on_one_device(device: str) -> None:
         model.load_state_dict({name: torch.empty(shape, device=device) for name, shape in shapes.items()}, assign=True)
         ones = torch.ones(2, 9, dtype=torch.int64, device=device)
         draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device(device))
-        state, given, cache = State(ones[:, 0], TOKENS.length), Given(ones), model.cache(ones, ones[:1])
+        state, given, cache = State(ones[:, 0], TOKENS.length), Given(ones), model.cache(ones, guide=True)
         step(model, cache, state, torch.tensor(3, device=device), draw, given)
         assert state.tokens.device == torch.device(device)
         if device == "cuda:0":
@@ -257,7 +265,7 @@ def test_only_the_look_for_the_end_reads_the_device() -> None:
 
     sampler = Sampler(token_model(), "plain")
     with Reads():
-        for _ in sampler.rows(captions(2), NULL_CAPTION, torch.arange(2), SamplingOptions(top_p=0.9)):
+        for _ in sampler.rows(captions(2), torch.arange(2), SamplingOptions(top_p=0.9)):
             pass
     assert Reads.count == 3  # how long the captions are (on a CPU), then before the second and the third row
 
@@ -266,7 +274,7 @@ def test_buffers_are_allocated_once() -> None:
     sampler = Sampler(token_model(), "plain")
 
     def buffers() -> list[int]:
-        sampler.draw(captions(2), NULL_CAPTION, torch.arange(2), SamplingOptions(guidance=2.0))
+        sampler.draw(captions(2), torch.arange(2), SamplingOptions(guidance=2.0))
         assert sampler._cache is not None
         assert sampler._state is not None
         return [sampler._cache.keys.data_ptr(), sampler._cache.text[0][0].data_ptr(), sampler._state.tokens.data_ptr()]
@@ -274,17 +282,17 @@ def test_buffers_are_allocated_once() -> None:
     assert buffers() == buffers()
     cache = sampler._cache
     assert cache is not None
-    # two of: blocks x doubled batch x heads x (positions and caption ids) x head width x bytes; and the mask
+    # two of: blocks x heads x (doubled batch x positions and captions x ids) x head width x bytes; the mask; the nulls
     ids = trimmed(captions(2)).shape[1]
-    assert cache.nbytes == 2 * 3 * 4 * 4 * (10 + ids) * 8 * 4 + 4 * ids
+    assert cache.nbytes == 2 * 3 * 4 * (4 * 10 + 2 * ids) * 8 * 4 + 2 * ids + 3 * 32 * 4
 
 
 def test_a_drawing_outlives_the_next_one() -> None:
     """On a CPU, what was returned once shared the buffer that the next call writes to."""
     sampler, one_a_pass = Sampler(token_model(), "plain"), dataclasses.replace(PLAIN, parallel=0)
-    first = sampler.draw(captions(1), NULL_CAPTION, torch.tensor([0]), one_a_pass)[0]
+    first = sampler.draw(captions(1), torch.tensor([0]), one_a_pass)[0]
     before = first.clone()
-    second = sampler.draw(captions(1), NULL_CAPTION, torch.tensor([1]), one_a_pass)[0]
+    second = sampler.draw(captions(1), torch.tensor([1]), one_a_pass)[0]
     assert torch.equal(first, before)
     assert not torch.equal(first, second)
 
@@ -329,12 +337,12 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
     assert model is not None
     corpus = emojis()
     ids = bundle.text.encode([*(emoji.captions[0] for emoji in corpus[:: len(corpus) // 100][:100]), None])
-    text, null, seeds = ids[:-1], ids[-1:], torch.arange(100)
+    text, seeds = ids[:-1], torch.arange(100)
     options = SamplingOptions(guidance=2.0, temperature=0.0, parallel=0)
     if packed_dtypes()[0] == torch.bfloat16:  # which rounds; float16 does not
         options = dataclasses.replace(options, guidance=1.0)
     tolerance = 0.1 if packed_dtypes()[0] == torch.bfloat16 else 1e-3
-    plain, fast = (Sampler(model, engine).draw(text, null, seeds, options) for engine in ("plain", "packed"))
+    plain, fast = (Sampler(model, engine).draw(text, seeds, options) for engine in ("plain", "packed"))
     for i in range(100):
         ours, theirs = fast[i].flatten(), plain[i].flatten()
         if torch.equal(ours, theirs):
@@ -352,14 +360,6 @@ def test_packing_leaves_the_model_as_it_was() -> None:
     packed(model, packed_dtypes()[0])
     assert torch.equal(model(captions(1), tokens), before)
     assert len(model.state_dict()) == parameters
-
-
-def test_the_null_caption_is_read_once_for_all() -> None:
-    model, text = token_model(), captions(3)
-    shared, apart = model.cache(text, NULL_CAPTION), model.cache(torch.cat([text, NULL_CAPTION.expand(3, -1)]))
-    for ours, theirs in zip(shared.text, apart.text, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    assert torch.equal(shared.text_mask, apart.text_mask)
 
 
 def test_an_engine_that_is_not_to_be_had() -> None:

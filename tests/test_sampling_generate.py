@@ -185,10 +185,10 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
 def test_best_of_keeps_the_candidate_that_gains_most(bundle: Path) -> None:
     loaded, options = load(bundle), SamplingOptions(temperature=5.0, guidance=1.0)
     assert loaded.autoregressive is not None
-    text, null = loaded.text.encode([PROMPTS[0]] * 4), loaded.text.encode([None])
+    text = loaded.text.encode([PROMPTS[0]] * 4)
     seeds = torch.arange(4)
-    candidates = [loaded.sampler.draw(text, null, candidate_seeds(seeds, n), options) for n in range(3)]
-    gains = torch.stack([caption_gain(loaded.autoregressive, text, null, codes) for codes in candidates])
+    candidates = [loaded.sampler.draw(text, candidate_seeds(seeds, n), options) for n in range(3)]
+    gains = torch.stack([caption_gain(loaded.autoregressive, text, codes) for codes in candidates])
     best = gains.argmax(0).tolist()
     assert len({*best}) > 1  # else nothing would be shown
     options = dataclasses.replace(options, best_of=3)
@@ -227,8 +227,8 @@ def test_a_picture_is_completed_and_repaired(bundle: Path) -> None:
         tokens = start.tokens(loaded.tokenizer)[0]
         assert (tokens >= 0).nonzero().flatten().tolist() == kept
         assert torch.equal(tokens[kept], codes.flatten()[kept])
-        text, null = loaded.text.encode([PROMPTS[0]]), loaded.text.encode([None])
-        (made,) = loaded.sampler.draw(text, null, torch.tensor([1]), SamplingOptions(), start.tokens(loaded.tokenizer))
+        text = loaded.text.encode([PROMPTS[0]])
+        (made,) = loaded.sampler.draw(text, torch.tensor([1]), SamplingOptions(), start.tokens(loaded.tokenizer))
         assert torch.equal(made.flatten()[kept], codes.flatten()[kept])
         (picture,) = loaded.generate(PROMPTS[:1], seed=1, start=start)
         assert torch.equal(picture, loaded.tokenizer.decode(made[None])[0])

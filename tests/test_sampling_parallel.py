@@ -9,20 +9,25 @@ from sampling.logits import Draw
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
 from sampling.parallel import decode_in_parallel
-from tokenizer.text import NULL, PAD
 from training.errors import BadInput
-
-NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
 
 
 def draw(sampler: Sampler, pictures: int, **options: float | None) -> list[list[int]]:
     settings = SamplingOptions(**{"temperature": 1.0, "parallel": 0, **options})  # type: ignore[arg-type]
-    codes = sampler.draw(captions(6)[:pictures], NULL_CAPTION, torch.arange(pictures), settings)
+    codes = sampler.draw(captions(6)[:pictures], torch.arange(pictures), settings)
     return [grid.flatten().tolist() for grid in codes]
 
 
 @pytest.mark.parametrize("window", [2, 3, 4, 9, 100])
-@pytest.mark.parametrize("options", [{"guidance": 1.0}, {"guidance": 2.5, "top_p": 0.9}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"guidance": 1.0},
+        {"guidance": 2.5, "top_p": 0.9},
+        {"temperature": 0.0},
+        {"guidance": 3.0, "guidance_until": 0.4},
+    ],
+)
 def test_it_draws_what_one_by_one_decoding_draws(window: int, options: dict[str, float]) -> None:
     """Pictures of a batch settle at their own pace, and may end early."""
     for seed in range(3):
@@ -63,6 +68,16 @@ def test_a_lone_picture_on_a_cpu_is_drawn_in_parallel_unless_told_otherwise() ->
     assert sampler._window(2) == 0
 
 
+def test_what_is_not_guided_is_half_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first window on that lies past the guided part, in all pictures."""
+    model = token_model()
+    rows, extend = [], model.decoder.extend
+    monkeypatch.setattr(model.decoder, "extend", lambda x, *rest: (rows.append(len(x)), extend(x, *rest))[1])
+    draw(Sampler(model, "plain"), 2, parallel=2, guidance=2.0, guidance_until=0.3)
+    assert rows == sorted(rows, reverse=True)
+    assert {*rows} == {4, 2}
+
+
 def test_never_more_passes_than_tokens() -> None:
     sampler = Sampler(token_model(), "plain")
     draw(sampler, 6, parallel=9)
@@ -73,11 +88,11 @@ def test_nothing_is_read_from_the_device_in_a_pass() -> None:
     """On the meta device nothing can be."""
     with torch.no_grad(), torch.device("meta"):
         model = token_model().to("meta")
-        cache = model.cache(captions(4).to("meta"))
+        cache = model.cache(captions(2).to("meta"), guide=True)
         settings = Draw.of(SamplingOptions(top_k=3), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))
         looks: list[torch.Tensor] = []
         tokens, passes = decode_in_parallel(
-            model, cache, torch.arange(2), settings, 4, lambda done: bool(looks.append(done))
+            model, cache, torch.arange(2), settings, 4, lambda: lambda done: bool(looks.append(done))
         )
     assert tokens.is_meta
     assert passes == len(looks) == TOKENS.length
@@ -95,6 +110,6 @@ def test_it_does_not_go_with_given_tokens() -> None:
     known = torch.full((1, 9), -1)
     options = SamplingOptions(parallel=4)
     with pytest.raises(BadInput, match="parallel is for whole pictures"):
-        Sampler(token_model(), "plain").draw(captions(1), NULL_CAPTION, torch.arange(1), options, known)
+        Sampler(token_model(), "plain").draw(captions(1), torch.arange(1), options, known)
     with pytest.raises(BadInput, match="parallel is 1: must be 2 or more, or 0 for none"):
         SamplingOptions(parallel=1)
