@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import BadInput
-from training.files import write_text
+from training.files import write_json, write_text
 from training.options import TrainingConfig
 from training.run import RunFolder
 
@@ -110,6 +110,20 @@ def test_how_often_and_how_long_may_change(tmp_path: Path) -> None:
         tmp_path, steps=20, log_every=3, sample_every=4, checkpoint_every=5, workers=1, cache=Path("x"), dry_run=True
     )
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 20
+
+
+def test_an_option_that_is_newer_than_the_run_is_at_its_default(tmp_path: Path) -> None:
+    """Each new option made every older run one that could not be resumed."""
+    opened(tmp_path, model=Inner(width=5))
+    file = tmp_path / "config.json"
+    older = json.loads(file.read_text())
+    del older["accumulation"], older["model"]["width"], older["optimizer"]
+    write_json(file, older)
+    refused = refusal(tmp_path, accumulation=2, model=Inner(width=5))
+    assert "accumulation: 1 there, 2 here" in refused
+    assert "model.width: 4 there, 5 here" in refused
+    opened(tmp_path)
+    assert json.loads(file.read_text())["accumulation"] == 1
 
 
 def test_a_damaged_config_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The run folder: resolved config, lock, log. One trainer at a time."""
 
+import copy
+import dataclasses
 import json
 import shlex
 import sys
@@ -48,7 +50,7 @@ class RunFolder:
         file = self.path / "config.json"
         mine = json.loads(json.dumps(to_dict(self._config)))
         if file.exists():
-            changed = sorted(_differences(read_json(file), mine))
+            changed = sorted(_differences(read_json(file), mine, _defaults(self._config)))
             if changed:
                 raise BadInput(
                     f"{self.path}: holds a run with another config ({', '.join(changed)}); "
@@ -83,14 +85,27 @@ def _step(line: str) -> float:
         return float("inf")  # a line cut short by the kill
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _defaults(config: TrainingConfig) -> dict[str, Any]:
+    """The config with all that has a default at it: what a run that began before an option was there did without it."""
+    bare = copy.copy(config)
+    for field in dataclasses.fields(config):
+        if field.default is not dataclasses.MISSING:
+            setattr(bare, field.name, field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            setattr(bare, field.name, field.default_factory())
+    values: dict[str, Any] = json.loads(json.dumps(to_dict(bare)))
+    return values
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
     for key in old.keys() | new.keys():
-        a, b = old.get(key), new.get(key)
+        default = defaults.get(key)
+        a, b = old.get(key, default), new.get(key)
         if prefix + key in _MAY_CHANGE or a == b:
             continue
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
+            found += _differences(a, b, default if isinstance(default, dict) else {}, f"{prefix}{key}.")
         else:
             found.append(f"{prefix}{key}: {a!r} there, {b!r} here")
     return found
