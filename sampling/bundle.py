@@ -58,13 +58,31 @@ def assemble(options: BundleOptions) -> None:
     for name, folder in parts.items():
         if not folder.is_dir():
             raise BadInput(f"--{name} {folder}: no such folder")
-    report = read_json(options.reconstruction) if options.reconstruction else {}
+    out = options.out
+    if out.exists() and not (out / "bundle.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise BadInput(f"{out}: is there already and is no bundle; choose another --out")
+    report = _report(options.reconstruction) if options.reconstruction else {}
     with atomic(options.out) as temporary:
         for name, folder in parts.items():
             shutil.copytree(folder, temporary / name, ignore=shutil.ignore_patterns("README.md"))
         write_json(temporary / "bundle.json", {"version": 1, "parts": list(parts)})
         bundle = load(temporary)  # which refuses parts that do not belong together
+        if report and report["pixels_id"] != bundle.tokenizer.pixels_id:
+            raise BadInput(
+                f"{options.reconstruction}: is of the image tokenizer {report['pixels_id']}, "
+                f"but this one is {bundle.tokenizer.pixels_id}"
+            )
+        for file in out.glob("*.png") if out.is_dir() else ():  # pictures that a card or a README shows
+            shutil.copy2(file, temporary)
         write_text(temporary / "README.md", card(options, bundle, report))
+
+
+def _report(file: Path) -> dict[str, Any]:
+    report = read_json(file)
+    missing = {"metrics", "count", "source", "pixels_id"} - report.keys()
+    if missing:
+        raise BadInput(f"{file}: not a report of `python -m evaluation.reconstruct`: lacks {min(missing)}")
+    return report
 
 
 def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:

@@ -45,10 +45,12 @@ class Sampler:
         """
         self.model = model
         self.device = model.decoder.rows.device
-        self.engine = engine or engines(self.device)[-1]
-        if self.engine == "packed" and not (self.device.type == "cpu" and packed_dtypes()):
-            raise BadInput(f"engine packed: not to be had on {self.device} here; take plain")
         self.arithmetic = model.decoder.rows.dtype
+        usable = engines(self.device, compiled=True, dtype=self.arithmetic)
+        if engine not in (None, *usable):
+            which = f"{self.device} with {str(self.arithmetic).removeprefix('torch.')} weights"
+            raise BadInput(f"engine {engine}: not to be had on {which} here; take plain")
+        self.engine = engine or engines(self.device, dtype=self.arithmetic)[-1]
         self._step = step
         if self.engine == "compiled":
             self._step = torch.compile(step, fullgraph=True, mode="reduce-overhead")
@@ -226,12 +228,13 @@ class Look:
         return seen
 
 
-def engines(device: torch.device, compiled: bool = False) -> list[Engine]:
-    """Those to be had on a device, the best last. A CPU's compiled one takes minutes to start: only where asked for.
+def engines(device: torch.device, compiled: bool = False, dtype: torch.dtype = torch.float32) -> list[Engine]:
+    """Those to be had on a device for weights of `dtype`, the best last. A CPU's compiled one takes minutes to start:
+    only where asked for. To pack, weights are wanted as they are: the packing rounds them by itself.
 
     By rule, never by a timing: the same machine always draws the same picture.
     """
-    packs = device.type == "cpu" and bool(packed_dtypes())
+    packs = device.type == "cpu" and dtype == torch.float32 and bool(packed_dtypes())
     found: dict[Engine, bool] = {"plain": True, "compiled": compiled or device.type == "cuda", "packed": packs}
     return [engine for engine, there in found.items() if there]
 

@@ -80,6 +80,7 @@ class GenerateOptions(BackendOptions):
         require(self, "mask", self.mask is None or self.init_image is not None, "absent without init_image")
         diffusion = self.backend == "diffusion"
         self.refuse({"engine": "auto", "mask": None} if diffusion else {"interpolate": 0})
+        require(self, "num_images", self.num_images == 1 or not self.interpolate, "1 with interpolate")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,6 +108,8 @@ def main(options: GenerateOptions) -> None:
     start = _start(options, bundle)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.interpolate:
+        if state.num_processes > 1:
+            raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")
         wanted, seconds = _interpolate(prompts, bundle, options)
         drawn = len(wanted)
     else:
@@ -135,7 +138,8 @@ class Wanted:
         self.file = options.out / file_name(number, prompt, seed)
         self.record = {
             "prompt": prompt, "seed": seed, "backend": options.backend, "options": options.settings, **bundle.ids,
-            "model_id": bundle.model_id(options.backend),
+            "model_id": bundle.model_id(options.backend), "device": torch.device(options.device).type,
+            **_arithmetic(bundle, options),
         }  # fmt: skip
 
 
@@ -172,6 +176,7 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
         {
             "model": options.model, "backend": options.backend, "options": options.settings, **bundle.ids,
             "model_id": bundle.model_id(options.backend), "device": options.device, **_arithmetic(bundle, options),
+            **({} if options.backend == "diffusion" else {"passes_by_batch": bundle.sampler.passes}),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),
             "images": [
@@ -184,14 +189,10 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
 
 
 def _arithmetic(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
-    """What the pictures were computed with."""
+    """What pictures are computed with."""
     if options.backend == "diffusion":
         return {"dtype": str(_dtype(options)).removeprefix("torch.")}
-    sampler = bundle.sampler
-    return {
-        "engine": sampler.engine, "dtype": str(sampler.arithmetic).removeprefix("torch."),
-        "passes_by_batch": sampler.passes,
-    }  # fmt: skip
+    return {"engine": bundle.sampler.engine, "dtype": str(bundle.sampler.arithmetic).removeprefix("torch.")}
 
 
 def _prompts(options: GenerateOptions) -> list[str]:
@@ -218,7 +219,7 @@ def _interpolate(prompts: list[str], bundle: Bundle, options: GenerateOptions) -
     sampling = options.sampling
     assert isinstance(sampling, DiffusionOptions)
     begin = time.perf_counter()
-    pictures = bundle.interpolate((first, last), seeds, count, sampling)
+    pictures = bundle.interpolate((first, last), seeds, count, sampling, options.batch_size)
     wanted = [Wanted(i, f"{way}: {100 * i / (count - 1):.0f} %", seed, bundle, options) for i in range(count)]
     for one, picture in zip(wanted, pictures, strict=True):
         write_picture(one.file, picture, one.record)

@@ -32,8 +32,8 @@ def read_picture(file: Path, record: Mapping[str, Any]) -> Tensor | None:
     """The picture, where `file` is one with exactly this record; else nothing."""
     try:
         with Image.open(file) as image:
-            picture = from_pil(image)
             found = getattr(image, "text", {})
+            picture = from_pil(image.convert("RGB"))
     except (FileNotFoundError, UnidentifiedImageError, OSError, SyntaxError):
         return None
     return picture if found == _texts(record) else None

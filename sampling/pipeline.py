@@ -64,9 +64,10 @@ class Bundle:
         """Raises `BadInput` where the bundle has no such backend."""
         if getattr(self, backend) is None:
             room = _TRAINERS[backend]
+            data = " --data emoji" if room == "seq2seq" else ""
             raise BadInput(
                 f"this bundle has no {backend} part: train one with `accelerate launch {room}/train.py --config "
-                f"configs/{room}/emoji.yaml --tokenizer BUNDLE/tokenizer --text BUNDLE/text --out RUN`, "
+                f"configs/{room}/emoji.yaml{data} --tokenizer BUNDLE/tokenizer --text BUNDLE/text --out RUN`, "
                 f"then give RUN/model to `python -m sampling.bundle` as --{backend}"
             )
 
@@ -77,7 +78,7 @@ class Bundle:
         assert self.autoregressive is not None
         return Sampler(self.autoregressive, self.engine)
 
-    @property
+    @cached_property
     def ids(self) -> dict[str, str]:
         """What decides codes, pixels and text ids."""
         tokenizer = self.tokenizer
@@ -116,6 +117,8 @@ class Bundle:
         Raises:
             BadInput: for an empty, overlong or undecodable prompt, an option out of range, or a backend not here.
         """
+        if isinstance(prompts, str):
+            raise BadInput(f"prompts is one text, {prompts[:40]!r}: must be a list of them")
         if num_images < 1 or batch_size < 1:
             raise BadInput(f"num_images is {num_images} and batch_size {batch_size}: both must be 1 or more")
         if not 0 <= seed < 2**62:
@@ -157,7 +160,12 @@ class Bundle:
             yield [self._pixels(codes) for codes in self.sampler.pictures(tokens)]
 
     def interpolate(
-        self, prompts: tuple[str, str], seeds: tuple[int, int], count: int, options: DiffusionOptions | None = None
+        self,
+        prompts: tuple[str, str],
+        seeds: tuple[int, int],
+        count: int,
+        options: DiffusionOptions | None = None,
+        batch_size: int = 32,
     ) -> list[Tensor]:
         """`count` pictures, uint8 (3, H, W), from the first prompt and seed to the second, by the diffusion model."""
         self.require("diffusion")
@@ -165,11 +173,13 @@ class Bundle:
         if count < 2:
             raise BadInput(f"interpolate is {count}: must be 2 or more")
         model, options = self.diffusion, options or DiffusionOptions()
-        part = torch.linspace(0, 1, count, device=self._device)
-        first, second = (self._denoiser([check_prompt(prompt)] * count, options) for prompt in prompts)
-        here, there = (seeded(torch.full((count,), seed, device=self._device), model.latent_shape) for seed in seeds)
-        latents = sample(between(first, second, part), model.process, mixed(here, there, part), options)
-        return list(self.tokenizer.decode_latents(latents).cpu())
+        pictures = []
+        for part in torch.linspace(0, 1, count, device=self._device).split(batch_size):
+            first, second = (self._denoiser([check_prompt(prompt)] * len(part), options) for prompt in prompts)
+            here, there = (seeded(torch.full_like(part, seed, dtype=torch.int64), model.latent_shape) for seed in seeds)
+            latents = sample(between(first, second, part), model.process, mixed(here, there, part), options)
+            pictures += self._decoded(latents)
+        return pictures
 
     def _decode(
         self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions, start: "Start | None"
@@ -204,7 +214,11 @@ class Bundle:
         noise = seeded(seeds, self.diffusion.latent_shape)
         denoise = self._denoiser(captions, options)
         latents = sample(denoise, self.diffusion.process, noise, options, init=init, strength=strength)
-        return list(self.tokenizer.decode_latents(latents).cpu())
+        return self._decoded(latents)
+
+    def _decoded(self, latents: Tensor) -> list[Tensor]:
+        """As `_pixels`, of latents (B, C, h, w)."""
+        return [self.tokenizer.decode_latents(one).cpu()[0] for one in latents.split(1)]
 
     @torch.no_grad()
     def _denoiser(self, captions: Sequence[str], options: DiffusionOptions) -> Denoise:
@@ -268,12 +282,17 @@ def load(
     """
     folder = _folder(path)
     index = read_json(folder / "bundle.json")
-    parts = index.get("parts", [])
+    parts = index.get("parts")
+    if not isinstance(parts, list):
+        raise BadInput(f"{folder / 'bundle.json'}: must list the bundle's parts")
     missing = [part for part in ("text", "tokenizer") if part not in parts]
     if not {"autoregressive", "diffusion"} & {*parts}:
         missing.append("autoregressive and no diffusion")
     if missing:
         raise BadInput(f"{folder / 'bundle.json'}: lists no {missing[0]}, so it is not a complete bundle")
+    gone = [part for part in parts if not (folder / str(part)).is_dir()]
+    if gone:
+        raise BadInput(f"{folder}: its folder {gone[0]} is missing, so it is not a complete bundle")
     backends: dict[str, Any] = {
         name: kind.from_pretrained(folder / name, device=device, dtype=dtype)
         for name, kind in (("autoregressive", TokenModel), ("diffusion", DiffusionModel))
@@ -290,6 +309,8 @@ def load(
 
 def check_prompt(prompt: str) -> str:
     """Returns the prompt stripped. Raises `BadInput` when it is empty, overlong or not text."""
+    if not isinstance(prompt, str):
+        raise BadInput(f"a prompt is {prompt!r}: must be text")
     shown = repr(prompt if len(prompt) <= 40 else prompt[:40] + "...")
     if not any(character.isprintable() and not character.isspace() for character in prompt):
         raise BadInput(f"the prompt {shown} is empty: describe a picture")

@@ -79,7 +79,7 @@ def test_captions_read_once_say_the_same() -> None:
     assert torch.equal(model.denoise(X, T, model.caption(text)), model(X, T, text))
 
 
-@pytest.mark.parametrize("name", ["emoji", "parti-350m"])
+@pytest.mark.parametrize("name", ["emoji", "parti-350m", "parti-750m", "parti-3b", "parti-20b"])
 def test_presets_match_the_token_model_in_parameters(name: str) -> None:
     """Within 10 %: what makes the comparison of the two a fair one."""
     token = TokenModelConfig(**yaml.safe_load((CONFIGS / "seq2seq" / f"{name}.yaml").read_text())["model"])

@@ -363,5 +363,14 @@ def test_packing_leaves_the_model_as_it_was() -> None:
 
 
 def test_an_engine_that_is_not_to_be_had() -> None:
-    with pytest.raises(BadInput, match="engine packed: not to be had on meta here; take plain"):
+    with pytest.raises(BadInput, match="engine packed: not to be had on meta with float32 weights here; take plain"):
         Sampler(TokenModel(TOKENS).to("meta"), "packed")
+
+
+def test_weights_in_16_bits_on_a_cpu_are_drawn_with_as_they_are() -> None:
+    model = token_model().to(torch.bfloat16)
+    sampler = Sampler(model)
+    assert (sampler.engine, sampler.arithmetic) == ("plain", torch.bfloat16)
+    assert sampler.draw(captions(2), torch.arange(2), PLAIN)[0].shape[1] == TOKENS.grid
+    with pytest.raises(BadInput, match="engine packed: not to be had on cpu with bfloat16 weights here"):
+        Sampler(model, "packed")

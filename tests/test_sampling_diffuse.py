@@ -306,7 +306,7 @@ def test_the_command_writes_what_the_other_backend_s_does(run: Run, bundle: Path
 
 
 def test_the_command_interpolates_and_starts_from_pictures(run: Run, bundle: Path, tmp_path: Path) -> None:
-    record = run("--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--interpolate", "3")
+    record = run("--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--interpolate", "3", "--batch_size", "2")
     assert [image["prompt"].rsplit(": ")[-1] for image in record["images"]] == ["0 %", "50 %", "100 %"]
     (first,) = load(bundle).generate(PROMPTS[:1], options=DiffusionOptions(steps=4))
     with Image.open(tmp_path / "out" / record["images"][0]["file"]) as png:
@@ -328,6 +328,7 @@ def test_what_cannot_be_drawn_is_one_line(run: Run, tmp_path: Path) -> None:
         (["--strength", "0.5"], "strength is 0.5: must be 1 without init_image"),
         (["--init_image", str(tmp_path / "none.png")], "none.png: cannot be read"),
         (["--interpolate", "1"], "interpolate is 1: must be 2 or more, or 0 for none"),
+        (["--interpolate", "3", "--num_images", "2"], "num_images is 2: must be 1 with interpolate"),
     ):
         with pytest.raises(BadInput, match=says):
             run("--prompt", "a fox", *flags)

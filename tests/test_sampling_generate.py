@@ -15,11 +15,14 @@ from PIL import Image
 from tiny_models import save_bundle
 
 from sampling import SamplingOptions, Start, load
+from sampling.bundle import BundleOptions
+from sampling.bundle import assemble as assemble_bundle
 from sampling.choose import candidate_seeds, caption_gain
 from sampling.generate import GenerateOptions, main
 from training.cli import command
 from training.config import parse, to_dict
 from training.errors import BadInput
+from training.pretrained import read_json
 
 PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat"]
 
@@ -114,6 +117,35 @@ def test_unusable_prompts(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     assert refusal("--prompt", "\udcff") == "'\\udcff' on the command line is not UTF-8 text"
 
 
+def test_prompts_that_are_no_list_of_texts(bundle: Path) -> None:
+    loaded = load(bundle)
+    with pytest.raises(BadInput, match="prompts is one text, 'a fox': must be a list of them"):
+        loaded.generate("a fox")
+    with pytest.raises(BadInput, match="a prompt is 5: must be text"):
+        loaded.generate([5])  # type: ignore[list-item]
+
+
+def test_prompts_that_look_like_something_else() -> None:
+    asked = ["[a fox, a cat]", "- a", "-fox", "a: b", "5", "null", '"quoted"', "a=b"]
+    argv = [part for prompt in asked for part in ("--prompt", prompt)]
+    assert parse(GenerateOptions, argv).prompt == asked
+    assert parse(GenerateOptions, [f"--prompt={prompt}" for prompt in asked]).prompt == asked
+
+
+def test_pictures_of_another_engine_are_drawn_anew(bundle: Path, tmp_path: Path) -> None:
+    for engine, dtype in (("plain", "float32"), ("plain", "bfloat16"), ("auto", "float32")):
+        main(
+            GenerateOptions(
+                model=str(bundle), prompt=PROMPTS[:1], out=tmp_path / "out",
+                engine=engine, dtype=dtype,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+        (file,) = (tmp_path / "out").glob("0000-*.png")
+        found = read_json(tmp_path / "out" / "generation.json")
+        with Image.open(file) as image:
+            assert [image.text[key] for key in ("engine", "dtype")] == [found["engine"], found["dtype"]]  # type: ignore[attr-defined]
+
+
 def test_unusable_options(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
     ask = ("--model", bundle, "--prompt", "a fox", "--out", tmp_path / "out")
     assert "did you mean 'guidance'?" in refusal(*ask, "--guidence", "2")
@@ -130,6 +162,7 @@ def test_unusable_options(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     [
         ("rm bundle.json", "has no bundle.json"),
         ("rm text/spiece.model", "has no spiece.model"),
+        ("rm tokenizer", "its folder tokenizer is missing"),
         ("cut text/spiece.model", "not a complete SentencePiece model"),
         ("rm tokenizer/model.safetensors", "has no model.safetensors"),
         ("cut autoregressive/model.safetensors", "not a complete safetensors file"),
@@ -141,7 +174,7 @@ def test_damaged_bundles(bundle: Path, tmp_path: Path, damage: str, says: str) -
     how, name = damage.split()
     file = tmp_path / "bundle" / name
     if how == "rm":
-        file.unlink()
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(BadInput) as raised:
@@ -177,9 +210,29 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     assert load(tmp_path / "assembled").ids == load(bundle).ids
     assert load(bundle).ids["codes_id"] in (tmp_path / "assembled" / "README.md").read_text()
     before = sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"metrics": {}, "count": 1, "source": "photos", "pixels_id": "0123456789abcdef"}))
+    parts = {name: bundle / name for name in ("text", "tokenizer", "autoregressive")}
+    with pytest.raises(BadInput, match="is of the image tokenizer 0123456789abcdef, but this one is"):
+        assemble_bundle(BundleOptions(**parts, reconstruction=report, out=tmp_path / "assembled"))
     failed = assemble(tmp_path / "nothing")
     assert (failed.returncode, failed.stderr) == (2, f"error: --text {tmp_path / 'nothing'}: no such folder\n")
     assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
+
+
+def test_a_bundle_takes_the_place_of_a_bundle_alone(bundle: Path, tmp_path: Path) -> None:
+    parts = {name: bundle / name for name in ("text", "tokenizer", "autoregressive")}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "weights").write_text("of three days")
+    for taken in (tmp_path / "runs", tmp_path / "runs" / "weights"):
+        with pytest.raises(BadInput, match="is there already and is no bundle; choose another --out"):
+            assemble_bundle(BundleOptions(**parts, out=taken))
+    assert (tmp_path / "runs" / "weights").read_text() == "of three days"
+    assemble_bundle(BundleOptions(**parts, out=tmp_path / "bundle"))
+    (tmp_path / "bundle" / "grid.png").write_text("a picture")
+    assemble_bundle(BundleOptions(**parts, out=tmp_path / "bundle", name="Second"))
+    assert (tmp_path / "bundle" / "grid.png").read_text() == "a picture"
+    assert "# Second" in (tmp_path / "bundle" / "README.md").read_text()
 
 
 def test_best_of_keeps_the_candidate_that_gains_most(bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,18 +97,22 @@ def _plain_flags(config: type, argv: Sequence[str]) -> list[str]:
     """Spells flags as jsonargparse wants them.
 
     `--dry_run` is its `--dry_run=true`, and a flag that may be repeated, `--prompt a --prompt b`, its
-    `--prompt+ a --prompt+ b`.
+    `--prompt+=["a"] --prompt+=["b"]`: quoted, for a text that looks like YAML is a text still.
     """
-    fields = dataclasses.fields(config)
-    lists = {f"--{f.name}" for f in fields if f.default_factory is list and f.metadata.get("repeat")}
+    fields, types = dataclasses.fields(config), get_type_hints(config)
+    lists = {f"--{f.name}": types[f.name] for f in fields if f.default_factory is list and f.metadata.get("repeat")}
     switches = {f"--{f.name}" for f in fields if isinstance(f.default, bool)}
     spelled = []
-    for arg, following in zip(argv, [*argv, "--"][1:], strict=True):
-        if arg.split("=")[0] in lists:
-            arg = re.sub(r"^(--\w+)", r"\1+", arg)
-        elif arg in switches and following not in ("true", "false"):
-            arg += "=true"
-        spelled.append(arg)
+    rest = [*argv]
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag in lists and (equals or (rest and not rest[0].startswith("--"))):
+            value = value if equals else rest.pop(0)
+            quoted = value if lists[flag] == list[float] else json.dumps(value)
+            flag, equals, value = f"{flag}+", "=", f"[{quoted}]"
+        elif flag in switches and not equals and rest[:1] not in (["true"], ["false"]):
+            equals, value = "=", "true"
+        spelled.append(flag + equals + value)
     return spelled
 
 
