@@ -24,7 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.files import write_json, write_text
+from training.files import naming, write_json, write_text
 
 Job = TypeVar("Job")
 
@@ -151,6 +151,7 @@ def _draw(
             return error
 
     with (
+        naming(part),
         ThreadPoolExecutor(os.cpu_count()) as threads,
         (part / _PICTURES).open("ab") as pictures,
         (part / _JOURNAL).open("a", encoding="utf-8") as journal,

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -160,6 +162,17 @@ def test_two_who_want_the_same_pictures_draw_them_once(tmp_path: Path) -> None:
     for thread in together:
         thread.join()
     assert sorted(drawn) == list(range(10))
+
+
+def test_no_space_names_the_folder(tmp_path: Path) -> None:
+    """The error of a full disk names no file; it was said without the place that has to be emptied."""
+
+    def full(job: int) -> NDArray[np.uint8]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left") as error:
+        open_store(tmp_path / "store", SIZE, KEYS, range(10), full, label="test")
+    assert error.value.filename == str(tmp_path / ".store.part")
 
 
 def test_a_pickled_store_carries_no_pictures(tmp_path: Path) -> None:

@@ -99,12 +99,47 @@ def test_no_space_for_tensors_is_an_os_error(tmp_path: Path, monkeypatch: pytest
     assert error.value.filename == str(tmp_path / "file")
 
 
+def test_no_space_names_the_file(tmp_path: Path) -> None:
+    """The error of a full disk comes from writing, which knows no name: "no space left on the disk", but which?"""
+    with pytest.raises(OSError, match="No space left") as error, atomic(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "file")
+    with pytest.raises(OSError, match="not of the system") as error, atomic(tmp_path / "file"):
+        raise OSError("not of the system")
+    assert str(error.value) == "not of the system"
+
+
+def test_the_old_folder_is_put_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(self: Path, target: Path) -> None:
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "broken disk")
+        self.replace(target)
+
+    write_text(tmp_path / "folder" / "file", "old")
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="broken disk"), atomic(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+    assert content(tmp_path) == {"folder/file": "old"}
+
+
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     write_text(tmp_path / "kept", "")
     write_text(tmp_path / ".lock", "")
     write_text(tmp_path / ".model.1234.tmp" / "half", "")
     write_text(tmp_path / ".model.1234.old" / "file", "")
     write_text(tmp_path / ".config.json.1234.tmp", "")
+    write_text(tmp_path / ".theirs.tmp", "")
+    write_text(tmp_path / "model" / "file", "")
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".lock", ".theirs.tmp", "model"}
     remove_leftovers(tmp_path / "missing")
+
+
+def test_what_was_moved_aside_for_nothing_is_put_back(tmp_path: Path) -> None:
+    """A process killed between the two renames left neither folder under its name, and the older one was removed."""
+    write_text(tmp_path / ".model.1234.old" / "file", "old")
+    write_text(tmp_path / ".model.1234.tmp" / "file", "new")
+    remove_leftovers(tmp_path)
+    assert content(tmp_path) == {"model/file": "old"}

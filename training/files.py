@@ -15,6 +15,19 @@ from torch import Tensor
 
 from training.errors import BadInput
 
+_LEFTOVER = re.compile(r"\.(.+)\.\d+\.(tmp|old)")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names `path` in an `OSError` that names no file: the one of a full disk comes from writing, not from opening."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -27,16 +40,25 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _remove(temporary)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         if temporary.is_dir() and path.exists():
-            aside = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(aside)
-            temporary.rename(path)
-            _remove(aside)
+            _exchange(path, temporary)
         else:
             temporary.replace(path)
     finally:
         _remove(temporary)
+
+
+def _exchange(path: Path, newer: Path) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+    path.rename(aside)
+    try:
+        newer.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    _remove(aside)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,9 +98,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a process killed inside `atomic` left in `folder`; call it where no other process can be writing."""
-    for suffix in ("tmp", "old"):
-        for path in folder.glob(f".*.{suffix}"):
+    """Removes what a process killed inside `atomic` left in `folder`; call it where no other process can be writing.
+
+    What was moved aside for something that then did not come is put back.
+    """
+    for path in sorted(folder.glob(".*")):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and match[2] == "old" and not (folder / match[1]).exists():
+            path.rename(folder / match[1])
+        elif match:
             _remove(path)
 
 
