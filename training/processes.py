@@ -20,4 +20,6 @@ def require_joined(count: int) -> None:
 def share_cores() -> None:
     """Sets threads to cores / processes of this machine: the launcher's OMP_NUM_THREADS=1 leaves most cores idle."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    # the cores that this process may use, where the system tells: macOS does not
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // local))
