@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
 from training.errors import BadInput
 from training.files import write_tensors
-from training.loop import Batch, accelerator_for, train
+from training.loop import Batch, _optimizer, accelerator_for, train
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
 
@@ -66,13 +68,17 @@ def fit(
     dropout: float = 0.0,
     noise: float = 0.0,
     at: Callable[[int], None] = lambda forward_pass: None,
+    drawing: Callable[[int], None] = lambda drawn: None,
     **options: Any,
 ) -> bool:
-    """Trains a linear model, or a real image tokenizer, as a trainer does. `at` is called with each forward pass."""
+    """Trains a linear model, or a real image tokenizer, as a trainer does.
+
+    `at` is called with each forward pass, `drawing` with the number of samples drawn before.
+    """
     resolved = config(out, **options)
     accelerator = accelerator_for(resolved)
     model = ImageTokenizer(IMAGES) if pictures else nn.Sequential(nn.Dropout(dropout), nn.Linear(4, 1))
-    passes = iter(range(10**6))
+    passes, samples = iter(range(10**6)), iter(range(10**6))
 
     def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
         if pictures:
@@ -90,6 +96,7 @@ def fit(
         return error.square().mean(), {"bias": error.mean()}
 
     def evaluate(model: nn.Module, file: Path) -> dict[str, float]:
+        drawing(next(samples))
         file.write_bytes(b"png")
         return {"validation": next(model.parameters()).sum().item()}
 
@@ -203,18 +210,27 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "0", tmp_path / "2")
 
 
-def test_ctrl_c_leaves_the_workers_at_work(tmp_path: Path) -> None:
-    """A terminal sends Ctrl-C to the workers too. They died of it, and the trainer, waiting for the rest of its step,
-    of a `RuntimeError` without a checkpoint."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_leave_the_workers_at_work(tmp_path: Path, number: int) -> None:
+    """A terminal sends Ctrl-C to the workers too, a job's scheduler SIGTERM. They died of it, and the trainer, waiting
+    for the rest of its step, of a `RuntimeError` without a checkpoint."""
 
     def at(forward_pass: int) -> None:
         if forward_pass == 14:
             for process in (*psutil.Process().children(), psutil.Process()):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
 
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, workers=1, accumulation=12, batch_size=12, at=at)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_workers_end_with_the_trainer(tmp_path: Path) -> None:
+    """Python ends them by SIGTERM at its own end, and waits: for ever, now that they ignore it."""
+    with pytest.raises(ZeroDivisionError) as failed:  # whose traceback holds the loader
+        fit(tmp_path, workers=1, at=fail_at(3))
+    assert failed.traceback
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
@@ -249,10 +265,66 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tmp_path: Path) -> None:
     rate = OptimizerConfig(learning_rate=1e30, warmup=0, clip=1e30)
-    with pytest.raises(BadInput, match=r"the loss is (nan|inf) at step \d+: lower optimizer.learning_rate"):
+    with pytest.raises(BadInput, match=r"by step \d+ the loss is (nan|inf) and .*: begin the run anew in another"):
         fit(tmp_path, steps=50, checkpoint_every=3, log_every=50, optimizer=rate)
     for folder in (tmp_path / "checkpoints").glob("*"):
         assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step left weights of nan in the checkpoint, where the next batch did not read them: the loss was fine."""
+    real, calls = Accelerator.clip_grad_norm_, iter(range(1, 100))
+
+    def clip(*arguments: Any) -> Tensor:
+        norm = real(*arguments)
+        return norm * float("inf") if next(calls) == 4 else norm
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", clip)
+    with pytest.raises(BadInput, match=r"by step 6 the loss is [0-9.]+ and .* norm inf: begin the run anew"):
+        fit(tmp_path, checkpoint_every=3, log_every=50)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
+    """They were taken for a finished run: its model became the one of the later step under the earlier one's name."""
+    fit(tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(BadInput, match=r"is at step 12 already; give --steps 12 or more, or another --out"):
+        fit(tmp_path, steps=10)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_kill_while_samples_are_drawn_has_them_drawn_again(tmp_path: Path) -> None:
+    """The checkpoint was there already, so that the resumed run went on behind it without them."""
+
+    def killed(step: int) -> None:
+        if step == 1:
+            raise ZeroDivisionError
+
+    options: dict[str, Any] = {"sample_every": 5, "dropout": 0.2}
+    fit(tmp_path / "straight", **options)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "killed", drawing=killed, **options)
+    fit(tmp_path / "killed", **options)
+    assert [line["step"] for line in log(tmp_path / "killed") if "validation" in line] == [5, 10, 12]
+    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+
+
+def test_muon_is_for_weight_matrices_alone() -> None:
+    """It turned the tables of a diffusion transformer's blocks, whose six rows are six different things."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(6, 8))
+            self.linear = nn.Linear(8, 4)
+
+    model = nn.ModuleDict({"blocks": nn.ModuleList([Block()])})
+    optimizer = _optimizer(model, OptimizerConfig(muon_learning_rate=0.02))
+    shapes = [[tuple(p.shape) for p in group["params"]] for group in optimizer.param_groups]
+    assert shapes == [[(6, 8)], [(4,)], [(4, 8)]]
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
@@ -268,6 +340,14 @@ def test_threads_are_cores_whatever_the_launcher_says(tmp_path: Path, monkeypatc
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     accelerator_for(config(tmp_path))
     assert torch.get_num_threads() == 2
+
+
+def test_cores_are_counted_where_the_system_tells_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has no `sched_getaffinity`, so that no trainer started there."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    accelerator_for(config(tmp_path))
+    assert torch.get_num_threads() == 3
 
 
 def test_a_launcher_whose_processes_would_train_alone_is_refused(

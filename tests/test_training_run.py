@@ -1,7 +1,9 @@
 """The run folder: one trainer at a time, one config for good, and a log without what a kill left behind."""
 
+import errno
 import gc
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -158,6 +160,17 @@ def test_the_log_is_rewound_to_the_checkpoint(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3, 3]
     run.rewind_log(0)
     assert run.log_file.read_text() == ""
+
+
+def test_no_space_names_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(value: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = opened(tmp_path)
+    monkeypatch.setattr(json, "dumps", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        run.log({"step": 1})
+    assert error.value.filename == str(run.log_file)
 
 
 def test_no_log_needs_no_rewinding(tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ def restore(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optim
     return step
 
 
+def last_step(folder: Path) -> int:
+    """The step of the last checkpoint of `folder`, or 0 where there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in _all(folder)), default=0)
+
+
 def _all(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 

@@ -97,14 +97,14 @@ def train(
     start = checkpoint.restore(run.checkpoints, model, average, optimizer)
     if main:
         run.rewind_log(start)
-    flops, parts = run.flops_a_step(), accelerator.num_processes * config.accumulation
-    batches = iter(_loader(accelerator, config, make_batch, count, start))
+    flops, parts = run.flops_a_step() if main else None, accelerator.num_processes * config.accumulation
     counter = flop_counter()
+    norms: list[Tensor] = []
     meter = _Meter(accelerator, config.batch_size / config.accumulation, tokens)
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not main, unit="step")
     model.train()
 
-    with _stopping_at_signals(accelerator):
+    with _stopping_at_signals(accelerator), _batches(accelerator, config, make_batch, count, start) as batches:
         for step in bar:
             set_seed(config.seed + 7919 * (step * accelerator.num_processes + accelerator.process_index) & 0x7FFFFFFF)
             rate = _set_learning_rate(optimizer, step, config)
@@ -116,7 +116,7 @@ def train(
                     value, scalars = loss(model, _to(next(batches), accelerator.device))
                     accelerator.backward(value / config.accumulation)
                 meter.add(value, scalars)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            norms.append(accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip))
             optimizer.step()
             optimizer.zero_grad()
             ema.update(average, accelerator.unwrap_model(model), step, config.ema_decay)
@@ -129,18 +129,23 @@ def train(
                 if main:
                     batch = _batch_id(config, step, count)
                     run.log(
-                        {"step": done, **means, "learning_rate": rate, "grad_norm": float(norm), "batch": batch,
+                        {"step": done, **means, "learning_rate": rate, "grad_norm": float(norms[-1]), "batch": batch,
                          "flops": done * (flops or parts * counter.get_total_flops())}
                     )  # fmt: skip
                 bar.set_postfix_str(f"loss {means['loss']:.4f}")
-                if not np.isfinite(means["loss"]):
-                    raise BadInput(f"the loss is {means['loss']} at step {done}: lower optimizer.learning_rate")
-            if save:
-                checkpoint.save(run.checkpoints, done, model, average, optimizer, write=main)
+                steepest = np.max([float(norm) for norm in norms])  # finite losses may come of weights partly nan
+                norms.clear()
+                if not np.isfinite([means["loss"], steepest]).all():
+                    raise BadInput(
+                        f"by step {done} the loss is {means['loss']} and the largest gradient's norm {steepest}: "
+                        "begin the run anew in another --out with a lower optimizer.learning_rate"
+                    )
             if main and config.sample_every and (done % config.sample_every == 0 or done == config.steps):
                 run.samples.mkdir(exist_ok=True)
                 run.log({"step": done, **evaluate(average, run.samples / f"step-{done:08d}.png")})
                 meter.restart_clock()
+            if save:  # last, so that a kill before has the step done again, and nothing of it is missing
+                checkpoint.save(run.checkpoints, done, model, average, optimizer, write=main)
             if stop:
                 bar.close()
                 accelerator.print(f"stopped after step {done}; give the same command again to resume")
@@ -157,7 +162,10 @@ def train(
 
 def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    turned = [p for name, p in trained.items() if config.muon_learning_rate and p.ndim == 2 and "blocks." in name]
+    turned = [
+        p for name, p in trained.items()
+        if config.muon_learning_rate and p.ndim == 2 and "blocks." in name and name.endswith(".weight")
+    ]  # fmt: skip
     inner = {id(p) for p in turned}
     others = [p for p in trained.values() if id(p) not in inner]
     decay, adamw, muon = config.weight_decay, config.learning_rate, config.muon_learning_rate
@@ -198,24 +206,32 @@ class _MicroBatches(Dataset[Batch]):
         return self._make_batch(np.split(indices, self._parts)[part], generator)
 
 
-def _loader(
+@contextlib.contextmanager
+def _batches(
     accelerator: Accelerator, config: TrainingConfig, make_batch: MakeBatch, count: int, start: int
-) -> DataLoader[Batch]:
+) -> Iterator[Iterator[Batch]]:
+    """The batches of this process from step `start` on."""
     passes = range(start * config.accumulation, config.steps * config.accumulation)
-    batches = _MicroBatches(accelerator, config, make_batch, count)
-    return DataLoader(
-        batches,
+    loader = DataLoader(
+        _MicroBatches(accelerator, config, make_batch, count),
         batch_size=None,
         sampler=passes,
         num_workers=config.workers,
         pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=_leave_interrupts_to_the_trainer,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if config.workers:  # a traceback keeps them, and Python would wait for ever for them to heed its SIGTERM
+            batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _leave_interrupts_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches the workers too, but the trainer needs them to finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and a SIGTERM to all of a job reach the workers too, but the trainer needs them to finish its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _batch_id(config: TrainingConfig, step: int, count: int) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from training.checkpoint import last_step
 from training.config import to_dict
 from training.errors import BadInput
-from training.files import remove_leftovers, write_json, write_text
+from training.files import naming, remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
 from training.pretrained import read_json
 
@@ -35,7 +36,7 @@ class RunFolder:
     def open(self) -> None:
         """Creates or re-opens the folder and locks it until this process ends, however it ends.
 
-        Raises `BadInput` when another trainer lives in it or when it holds a run of another config.
+        Raises `BadInput` when another trainer lives in it, or when it holds a run of another config or of more steps.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / ".lock")
@@ -56,6 +57,9 @@ class RunFolder:
                     f"{self.path}: holds a run with another config ({', '.join(changed)}); "
                     "give the command that began it to resume, or choose another --out"
                 )
+        step = last_step(self.checkpoints)
+        if step > self._config.steps:
+            raise BadInput(f"{self.path}: is at step {step} already; give --steps {step} or more, or another --out")
         write_json(file, mine)
         write_text(self.path / "command.txt", self.command + "\n")
 
@@ -74,7 +78,7 @@ class RunFolder:
 
     def log(self, values: dict[str, Any]) -> None:
         """Appends one JSON line."""
-        with self.log_file.open("a") as file:
+        with naming(self.log_file), self.log_file.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
 
