@@ -29,6 +29,7 @@ from training.processes import require_joined, share_cores
 from training.record import FILE, flop_counter, record
 from training.run import RunFolder
 from training.schedule import learning_rate
+from training.trackers import flat, require_trackers
 
 Batch = dict[str, Tensor]
 MakeBatch = Callable[[NDArray[np.int64], torch.Generator], Batch]
@@ -44,7 +45,11 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
     if config.precision == "auto":
         device = torch.accelerator.current_accelerator() if has_accelerator else None
         config.precision = "bf16" if has_bf16(device.type if device else "cpu") else "no"
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_accelerator)
+    require_trackers(config.trackers)
+    accelerator = Accelerator(
+        mixed_precision=config.precision, cpu=not has_accelerator,
+        log_with=config.trackers or None, project_dir=config.out,
+    )  # fmt: skip
     require_joined(accelerator.num_processes)
     share_cores()
     parts = accelerator.num_processes * config.accumulation
@@ -97,6 +102,7 @@ def train(
     start = checkpoint.restore(run.checkpoints, model, average, optimizer)
     if main:
         run.rewind_log(start)
+    accelerator.init_trackers("tessera", flat(to_dict(config)))
     flops, parts = run.flops_a_step() if main else None, accelerator.num_processes * config.accumulation
     counter = flop_counter()
     norms: list[Tensor] = []
@@ -128,9 +134,10 @@ def train(
                 means = meter.read()
                 if main:
                     batch = _batch_id(config, step, count)
-                    run.log(
-                        {"step": done, **means, "learning_rate": rate, "grad_norm": float(norms[-1]), "batch": batch,
-                         "flops": done * (flops or parts * counter.get_total_flops())}
+                    _log(
+                        accelerator, run, done,
+                        {**means, "learning_rate": rate, "grad_norm": float(norms[-1]), "batch": batch,
+                         "flops": done * (flops or parts * counter.get_total_flops())},
                     )  # fmt: skip
                 bar.set_postfix_str(f"loss {means['loss']:.4f}")
                 steepest = np.max([float(norm) for norm in norms])  # finite losses may come of weights partly nan
@@ -142,7 +149,7 @@ def train(
                     )
             if main and config.sample_every and (done % config.sample_every == 0 or done == config.steps):
                 run.samples.mkdir(exist_ok=True)
-                run.log({"step": done, **evaluate(average, run.samples / f"step-{done:08d}.png")})
+                _log(accelerator, run, done, evaluate(average, run.samples / f"step-{done:08d}.png"))
                 meter.restart_clock()
             if save:  # last, so that a kill before has the step done again, and nothing of it is missing
                 checkpoint.save(run.checkpoints, done, model, average, optimizer, write=main)
@@ -150,6 +157,7 @@ def train(
                 bar.close()
                 accelerator.print(f"stopped after step {done}; give the same command again to resume")
                 accelerator.wait_for_everyone()  # an exit code other than 0 makes the launcher stop the others
+                accelerator.end_training()
                 raise KeyboardInterrupt
     if main:
         with atomic(run.model) as folder:
@@ -157,7 +165,13 @@ def train(
             write_json(folder / FILE, record(config, run.command, run.log_file, accelerator.device))
         print(f"trained {config.steps} steps; the model is in {run.model}")
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return True
+
+
+def _log(accelerator: Accelerator, run: RunFolder, step: int, values: dict[str, Any]) -> None:
+    run.log({"step": step, **values})
+    accelerator.log(values, step=step)
 
 
 def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -74,6 +74,9 @@ class TrainingConfig:
     """Processes that prepare batches; 0 prepares them in the trainer."""
     cache: Path | None = None
     """Folder for prepared pictures; by default the user's cache folder."""
+    trackers: list[str] = field(default_factory=list, metadata={"repeat": True})
+    """Where the log is sent besides `log.jsonl`: `tensorboard`, `wandb`, or whatever else Accelerate knows and is
+    installed. May be repeated."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):

@@ -18,7 +18,9 @@ from training.options import TrainingConfig
 from training.pretrained import read_json
 
 # A run may be continued with other values of these; any other change is another run.
-_MAY_CHANGE = {"out", "steps", "dry_run", "log_every", "sample_every", "checkpoint_every", "workers", "cache"}
+_MAY_CHANGE = {
+    "out", "steps", "dry_run", "log_every", "sample_every", "checkpoint_every", "workers", "cache", "trackers",
+}  # fmt: skip
 
 
 class RunFolder:

@@ -1,0 +1,80 @@
+"""The log goes to trackers too, through Accelerate; what it cannot give is one line."""
+
+import sys
+from typing import Any
+
+import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.utils import LoggerType
+from test_training_loop import _fresh_accelerator, fit, log  # noqa: F401
+
+from training import trackers
+from training.cli import command
+from training.errors import BadInput
+from training.options import TrainingConfig
+from training.trackers import flat, require_trackers
+
+
+class Notebook(GeneralTracker):
+    """Notes what it is told."""
+
+    name = "notebook"
+    requires_logging_directory = True
+    told: list[Any]
+
+    def __init__(self, project: str, folder: str) -> None:
+        super().__init__()
+        self.told.append((project, folder))
+
+    @property
+    def tracker(self) -> None:
+        return None
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.told.append(values)
+
+    def log(self, values: dict[str, Any], step: int | None = None) -> None:
+        self.told.append((step, values))
+
+    def finish(self) -> None:
+        self.told.append("finished")
+
+
+def test_a_tracker_is_told_config_and_log(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Notebook, "told", [], raising=False)
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
+    fit(tmp_path / "run", steps=4, log_every=2, sample_every=4, trackers=["notebook"])
+    begun, config, *lines, finished = Notebook.told
+    assert begun == ("tessera", str(tmp_path / "run"))
+    assert config["optimizer.learning_rate"] == 1e-3
+    assert config["cache"] == "None"
+    assert finished == "finished"
+    speed = {"images_per_second", "tokens_per_second"}
+    told = [{"step": step, **{k: v for k, v in values.items() if k not in speed}} for step, values in lines]
+    assert told == log(tmp_path / "run")
+    assert [step for step, _ in lines] == [2, 4, 4]
+    fit(tmp_path / "run", steps=6)  # another time without
+
+
+def test_options_for_trackers_are_numbers_and_text() -> None:
+    assert flat({"a": 1, "b": {"c": 0.5, "d": {"e": None}}, "f": [1, 2], "g": "text", "h": True}) == {
+        "a": 1, "b.c": 0.5, "b.d.e": "None", "f": "[1, 2]", "g": "text", "h": True,
+    }  # fmt: skip
+
+
+def test_a_tracker_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate trains on without one that is not installed."""
+    with pytest.raises(BadInput, match=r"trackers: there is no 'wandbee'; there are aim, .*tensorboard.*wandb"):
+        require_trackers(["wandbee"])
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: [LoggerType.WANDB])
+    require_trackers(["wandb"])
+    with pytest.raises(BadInput, match="trackers: tensorboard is not installed; install its package"):
+        require_trackers(["wandb", "tensorboard"])
+
+
+def test_trackers_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrainingConfig] = []
+    argv = ["--data", "d", "--out", "o", "--steps", "1", "--trackers", "tensorboard", "--trackers", "wandb"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *argv])
+    command(seen.append, TrainingConfig)
+    assert seen[0].trackers == ["tensorboard", "wandb"]
