@@ -9,6 +9,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.store import Unreadable
 
+VERSION = 2
+"""Raise it when `fit` is changed to make other pictures or to refuse others, so that kept ones are made again."""
+
+_SMALLEST = 8
+"""Fewest pixels on a side, those of an image tokenizer's patch: what is smaller holds nothing to learn from."""
+
 
 def fit(file: Path | bytes, size: int) -> NDArray[np.uint8]:
     """The picture in `file`, uint8 (3, size, size). Raises `Unreadable`.
@@ -18,7 +24,11 @@ def fit(file: Path | bytes, size: int) -> NDArray[np.uint8]:
     """
     try:
         with _open(file) as image:
+            if min(image.size) < _SMALLEST:
+                raise Unreadable(f"only {image.width}x{image.height} pixels; {_SMALLEST} on each side are the least")
             square = ImageOps.fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.LANCZOS)
+    except Unreadable:
+        raise
     except Exception as error:  # a decoder may raise anything on a damaged file
         raise Unreadable(_reason(error)) from error
     return np.asarray(square).transpose(2, 0, 1)

@@ -20,7 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
 from data.corpus import Corpus
-from data.fit import fit, original_size
+from data.fit import VERSION, fit, original_size
 from data.splits import settle, stated_by
 from training.errors import BadInput
 
@@ -44,9 +44,11 @@ class FolderCorpus(Corpus):
         if not metadata:
             raise BadInput(f"{folder}: no {METADATA}, which should have a line like {_LINE} for each picture")
         self.name = folder.resolve().name
-        self.recipe = hashlib.blake2b(repr(files).encode()).hexdigest()
-        self._table = _read(folder, metadata, self.recipe, cache)
+        self._table = _read(folder, metadata, hashlib.blake2b(repr(files).encode()).hexdigest(), cache)
         self.keys: list[str] = self._table["file"][:]
+        # a picture may be listed that does not look like one, or that lies where pictures are not looked for
+        states = files | {key: _state(folder / key) for key in self.keys if key not in files}
+        self.recipe = hashlib.blake2b(repr((VERSION, states)).encode()).hexdigest()
         self.splits = settle(self.keys, self._table["split"][:])
         listed = set(self.keys)
         self.left_out = {
@@ -76,9 +78,14 @@ def _list_files(folder: Path) -> dict[str, tuple[int, int, int]]:
         for name in sorted(names):
             path = Path(parent) / name
             if name == METADATA or path.suffix.lower() in _PICTURES:
-                status = path.stat()
-                files[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns, status.st_mode)
+                files[path.relative_to(folder).as_posix()] = _state(path)
     return files
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes when the file does. A link that leads nowhere is its own file."""
+    status = path.stat() if path.exists() else path.lstat()
+    return status.st_size, status.st_mtime_ns, status.st_mode
 
 
 def _read(folder: Path, files: list[str], state: str, cache: Path) -> datasets.Dataset:
@@ -105,7 +112,8 @@ def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str 
             where = f"{metadata}, line {number}"
             record = _parse(line, where)
             file = metadata.parent.relative_to(folder) / _string(record, "file_name", where)
-            if not (folder / file).is_file() or ".." in file.parts:
+            there = (folder / file).is_file() or (folder / file).is_symlink()  # to nowhere: cannot be read, like others
+            if not there or ".." in file.parts or file.is_absolute():
                 raise BadInput(f"{where}: {file} is not a file in {folder}")
             if file.as_posix() in seen:
                 raise BadInput(f"{where}: {file} has a caption already; give each picture one line")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
-from data.fit import fit, original_size
+from data.fit import VERSION, fit, original_size
 from data.splits import settle, stated_by
 from data.store import Unreadable
 from training.errors import BadInput
@@ -34,7 +34,7 @@ class ParquetCorpus(Corpus):
         files = [file for file in files if _count_rows(file)]
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         self.name = path.resolve().stem
-        self.recipe = hashlib.blake2b(repr(states).encode()).hexdigest()
+        self.recipe = hashlib.blake2b(repr((VERSION, states)).encode()).hexdigest()
         self._tables = [_read(file, cache) for file in files]
         self._starts = [0, *accumulate(len(table) for table in self._tables)]
         keys, stated = [], []
@@ -82,8 +82,9 @@ def _read(file: Path, cache: Path) -> datasets.Dataset:
     for column in ("image", "text"):
         if column not in table.column_names:
             raise BadInput(f"{file}: no column {column!r}; its columns are {', '.join(table.column_names)}")
-    if table.features["text"] not in (datasets.Value("string"), datasets.Value("large_string")):
-        raise BadInput(f"{file}: the column 'text' is of type {table.features['text']}; it must hold strings")
+    for column in {"text", "split"} & {*table.column_names}:
+        if table.features[column] not in (datasets.Value("string"), datasets.Value("large_string")):
+            raise BadInput(f"{file}: the column {column!r} is of type {table.features[column]}; it must hold strings")
     if not _holds_bytes(table.features["image"]):
         raise BadInput(
             f"{file}: the column 'image' is of type {table.features['image']}; it must hold encoded pictures"

@@ -3,6 +3,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import datasets
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data import folder, parquet
 from data.captioned import StoredImages
 from data.source import open_source
 from training.errors import BadInput
@@ -113,7 +115,52 @@ def test_the_long_side_is_cropped_at_the_centre(photos: Path) -> None:
 
 
 def test_small_pictures_are_enlarged(photos: Path) -> None:
-    assert (square(Image.new("RGB", (5, 3), RED), photos) == torch.tensor(RED)[:, None, None]).all()
+    assert (square(Image.new("RGB", (9, 8), RED), photos) == torch.tensor(RED)[:, None, None]).all()
+
+
+@pytest.mark.parametrize("size", [(5, 3), (40, 7)])
+def test_pictures_smaller_than_a_patch_are_left_out(photos: Path, size: tuple[int, int]) -> None:
+    """A stray tracking pixel was blown up to a picture of its own."""
+    describe(photos, *plain(photos, "a.png", "b.png"))
+    Image.new("RGB", size, RED).save(photos / "a.png")
+    said = rf"1 unusable picture: a.png \(only {size[0]}x{size[1]} pixels; 8 on each side are the least\)"
+    with pytest.warns(UserWarning, match=said):
+        assert keys(open_photos(photos)) == ["b.png"]
+    with pytest.raises(BadInput, match=said):
+        open_photos(photos, strict=True)
+
+
+@pytest.mark.parametrize("corpus", [folder, parquet])
+def test_pictures_kept_by_another_fit_are_made_again(
+    corpus: ModuleType, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe(photos, *plain(photos, "a.png"))
+    source = photos if corpus is folder else photos / "p.parquet"
+    write_parquet(photos / "p.parquet", {"image": [png()], "text": ["a"]})
+    before = open_photos(source).folder
+    monkeypatch.setattr(corpus, "VERSION", -1)
+    assert open_photos(source).folder != before
+
+
+def test_links_that_lead_nowhere_are_left_out(photos: Path) -> None:
+    """One of them stopped everything with a `FileNotFoundError`."""
+    describe(photos, *plain(photos, "a.png"), {"file_name": "gone.png", "text": "gone"})
+    (photos / "gone.png").symlink_to(photos / "nowhere.png")
+    (photos / "stray.png").symlink_to(photos / "stray.png")
+    with pytest.warns(UserWarning, match="2 unusable pictures: ") as caught:
+        assert keys(open_photos(photos)) == ["a.png"]
+    assert "gone.png (No such file or directory)" in str(caught[0].message)
+    assert "stray.png (not in metadata.jsonl)" in str(caught[0].message)
+
+
+def test_changed_pictures_of_any_name_are_drawn_again(photos: Path) -> None:
+    """Only names that end like a picture's were looked at for changes."""
+    describe(photos, {"file_name": "cat.picture", "text": "a cat"}, {"file_name": ".old/dog.png", "text": "a dog"})
+    (photos / ".old").mkdir()
+    for color in (RED, BLUE):
+        for file in ("cat.picture", ".old/dog.png"):
+            Image.new("RGB", (20, 20), color).save(photos / file, format="BMP")
+        assert all((picture == torch.tensor(color)[:, None, None]).all() for picture in open_photos(photos))
 
 
 def test_pictures_stand_upright(photos: Path) -> None:
@@ -239,6 +286,13 @@ def test_bad_metadata_is_named_by_its_line(photos: Path, records: list[object], 
     assert "\n" not in str(caught.value)
 
 
+def test_a_picture_elsewhere_is_refused_by_its_full_name_too(photos: Path) -> None:
+    plain(photos.parent, "a.png")
+    describe(photos, {**A, "file_name": str(photos.parent / "a.png")})
+    with pytest.raises(BadInput, match=r"line 1: .*a.png is not a file in .*photos"):
+        open_photos(photos)
+
+
 def test_sources_that_are_none(photos: Path) -> None:
     with pytest.raises(BadInput, match='nowhere: no such file or folder; give "emoji", a folder'):
         open_photos(photos / "nowhere")
@@ -315,6 +369,10 @@ def test_unreadable_pictures_in_parquet(tmp_path: Path) -> None:
     [
         ({"picture": [b""], "text": ["a"]}, "photos.parquet: no column 'image'; its columns are picture, text"),
         ({"image": [b""], "caption": ["a"]}, "photos.parquet: no column 'text'; its columns are image, caption"),
+        (
+            {"image": [b""], "text": ["a"], "split": [1]},
+            "the column 'split' is of type .*int64.*; it must hold strings",
+        ),
         ({"image": [b""], "text": [3]}, "the column 'text' is of type .*int64.*; it must hold strings"),
         ({"image": [b"", b""], "text": ["a", None]}, "photos.parquet, row 1: no text; every picture must have"),
         ({"image": [b""], "text": ["  "]}, "photos.parquet, row 0: no text; every picture must have"),
