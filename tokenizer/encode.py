@@ -43,6 +43,7 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         for name in ("views", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
 
 
 def main(options: EncodeOptions) -> None:
@@ -52,6 +53,13 @@ def main(options: EncodeOptions) -> None:
 
 def encode_corpus(model: ImageTokenizer, options: EncodeOptions) -> None:
     """Writes the stores of both splits with `model`, wherever it came from."""
+    for split, (pictures, info) in planned(model, options).items():
+        encode_split(split, model, pictures, info, options)
+
+
+def planned(model: ImageTokenizer, options: EncodeOptions) -> dict[str, tuple[CaptionedImages, CodeStoreInfo]]:
+    """By split, the pictures to encode and what their store is going to be."""
+    plan: dict[str, tuple[CaptionedImages, CodeStoreInfo]] = {}
     for split, views in (("train", options.views), ("validation", 1)):
         pictures = open_source(
             options.data, size=model.config.image_size, split=split,
@@ -61,8 +69,16 @@ def encode_corpus(model: ImageTokenizer, options: EncodeOptions) -> None:
             codes_id=model.codes_id, codebook_size=model.config.codebook_size, rows=model.config.grid,
             columns=model.config.grid, views=views, source=pictures.name, fingerprint=pictures.fingerprint,
         )  # fmt: skip
-        write_codes(options.out / split, info, encoded(model, pictures, views, options))
-        print(f"{len(pictures)} pictures x {views} views are in {options.out / split}")
+        plan[split] = pictures, info
+    return plan
+
+
+def encode_split(
+    split: str, model: ImageTokenizer, pictures: CaptionedImages, info: CodeStoreInfo, options: EncodeOptions
+) -> None:
+    """Writes the store of one split."""
+    write_codes(options.out / split, info, encoded(model, pictures, info.views, options))
+    print(f"{len(pictures)} pictures x {info.views} views are in {options.out / split}")
 
 
 def encoded(
