@@ -34,6 +34,11 @@ class CodeStoreInfo:
     fingerprint: str
     """Content hash of the corpus."""
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a run that goes on must find again."""
+        return {"codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views}
+
 
 @dataclass(kw_only=True)
 class CodedPicture:
@@ -54,7 +59,7 @@ class CodeStore:
 
     def __init__(self, folder: str | Path) -> None:
         """Raises `BadInput` when `folder` is not a complete code store."""
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         if not (folder / "store.json").is_file():
             raise BadInput(
                 f"{folder}: not a code store; write one with `python -m tokenizer.encode --out {folder.parent}`"
@@ -91,8 +96,8 @@ class CodeStore:
         """Raises `BadInput` unless the codes were made by the tokenizer with this `codes_id`."""
         if codes_id != self.info.codes_id:
             raise BadInput(
-                f"the codes were made by image tokenizer {self.info.codes_id}, but this one is {codes_id}: "
-                "encode the pictures again with it, or give the tokenizer that made them"
+                f"{self.folder}: the codes were made by image tokenizer {self.info.codes_id}, but this one is "
+                f"{codes_id}: encode the pictures again with it, or give the tokenizer that made them"
             )
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from training.config import from_dict, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.pretrained import read_json
+from training.run import RunFolder
 
 
 @dataclass(kw_only=True)
@@ -35,6 +37,11 @@ class LatentStoreInfo:
     """Fixed the augmentation."""
     bound: float
     """Magnitude that 99.5 % of the numbers stay below."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a run that goes on must find again."""
+        return {name: value for name, value in to_dict(self).items() if name != "bound"}
 
 
 class LatentStore:
@@ -63,20 +70,36 @@ class LatentStore:
         return self._captions[i]
 
 
-def latent_stores(config: DiffusionTrainingConfig, tokenizer: ImageTokenizer) -> tuple[LatentStore, LatentStore]:
-    """The training and validation splits, encoded into the run folder unless they are there already."""
-    stores = []
-    for split, views in (("train", config.views), ("validation", 1)):
-        pictures = open_source(
+def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
+    """Encodes the training and validation splits into the run folder, except where they are there already.
+
+    Raises `BadInput` when another trainer is in the folder, or one has learnt from other latents there.
+    """
+    sources = {
+        split: open_source(
             config.data, size=tokenizer.config.image_size, split=split,
             cache=config.cache, strict=config.strict, limit=config.limit,
-        )  # fmt: skip
-        folder = Path(config.out) / "latents" / split
-        wanted = (tokenizer.codes_id, pictures.fingerprint, views, config.seed)
-        if not _holds(folder, *wanted):
-            write_latents(folder, tokenizer, pictures, views, config.seed)
-        stores.append(LatentStore(folder))
-    return stores[0], stores[1]
+        )
+        for split in ("train", "validation")
+    }  # fmt: skip
+    views = {"train": config.views, "validation": 1}
+    origins = {
+        split: {
+            "codes_id": tokenizer.codes_id, "fingerprint": pictures.fingerprint, "views": views[split],
+            "seed": config.seed,
+        }
+        for split, pictures in sources.items()
+    }  # fmt: skip
+    run.lock()
+    run.require_data(origins)
+    for split, pictures in sources.items():
+        if not _holds(latent_folder(config, split), origins[split]):
+            write_latents(latent_folder(config, split), tokenizer, pictures, views[split], config.seed)
+
+
+def latent_folder(config: DiffusionTrainingConfig, split: str) -> Path:
+    """Where a run keeps the latents of a split."""
+    return Path(config.out) / "latents" / split
 
 
 def write_latents(
@@ -84,15 +107,16 @@ def write_latents(
 ) -> None:
     """Encodes `pictures` into `folder`, whole or not at all; half precision, whose error is far below a code's cell."""
     shape = (len(pictures), views, *_latent_shape(tokenizer))
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
     with atomic(folder) as temporary:
         temporary.mkdir()
-        file = np.lib.format.open_memmap(temporary / "latents.npy", mode="w+", dtype=np.float16, shape=shape)
-        start = 0
-        for latents in encoded(tokenizer, pictures, views, seed, batch_size):
-            file[start : start + len(latents)] = latents.half().numpy()
-            start += len(latents)
-        file.flush()
-        some = torch.from_numpy(file[:: max(1, len(file) // 1024), 0].astype(np.float32)).abs().flatten()
+        # not through a memory map: where the disk is full, writing to that kills the process
+        with (temporary / "latents.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for latents in encoded(tokenizer, pictures, views, seed, batch_size):
+                file.write(latents.half().numpy().tobytes())
+        stored = np.load(temporary / "latents.npy", mmap_mode="r")
+        some = torch.from_numpy(stored[:: max(1, len(stored) // 1024), 0].astype(np.float32)).abs().flatten()
         bound = float(some.kthvalue(max(1, round(0.995 * len(some)))).values)
         info = LatentStoreInfo(
             codes_id=tokenizer.codes_id, fingerprint=pictures.fingerprint, views=views, seed=seed, bound=bound
@@ -118,9 +142,6 @@ def _latent_shape(tokenizer: ImageTokenizer) -> tuple[int, int, int]:
     return tokenizer.config.codebook_dim, tokenizer.config.grid, tokenizer.config.grid
 
 
-def _holds(folder: Path, codes_id: str, fingerprint: str, views: int, seed: int) -> bool:
+def _holds(folder: Path, origin: dict[str, Any]) -> bool:
     """Whether the store is there and was made of the same pictures by the same tokenizer."""
-    if not (folder / "store.json").is_file():
-        return False
-    info = LatentStore(folder).info
-    return (info.codes_id, info.fingerprint, info.views, info.seed) == (codes_id, fingerprint, views, seed)
+    return (folder / "store.json").is_file() and LatentStore(folder).info.origin == origin

@@ -1,6 +1,7 @@
 """Trains the diffusion model: `accelerate launch diffusion/train.py --config FILE --out RUN`."""
 
 import dataclasses
+import functools
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.grid import grid
-from diffusion.latents import latent_stores
+from diffusion.latents import LatentStore, encode_once, latent_folder
 from diffusion.loss import bits_per_dimension, diffusion_loss
 from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
@@ -23,7 +24,11 @@ from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported
+from training.run import RunFolder
 from training.turns import Turns
+
+_LATENTS_AT_ONCE = 2**14
+"""Of how many latents evaluation makes one pass: all of its pictures where they have 64."""
 
 
 def main(config: DiffusionTrainingConfig) -> None:
@@ -31,8 +36,11 @@ def main(config: DiffusionTrainingConfig) -> None:
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
-    with accelerator.main_process_first():
-        latents, unseen = latent_stores(config, tokenizer)
+    run = RunFolder(config)
+    if accelerator.is_main_process:
+        encode_once(config, run, tokenizer)
+    accelerator.wait_for_everyone()
+    latents, unseen = (LatentStore(latent_folder(config, split)) for split in ("train", "validation"))
     text_config, encoder = resolved(config.model.text, text)
     config.model = dataclasses.replace(
         config.model, text=text_config, channels=tokenizer.config.codebook_dim, grid=tokenizer.config.grid,
@@ -66,27 +74,30 @@ def main(config: DiffusionTrainingConfig) -> None:
         """Draws the first validation captions over the true pictures; loss and bound on validation pictures."""
         some = range(min(256, len(unseen)))
         captions = [unseen.captions(i)[0] for i in some]
-        x_0 = torch.stack([unseen.latents(i) for i in some]).to(accelerator.device)
-        read = model.caption(caption_ids(text_config, text, captions).to(x_0.device))
+        pictures = torch.stack([unseen.latents(i) for i in some]).to(accelerator.device)
         generator = torch.Generator().manual_seed(0)
-
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
-            return model.denoise(x, t, read)
-
-        value = diffusion_loss(denoise, process, x_0, generator)
-        bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
+        figures = {"validation_loss": 0.0, "validation_bits_per_dimension": 0.0}
+        parts = (caption_ids(text_config, text, captions), pictures)
+        size = max(1, _LATENTS_AT_ONCE // config.model.grid**2)
+        for ids, x_0 in zip(*(torch.split(part, size) for part in parts), strict=True):
+            denoise = functools.partial(model.denoise, caption=model.caption(ids.to(x_0.device)))
+            share = len(x_0) / len(pictures)
+            figures["validation_loss"] += diffusion_loss(denoise, process, x_0, generator).item() * share
+            bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
+            figures["validation_bits_per_dimension"] += bits.item() * share
         bundle = Bundle(text=text, tokenizer=tokenizer, diffusion=model)
         drawn = bundle.generate(captions[:12], options=DiffusionOptions())
-        grid([*drawn, *tokenizer.decode_latents(x_0[:12])], captions[:12] * 2, columns=12).save(file)
-        return {"validation_loss": value.item(), "validation_bits_per_dimension": bits.item()}
+        grid([*drawn, *tokenizer.decode_latents(pictures[:12])], captions[:12] * 2, columns=12).save(file)
+        return figures
 
     def export(model: DiffusionModel, folder: Path) -> None:
         model.load_state_dict(exported(model))
         model.to(torch.bfloat16).save_pretrained(folder)
 
     complete = train(
-        accelerator, config, model, count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate,
-        export=export, tokens=config.model.grid**2,
+        accelerator, run, model, data={"train": latents.info.origin, "validation": unseen.info.origin},
+        count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate, export=export,
+        tokens=config.model.grid**2,
     )  # fmt: skip
     if complete and accelerator.is_main_process:
         made, out = Path(config.out) / "model", Path(config.out) / "bundle"

@@ -19,6 +19,8 @@ class TokenTrainingConfig(TrainingConfig):
     """Image tokenizer: the `model` folder of its run."""
     text: str
     """Text tokenizer."""
+    strict: bool = False
+    """Stop at an unreadable picture; otherwise it is skipped and listed."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
     token_dropout: float = 0.0
@@ -26,7 +28,8 @@ class TokenTrainingConfig(TrainingConfig):
     0 and this. Where pictures are few, a model that reads all tokens so far knows after a few of them which picture it
     is, and has no need of the caption."""
     init: Path | None = None
-    """Token model to start from, the `model` folder of another run; by default random weights."""
+    """Token model to start from, the `model` folder of another run; by default random weights. It must have the
+    same shape and speak the same ids."""
     model: TokenModelConfig = field(default_factory=TokenModelConfig)
     """Shape of the model."""
 

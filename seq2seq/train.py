@@ -14,16 +14,22 @@ from data.grid import grid
 from sampling.bundle import BundleOptions, assemble
 from sampling.options import SamplingOptions
 from sampling.pipeline import Bundle
-from seq2seq.codes import code_folder
+from seq2seq.codes import code_folder, encode_once
 from seq2seq.loss import partly_hidden, token_loss
-from seq2seq.model import TokenModel
+from seq2seq.model import TokenModel, TokenModelConfig
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import CaptionCut, TextTokenizer, trimmed
 from training.cli import command
+from training.config import to_dict
+from training.errors import BadInput
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported
+from training.run import RunFolder
 from training.turns import Turns
+
+_TOKENS_AT_ONCE = 2**14
+"""Of how many image tokens evaluation makes one pass: all of its pictures where they have 64."""
 
 
 def main(config: TokenTrainingConfig) -> None:
@@ -31,10 +37,13 @@ def main(config: TokenTrainingConfig) -> None:
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
-    with accelerator.main_process_first():
-        folder = code_folder(config, tokenizer)
+    run, folder = RunFolder(config), code_folder(config)
+    if accelerator.is_main_process and folder != Path(config.data):
+        encode_once(config, run, tokenizer)
+    accelerator.wait_for_everyone()
     codes, unseen = (CodeStore(folder / split) for split in ("train", "validation"))
-    codes.require_tokenizer(tokenizer.codes_id)
+    for store in (codes, unseen):
+        store.require_tokenizer(tokenizer.codes_id)
     config.model = dataclasses.replace(
         config.model, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
         codebook_size=codes.info.codebook_size, grid=codes.info.columns, codes_id=codes.info.codes_id,
@@ -42,7 +51,7 @@ def main(config: TokenTrainingConfig) -> None:
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
     model = TokenModel(config.model)
     if config.init:
-        model.load_state_dict(TokenModel.from_pretrained(config.init, dtype=torch.float32).state_dict())
+        model.load_state_dict(_weights(config.init, config.model))
 
     turns = Turns(codes.groups)
 
@@ -69,26 +78,43 @@ def main(config: TokenTrainingConfig) -> None:
         pictures = [unseen[i] for i in range(min(256, len(unseen)))]
         captions = [picture.captions[0] for picture in pictures]
         codes = torch.stack([picture.codes[0] for picture in pictures]).to(accelerator.device)
-        read, tokens = text.encode(captions).to(codes.device), codes.flatten(1)
-        value, scalars = token_loss(model(read, tokens), tokens, config.model.eos)
+        figures = {"validation_loss": 0.0, "validation_accuracy": 0.0}
+        parts = (text.encode(captions), codes.flatten(1))
+        size = max(1, _TOKENS_AT_ONCE // config.model.length)
+        for read, tokens in zip(*(torch.split(part, size) for part in parts), strict=True):
+            value, scalars = token_loss(model(read.to(tokens.device), tokens), tokens, config.model.eos)
+            share = len(tokens) / len(pictures)
+            figures["validation_loss"] += value.item() * share
+            figures["validation_accuracy"] += scalars["accuracy"].item() * share
         bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=model)
         drawn = bundle.generate(captions[:12], options=SamplingOptions())
         grid([*drawn, *tokenizer.decode(codes[:12])], captions[:12] * 2, columns=12).save(file)
-        return {"validation_loss": value.item(), "validation_accuracy": scalars["accuracy"].item()}
+        return figures
 
     def export(model: TokenModel, folder: Path) -> None:
         model.load_state_dict(exported(model))
         model.to(torch.bfloat16).save_pretrained(folder)
 
     complete = train(
-        accelerator, config, model, count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate,
-        export=export, tokens=config.model.length,
+        accelerator, run, model, data={"train": codes.info.origin, "validation": unseen.info.origin},
+        count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate, export=export,
+        tokens=config.model.length,
     )  # fmt: skip
     if complete and accelerator.is_main_process:
         made, out = Path(config.out) / "model", Path(config.out) / "bundle"
         parts = BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), autoregressive=made, out=out)
         assemble(parts)
         print(f'ready to draw: python -m sampling.generate --model {out} --prompt "..."')
+
+
+def _weights(init: Path, config: TokenModelConfig) -> dict[str, Tensor]:
+    """Those of another model. Raises `BadInput` when it has another shape or speaks other ids."""
+    model = TokenModel.from_pretrained(init, dtype=torch.float32)
+    theirs, ours = to_dict(dataclasses.replace(model.config, dropout=config.dropout)), to_dict(config)
+    wrong = [f"{name}: {theirs[name]!r} there, {value!r} here" for name, value in ours.items() if theirs[name] != value]
+    if wrong:
+        raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
+    return model.state_dict()
 
 
 if __name__ == "__main__":

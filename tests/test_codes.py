@@ -167,13 +167,22 @@ def test_a_folder_of_other_codes(folder: Path) -> None:
     assert "damaged code store" in refusal(folder)
 
 
+def image_tokenizer() -> ImageTokenizer:
+    torch.manual_seed(0)
+    return ImageTokenizer(IMAGES)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: None, f"made by image tokenizer {INFO.codes_id}, but this one is"),
+        (lambda folder: None, f"codes/train: the codes were made by image tokenizer {INFO.codes_id}, but this one is"),
+        (
+            edited(codes_id=image_tokenizer().codes_id),
+            f"codes/validation: the codes were made by image tokenizer {INFO.codes_id}, but",
+        ),
         (cut("*.arrow", 0.5), "damaged"),
     ],
-    ids=["another tokenizer's", "damaged"],
+    ids=["another tokenizer's", "another's for validation", "damaged"],
 )
 def test_the_trainer_refuses_a_store_in_one_line(
     damage: Callable[[Path], None],
@@ -183,7 +192,7 @@ def test_the_trainer_refuses_a_store_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
-    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "tokenizer")
+    image_tokenizer().save_pretrained(tmp_path / "tokenizer")
     text_tokenizer().save_pretrained(tmp_path / "text")
     for split in ("train", "validation"):
         write_codes(tmp_path / "codes" / split, INFO, pictures())

@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor
 
 import diffusion.train as trainer
 from data.source import open_source
+from diffusion import latents
 from diffusion.latents import LatentStore
 from diffusion.options import DiffusionTrainingConfig
 from sampling import load
@@ -119,6 +122,74 @@ def test_latents_are_those_of_the_pictures_and_pictures_are_drawn_on_the_way(
     assert LatentStore(tmp_path / "run/latents/train").latents(19, 1).shape == (4, 4, 4)
     assert (tmp_path / "run/samples/step-00000006.png").is_file()
     assert {"validation_loss", "validation_bits_per_dimension"} <= log(tmp_path / "run")[-1].keys()
+
+
+def test_no_other_latents_take_the_place_of_those_learnt_from(tmp_path: Path, parts: list[str]) -> None:
+    """A run given again with another seed had its latents made anew before it was refused."""
+    out = tmp_path / "run"
+    fit(out, parts)
+    store = LatentStore(out / "latents/train")
+    recorded = json.loads((out / "data.json").read_text())
+    assert recorded["train"] == store.info.origin == {
+        "codes_id": store.info.codes_id, "fingerprint": store.info.fingerprint, "views": 2, "seed": 0,
+    }  # fmt: skip
+    written = (out / "latents/train/latents.npy").stat().st_mtime_ns
+    with pytest.raises(BadInput, match=r"holds a run on other data \(train.seed: 0 there, 1 here"):
+        fit(out, parts, "--seed", "1")
+    assert (out / "latents/train/latents.npy").stat().st_mtime_ns == written
+
+    run = trainer.RunFolder(parse(DiffusionTrainingConfig, [*parts, "--out", str(tmp_path / "b"), "--steps", "1"]))
+    run.lock()
+    with pytest.raises(BadInput, match="another trainer is running"):
+        fit(tmp_path / "b", parts)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == [".lock"]
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latents were written through a memory map, which kills the process with SIGBUS where the disk is full."""
+
+    def limited(*arguments: Any) -> Iterator[Tensor]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        yield torch.zeros(20, 1, 4, 4, 4)
+
+    pictures = open_source(photos, size=16, split="train", cache=tmp_path / "cache")
+    tokenizer = ImageTokenizer(IMAGES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    monkeypatch.setattr(latents, "encoded", limited)
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            latents.write_latents(tmp_path / "latents", tokenizer, pictures, 1, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert error.value.filename == str(tmp_path / "latents")
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_evaluation_in_parts_is_over_all_pictures(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 pictures at once took more memory than training where a picture has many latents."""
+    real, sizes = trainer.diffusion_loss, []
+
+    def loss(denoise: Any, process: Any, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if generator is None:  # in training
+            return real(denoise, process, x_0)
+        sizes.append(len(x_0))
+        assert denoise(x_0, torch.ones(len(x_0))).shape == x_0.shape
+        return x_0.mean()
+
+    monkeypatch.setattr(trainer, "diffusion_loss", loss)
+    monkeypatch.setattr(trainer, "bits_per_dimension", lambda denoise, process, x_0, *rest, **more: x_0[:, 0, 0, 0])
+    monkeypatch.setattr(trainer, "_LATENTS_AT_ONCE", 3 * 16)
+    fit(tmp_path / "run", parts, "--steps", "1", "--sample_every", "1")
+    store = LatentStore(tmp_path / "run/latents/validation")
+    x_0 = torch.stack([store.latents(i) for i in range(4)])
+    assert sizes == [3, 1]
+    figures = log(tmp_path / "run")[-1]
+    assert figures["validation_loss"] == pytest.approx(x_0.mean().item(), rel=1e-4)
+    assert figures["validation_bits_per_dimension"] == pytest.approx(x_0[:, 0, 0, 0].mean().item(), rel=1e-4)
 
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from training.files import write_tensors
 from training.loop import Batch, _optimizer, accelerator_for, train
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
+from training.run import RunFolder
 
 COUNT = 10
 INPUTS = torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(0))
@@ -105,8 +106,8 @@ def fit(
 
     try:
         return train(
-            accelerator, resolved, model, count=COUNT, make_batch=make_batch, loss=loss, evaluate=evaluate,
-            export=export, tokens=3,
+            accelerator, RunFolder(resolved), model, data={"numbers": 1}, count=COUNT, make_batch=make_batch,
+            loss=loss, evaluate=evaluate, export=export, tokens=3,
         )  # fmt: skip
     finally:
         gc.collect()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,9 +38,12 @@ def config(out: Path, **options: object) -> Config:
     return Config(**{"data": "d", "out": str(out), "steps": 9, **options})
 
 
-def opened(out: Path, **options: object) -> RunFolder:
+DATA = {"train": {"fingerprint": "f00d", "views": 4}, "validation": {"fingerprint": "beef", "views": 1}}
+
+
+def opened(out: Path, data: dict[str, Any] = DATA, **options: object) -> RunFolder:
     run = RunFolder(config(out, **options))
-    run.open()
+    run.open(data)
     return run
 
 
@@ -129,6 +133,25 @@ def test_an_option_that_is_newer_than_the_run_is_at_its_default(tmp_path: Path) 
     assert json.loads(file.read_text())["accumulation"] == 1
 
 
+def test_other_data_are_refused_by_name_where_they_were_learnt_from(tmp_path: Path) -> None:
+    other = {**DATA, "train": {"fingerprint": "cafe", "views": 4}}
+    opened(tmp_path)
+    opened(tmp_path, other)  # nothing was learnt yet
+    opened(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)
+    opened(tmp_path)
+    assert "holds a run on other data (train.fingerprint: 'f00d' there, 'cafe' here)" in refusal(tmp_path, data=other)
+    assert json.loads((tmp_path / "data.json").read_text()) == DATA
+
+
+def test_a_run_without_a_record_of_its_data_gets_it(tmp_path: Path) -> None:
+    opened(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)
+    (tmp_path / "data.json").unlink()
+    opened(tmp_path)
+    assert json.loads((tmp_path / "data.json").read_text()) == DATA
+
+
 def test_a_damaged_config_is_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "config.json", "{")
     assert "config.json: not valid JSON" in refusal(tmp_path)
@@ -144,8 +167,12 @@ def test_what_a_killed_trainer_left_is_removed(tmp_path: Path) -> None:
     write_text(tmp_path / "checkpoints" / ".step-00000010.1.tmp" / "model.safetensors", "half")
     write_text(tmp_path / "checkpoints" / "step-00000005" / "state.json", "whole")
     write_text(tmp_path / ".model.1.tmp" / "config.json", "half")
+    write_text(tmp_path / "latents" / ".train.1.tmp" / "latents.npy", "half")
     opened(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoints", "config.json", "command.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock", "checkpoints", "config.json", "data.json", "command.txt", "latents",
+    }  # fmt: skip
+    assert not list((tmp_path / "latents").iterdir())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
 
 

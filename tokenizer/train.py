@@ -17,6 +17,7 @@ from tokenizer.options import TokenizerTrainingConfig
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported
+from training.run import RunFolder
 
 
 def main(config: TokenizerTrainingConfig) -> None:
@@ -54,9 +55,10 @@ def main(config: TokenizerTrainingConfig) -> None:
         model.calibrate([pictures[i][None].to(accelerator.device) for i in some])
         model.to(torch.bfloat16).save_pretrained(folder)
 
+    data = {"train": pictures.fingerprint, "validation": unseen.fingerprint}
     train(
-        accelerator, config, model, count=len(pictures), make_batch=make_batch, loss=loss, evaluate=evaluate,
-        export=export, tokens=config.model.grid**2,
+        accelerator, RunFolder(config), model, data=data, count=len(pictures), make_batch=make_batch,
+        loss=loss, evaluate=evaluate, export=export, tokens=config.model.grid**2,
     )  # fmt: skip
 
 

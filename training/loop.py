@@ -64,9 +64,10 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
 
 def train(
     accelerator: Accelerator,
-    config: TrainingConfig,
+    run: RunFolder,
     model: nn.Module,
     *,
+    data: dict[str, Any],
     count: int,
     make_batch: MakeBatch,
     loss: Loss,
@@ -74,12 +75,13 @@ def train(
     export: Callable[[Any, Path], None],
     tokens: int,
 ) -> bool:
-    """Trains `model` for `config.steps` steps, resuming whatever `config.out` holds.
+    """Trains `model` for `run.config.steps` steps, resuming whatever the folder of `run` holds.
 
     Everything random in a step is a function of (seed, step, process), so a resumed run repeats a straight one.
     Ctrl-C and SIGTERM save a checkpoint after the running step, then raise `KeyboardInterrupt`.
 
     Args:
+        data: what tells the examples from others; only a run on the same is resumed.
         count: number of training examples.
         make_batch: (indices, generator) -> tensors of one forward pass; the generator is its only randomness.
         loss: (model, batch) -> scalar to minimise, and scalars to log.
@@ -90,13 +92,13 @@ def train(
     Returns:
         Whether the run is complete: False after a dry run.
     """
-    run = RunFolder(config)
+    config = run.config
     if config.dry_run:
         _describe(config, model, make_batch, count)
         return False
     main = accelerator.is_main_process
     if main:
-        run.open()
+        run.open(data)
     average = ema.averaged_copy(model).to(accelerator.device)
     model, optimizer = accelerator.prepare(model, _optimizer(model, config.optimizer))
     start = checkpoint.restore(run.checkpoints, model, average, optimizer)

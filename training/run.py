@@ -24,45 +24,66 @@ _MAY_CHANGE = {
 
 
 class RunFolder:
-    """`out/` with `config.json`, `command.txt`, `log.jsonl`, `checkpoints/`, `samples/` and at the end `model/`."""
+    """`out/` with `config.json`, `data.json`, `command.txt`, `log.jsonl`, `checkpoints/`, `samples/`, then `model/`."""
 
     def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
         self.path = Path(config.out)
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.model = self.path / "model"
         self.log_file = self.path / "log.jsonl"
         self.command = shlex.join(["accelerate", "launch", *sys.argv])
-        self._config = config
+        self._data_file = self.path / "data.json"
+        self._lock = FileLock(self.path / ".lock")
 
-    def open(self) -> None:
-        """Creates or re-opens the folder and locks it until this process ends, however it ends.
+    def lock(self) -> None:
+        """Creates or re-opens the folder and locks it until this process ends, however it ends; may be called again.
 
-        Raises `BadInput` when another trainer lives in it, or when it holds a run of another config or of more steps.
+        Raises `BadInput` when another trainer lives in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise BadInput(
                 f"{self.path}: another trainer is running in this folder; stop it or choose another --out"
             ) from None
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, *filter(Path.is_dir, self.path.iterdir())):
             remove_leftovers(folder)
+
+    def require_data(self, data: dict[str, Any]) -> None:
+        """Raises `BadInput` when there are checkpoints of a training on other data; `data` is what tells them apart."""
+        if self._data_file.exists() and last_step(self.checkpoints):
+            changed = sorted(_differences(read_json(self._data_file), data, {}))
+            if changed:
+                raise BadInput(
+                    f"{self.path}: holds a run on other data ({', '.join(changed)}); "
+                    "give it the data that it began with, or choose another --out"
+                )
+
+    def open(self, data: dict[str, Any]) -> None:
+        """Locks the folder and writes down what the run is: its config, its data, its command.
+
+        Raises `BadInput` when another trainer lives in it, or when it holds a run of another config, on other data or
+        of more steps. A run that began before data were written down has its data written down now.
+        """
+        self.lock()
         file = self.path / "config.json"
-        mine = json.loads(json.dumps(to_dict(self._config)))
+        mine = json.loads(json.dumps(to_dict(self.config)))
         if file.exists():
-            changed = sorted(_differences(read_json(file), mine, _defaults(self._config)))
+            changed = sorted(_differences(read_json(file), mine, _defaults(self.config)))
             if changed:
                 raise BadInput(
                     f"{self.path}: holds a run with another config ({', '.join(changed)}); "
                     "give the command that began it to resume, or choose another --out"
                 )
         step = last_step(self.checkpoints)
-        if step > self._config.steps:
+        if step > self.config.steps:
             raise BadInput(f"{self.path}: is at step {step} already; give --steps {step} or more, or another --out")
+        self.require_data(data)
         write_json(file, mine)
+        write_json(self._data_file, data)
         write_text(self.path / "command.txt", self.command + "\n")
 
     def rewind_log(self, step: int) -> None:

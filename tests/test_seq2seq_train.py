@@ -1,0 +1,154 @@
+"""The token model's trainer: whose codes it learns from, and what it starts from."""
+
+import gc
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from tiny_models import text_tokenizer
+from torch import nn
+
+import seq2seq.train as trainer
+from data.codes import CodeStore
+from seq2seq.model import TokenModel
+from seq2seq.options import TokenTrainingConfig
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from training.config import parse
+from training.errors import BadInput
+
+IMAGES = ImageTokenizerConfig(
+    image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
+    codebook_size=20, codebook_dim=4,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def parts(tmp_path: Path, photos: Path) -> list[str]:
+    """The flags that name an image tokenizer, a text tokenizer and pictures of one's own."""
+    torch.manual_seed(0)
+    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "tokenizer")
+    text_tokenizer().save_pretrained(tmp_path / "text")
+    shutil.copytree(photos, tmp_path / "photos")
+    return [
+        "--tokenizer", str(tmp_path / "tokenizer"), "--text", str(tmp_path / "text"),
+        "--data", str(tmp_path / "photos"), "--cache", str(tmp_path / "cache"),
+    ]  # fmt: skip
+
+
+def fit(out: Path, parts: list[str], *flags: str) -> None:
+    """Two steps of a model of a few thousand weights."""
+    short = [
+        "--steps", "2", "--checkpoint_every", "2", "--log_every", "1", "--sample_every", "0", "--batch_size", "4",
+        "--model.width", "32", "--model.mlp_width", "64", "--model.heads", "2", "--model.encoder_depth", "1",
+        "--model.decoder_depth", "1", "--precision", "no",
+    ]  # fmt: skip
+    try:
+        trainer.main(parse(TokenTrainingConfig, [*short, *parts, "--out", str(out), *flags]))
+    finally:
+        gc.collect()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_pictures_are_encoded_once_and_no_other_take_their_place(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run resumed on changed pictures went on with the codes of the old ones, or of another tokenizer."""
+    out = tmp_path / "run"
+    fit(out, parts)
+    train, unseen = (CodeStore(out / "codes" / split) for split in ("train", "validation"))
+    assert (len(train), len(unseen)) == (20, 4)
+    assert json.loads((out / "data.json").read_text()) == {
+        "train": train.info.origin, "validation": unseen.info.origin,
+    }  # fmt: skip
+    written = (out / "codes/train/store.json").stat().st_mtime_ns
+    fit(out, parts, "--steps", "3")
+    assert (out / "codes/train/store.json").stat().st_mtime_ns == written
+
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "photos" / "1.png")
+    with pytest.raises(BadInput, match=r"run: holds a run on other data \(train.fingerprint: '"):
+        fit(out, parts, "--steps", "3")
+    assert (out / "codes/train/store.json").stat().st_mtime_ns == written
+    shutil.rmtree(out / "checkpoints")  # nothing was learnt from them
+    fit(out, parts)
+    assert CodeStore(out / "codes/train").info.fingerprint != train.info.fingerprint
+
+
+def test_a_run_in_use_keeps_its_codes(tmp_path: Path, parts: list[str]) -> None:
+    run = trainer.RunFolder(parse(TokenTrainingConfig, [*parts, "--out", str(tmp_path / "run"), "--steps", "1"]))
+    run.lock()
+    with pytest.raises(BadInput, match="another trainer is running"):
+        fit(tmp_path / "run", parts)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_unreadable_pictures_are_fatal_when_strict(tmp_path: Path, parts: list[str]) -> None:
+    (tmp_path / "photos" / "1.png").write_text("not a picture")
+    with pytest.raises(BadInput, match=r"1 unusable picture: 1.png \(not a picture\)"):
+        fit(tmp_path / "run", parts, "--strict")
+    assert not (tmp_path / "run").exists()
+
+
+def begun_with(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> nn.Module:
+    """The model that training would begin with."""
+    seen: list[nn.Module] = []
+
+    def train(accelerator: Any, run: Any, model: nn.Module, **rest: Any) -> bool:
+        seen.append(model)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train", train)
+        fit(out, list(flags))
+    return seen[0]
+
+
+def test_a_run_begins_with_the_weights_it_is_given(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path / "first", parts)
+    init = tmp_path / "first" / "model"
+    given = TokenModel.from_pretrained(init, dtype=torch.float32).state_dict()
+    begun = begun_with(
+        monkeypatch, tmp_path / "second", *parts, "--init", str(init), "--seed", "1", "--model.dropout", "0.3"
+    )
+    assert begun.config.dropout == 0.3
+    assert all(torch.equal(tensor, given[name]) for name, tensor in begun.state_dict().items())
+
+    with pytest.raises(BadInput, match=r"model: not a model to start from \(mlp_width: 64 there, 96 here\)") as error:
+        fit(tmp_path / "fourth", parts, "--init", str(init), "--model.mlp_width", "96")
+    assert "\n" not in str(error.value)
+    config = json.loads((init / "config.json").read_text())
+    (init / "config.json").write_text(json.dumps({**config, "text_id": "other", "codes_id": "another"}))
+    with pytest.raises(BadInput, match=r"\(codes_id: 'another' there, '\w+' here, text_id: 'other' there, "):
+        fit(tmp_path / "fifth", parts, "--init", str(init))
+
+
+def test_evaluation_in_parts_finds_what_it_finds_at_once(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 pictures at once took more memory than training where a picture has many codes."""
+    for name, tokens in (("whole", 2**14), ("parts", 3 * 16)):
+        monkeypatch.setattr(trainer, "_TOKENS_AT_ONCE", tokens)
+        fit(tmp_path / name, parts, "--sample_every", "2")
+    whole, parted = (
+        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "parts")
+    )
+    assert parted["validation_loss"] == pytest.approx(whole["validation_loss"], rel=1e-5)
+    assert parted["validation_accuracy"] == pytest.approx(whole["validation_accuracy"])
