@@ -6,10 +6,13 @@ are float tensors (N, D); `made` are those of the pictures judged, `real` those 
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -17,7 +20,7 @@ from torchmetrics.image.kid import poly_kernel
 
 from training.errors import BadInput
 
-VERSION = 4
+VERSION = 5
 """Of all definitions in this file; raise it when any figure would change."""
 
 ENOUGH_FOR_FRECHET = 5000
@@ -62,16 +65,20 @@ def lpips(made: Tensor, images: Tensor) -> Tensor:
 
     Needs torchvision and its weights, which are not installed by default; raises `BadInput` without them.
     """
+    with torch.no_grad():
+        return _squeeze()(made / 127.5 - 1, images / 127.5 - 1).flatten()
+
+
+@cache
+def _squeeze() -> Any:
     try:
         from torchmetrics.functional.image.lpips import _NoTrainLpips
 
-        network = _NoTrainLpips(net="squeeze")
+        return _NoTrainLpips(net="squeeze")
     except (ImportError, ModuleNotFoundError, OSError) as error:
         raise BadInput(
             f"LPIPS needs torchvision and its SqueezeNet weights, on disk or downloadable ({error})"
         ) from None
-    with torch.no_grad():
-        return network(made / 127.5 - 1, images / 127.5 - 1).flatten()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,11 +111,18 @@ def mean(
 
     Pictures of one prompt are alike, and four of each are no four times as many prompts: those that are `together`,
     (B,), are drawn together. Whatever order the pictures come in, the interval is the same: what is drawn from is
-    sorted.
+    sorted. Of one prompt alone there is none. Where bool values are all alike, all draws are too, and the interval is
+    Wilson's of as many trials as there are prompts.
     """
     array = values.double().numpy()
     _, of = np.unique(together or np.arange(len(array)), return_inverse=True)
     counts, sums = np.bincount(of), np.bincount(of, weights=array)
+    if len(counts) == 1:
+        return Metric(value=float(array.mean()), higher_is_better=higher_is_better)
+    if values.dtype == torch.bool and values.all() == values.any():
+        trials = binomtest(len(counts) if values.all() else 0, len(counts)).proportion_ci(method="wilson")
+        return Metric(value=float(array.mean()), low=float(trials.low), high=float(trials.high),
+                      higher_is_better=higher_is_better)  # fmt: skip
     order = np.lexsort((counts, sums))
     draws = order[np.random.default_rng(0).integers(len(order), size=(resamples, len(order)))]
     drawn = sums[draws].sum(1) / counts[draws].sum(1)
@@ -183,34 +197,44 @@ def kernel_distance(
     """KID: unbiased squared maximum mean discrepancy, kernel (x.y / D + 1)^3 (arXiv 1801.01401, equation 4).
 
     Over all pairs rather than random subsets, so that nothing depends on a draw; two samples of one distribution score
-    about 0 and can fall below. With `paired`, `made[i]` was made of or for `real[i]` and is not compared with it
-    (Gretton et al. 2012, lemma 6, equation 4): else what is like its own original would look nearer than the same
-    distribution, below 0. A set paired with itself gives exactly 0.
+    about 0 and can fall below. With `paired`, as many made pictures in a row were made of or for each real one, and
+    none of a prompt is compared with any of it, made or real (Gretton et al. 2012, lemma 6, equation 4): else what is
+    like its own original would look nearer than the same distribution, below 0. A set paired with itself gives 0.
     """
     _require_two(made, real)
-    if paired and len(made) != len(real):
-        raise ValueError(f"{len(made)} and {len(real)} pictures are no pairs")
-    x, y = made.double(), real.double()
-    kernels = poly_kernel(x, x), poly_kernel(y, y), poly_kernel(x, y)
-    ones = torch.ones(1, len(x), dtype=torch.double), torch.ones(1, len(y), dtype=torch.double)
-    value = float(_discrepancy(*kernels, *ones, paired))
-    rng = np.random.default_rng(0)
-    w_x = _weights(len(x), resamples, rng, together)
-    drawn = _discrepancy(*kernels, w_x, w_x if paired else _weights(len(y), resamples, rng), paired)
-    return _with_interval(value, drawn.numpy(), higher_is_better=False)
-
-
-def _discrepancy(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor, w_x: Tensor, w_y: Tensor, paired: bool) -> Tensor:
-    """Squared discrepancy for each row of weights, (R, N) and (R, M) -> (R,); no picture is compared with itself."""
-
-    def within(k: Tensor, w: Tensor) -> Tensor:
-        pairs = w.sum(1).square() - w.square().sum(1)
-        return (((w @ k) * w).sum(1) - w.square() @ k.diagonal()) / pairs
-
+    each, left = divmod(len(made), len(real))
+    if paired and (left or not each):
+        raise ValueError(f"{len(made)} made pictures are not equally many for each of {len(real)} real ones")
+    of_x, of_y = torch.arange(len(made)), len(made) + torch.arange(len(real))
+    asked: Sequence[str] | Sequence[int] | None = together
     if paired:
-        return within(k_xx, w_x) + within(k_yy, w_y) - 2 * within(k_xy, w_x)
-    across = ((w_x @ k_xy) * w_y).sum(1) / (w_x.sum(1) * w_y.sum(1))
-    return within(k_xx, w_x) + within(k_yy, w_y) - 2 * across
+        asked = together or [i // each for i in range(len(made))]
+        of_x = torch.from_numpy(np.unique(np.array(asked), return_inverse=True)[1])
+        of_y = of_x[::each]
+        if not of_x.any():  # all of the first
+            raise BadInput("a distance between pairs needs two prompts")
+    rng = np.random.default_rng(0)
+    w_x = torch.cat([torch.ones(1, len(made)).double(), _weights(len(made), resamples, rng, asked)])
+    drawn_y = w_x[1:, ::each] if paired else _weights(len(real), resamples, rng)
+    w_y = torch.cat([torch.ones(1, len(real)).double(), drawn_y])
+    within = _mean_kernel(made, made, w_x, w_x, of_x, of_x) + _mean_kernel(real, real, w_y, w_y, of_y, of_y)
+    value, *drawn = (within - 2 * _mean_kernel(made, real, w_x, w_y, of_x, of_y)).tolist()
+    return _with_interval(value, np.array(drawn), higher_is_better=False)
+
+
+def _mean_kernel(x: Tensor, y: Tensor, w_x: Tensor, w_y: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
+    """Mean kernel over all pairs that are not of the same, for each row of weights: (R, N) and (R, M) -> (R,).
+
+    Some rows of the kernel at a time: whole, that of 30,000 pictures is 7 GB.
+    """
+    y = y.double()
+    total, pairs = torch.zeros(len(w_x)).double(), w_x.sum(1) * w_y.sum(1)
+    for rows in torch.split(torch.arange(len(x)), 1024):
+        same = of_x[rows, None] == of_y
+        kernel = poly_kernel(x[rows].double(), y).masked_fill(same, 0.0)
+        total += ((w_x[:, rows] @ kernel) * w_y).sum(1)
+        pairs -= w_x[:, rows].square() @ same.sum(1).double()  # pictures of the same have the same weight
+    return total / pairs
 
 
 def inception_score(probabilities: Tensor, *, together: Sequence[str] | None = None, resamples: int = 200) -> Metric:
@@ -252,13 +276,13 @@ def density_coverage(
     covered = torch.cat([
         (distances <= radii[rows, None]).any(1) for rows, distances in _numbered(_distances(real, made))
     ])  # fmt: skip
-    return mean(counts.double() / k, together=together), mean(covered.double())
+    return mean(counts.double() / k, together=together), mean(covered)
 
 
 def _within_any(queries: Tensor, manifold: Tensor, k: int) -> Tensor:
-    """1 where a query is nearer to some point of the manifold than that point's k-th neighbour: (N,)."""
+    """True where a query is nearer to some point of the manifold than that point's k-th neighbour: (N,)."""
     radii = _radii(manifold, k)
-    return torch.cat([(distances <= radii).any(1) for distances in _distances(queries, manifold)]).double()
+    return torch.cat([(distances <= radii).any(1) for distances in _distances(queries, manifold)])
 
 
 def _radii(features: Tensor, k: int) -> Tensor:
@@ -369,8 +393,10 @@ def linear_probe(features: Tensor, labels: Sequence[str]) -> Callable[[Tensor], 
 
 
 def _with_interval(value: float, drawn: NDArray[np.float64], higher_is_better: bool) -> Metric:
-    # a sample of few pictures can be one picture drawn every time, which has no distance
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    drawn = drawn[np.isfinite(drawn)]  # a sample of few pictures can be one drawn every time, which has no distance
+    if not len(drawn):
+        return Metric(value=value, higher_is_better=higher_is_better)
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return Metric(value=value, low=float(low), high=float(high), higher_is_better=higher_is_better)
 
 
@@ -378,7 +404,9 @@ def _resampled(features: Tensor, rng: np.random.Generator, together: Sequence[st
     return features.repeat_interleave(_weights(len(features), 1, rng, together)[0].long(), dim=0)
 
 
-def _weights(count: int, resamples: int, rng: np.random.Generator, together: Sequence[str] | None = None) -> Tensor:
+def _weights(
+    count: int, resamples: int, rng: np.random.Generator, together: Sequence[str] | Sequence[int] | None = None
+) -> Tensor:
     """How often each of `count` pictures is in each bootstrap sample, (R, count)."""
     _, of = np.unique(together or np.arange(count), return_inverse=True)
     groups = int(of.max()) + 1

@@ -76,13 +76,13 @@ def main(options: ReconstructOptions) -> None:
     images = torch.stack([pictures[i] for i in range(len(pictures))])
     codes, encode_speed = _mapped(model.encode, images, options, "encoding")
     made, decode_speed = _mapped(model.decode, codes, options, "decoding")
-    quality = psnr(made, images)
+    quality = _each(psnr, made, images, options)
     networks = [Lite(variant, options.device) for variant in (0, 1)] if options.distances else []
     metrics = {
         "psnr": mean(quality),
-        "ssim": mean(ssim(made, images)),
+        "ssim": mean(_each(ssim, made, images, options)),
         **_distances(networks, made, images, options),
-        **({"lpips": mean(lpips(made, images), higher_is_better=False)} if options.lpips else {}),
+        **({"lpips": mean(_each(lpips, made, images, options), higher_is_better=False)} if options.lpips else {}),
         "codebook_usage": Metric(value=usage(codes, config.codebook_size)),
         "codebook_perplexity": Metric(value=perplexity(codes, config.codebook_size)),
         "bits_per_pixel": Metric(value=log2(config.codebook_size) / config.patch_size**2, higher_is_better=False),
@@ -124,6 +124,14 @@ def _mapped(
     parts = tqdm(torch.split(inputs, options.batch_size), desc=label, unit="batch")
     outputs = torch.cat([function(part.to(options.device)).cpu() for part in parts])
     return outputs, len(inputs) / (time.perf_counter() - begin)
+
+
+def _each(
+    metric: Callable[[Tensor, Tensor], Tensor], made: Tensor, images: Tensor, options: ReconstructOptions
+) -> Tensor:
+    """A metric of each picture beside its original, (N,), a batch at a time."""
+    pairs = zip(*(torch.split(both, options.batch_size) for both in (made, images)), strict=True)
+    return torch.cat([metric(*pair) for pair in pairs])
 
 
 def _distances(

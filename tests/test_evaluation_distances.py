@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
+from evaluation import metrics
 from evaluation.metrics import (
     Gallery,
     Metric,
@@ -105,6 +106,51 @@ def test_pictures_like_their_own_originals_are_not_taken_for_a_nearer_distributi
     assert kernel_distance(x, y, paired=True).value == pytest.approx(np.mean(terms), rel=1e-4)
 
 
+def test_several_pictures_for_each_original_are_paired_too() -> None:
+    """Written out: of prompts p and q, all pictures of p with all of q. Without pairing, copies fell below 0."""
+    y, noise = features(21, 8).double(), features(22, 24).double()
+    x = y.repeat_interleave(3, dim=0) + 0.3 * noise
+    asked = [str(i // 3 // 2) for i in range(24)]  # two originals have one caption
+    kernel = lambda a, b: (float(a @ b) / 12 + 1) ** 3  # noqa: E731
+
+    def apart(a: Tensor, b: Tensor, of_a: list[str], of_b: list[str]) -> float:
+        values = [kernel(v, w) for v, p in zip(a, of_a, strict=True) for w, q in zip(b, of_b, strict=True) if p != q]
+        return float(np.mean(values))
+
+    for together, of_x in ((None, [str(i // 3) for i in range(24)]), (asked, asked)):
+        of_y = of_x[::3]
+        expected = apart(x, x, of_x, of_x) + apart(y, y, of_y, of_y) - 2 * apart(x, y, of_x, of_y)
+        found = kernel_distance(x, y, paired=True, together=together)
+        assert found.value == pytest.approx(expected, rel=1e-6)
+        assert found.low is not None
+        assert found.low < found.value
+    copies = kernel_distance(y.repeat_interleave(3, dim=0), y, paired=True)
+    assert copies.value == pytest.approx(0, abs=1e-9)
+    assert kernel_distance(y.repeat_interleave(3, dim=0), y).value < -0.1
+    with pytest.raises(ValueError, match="not equally many for each"):
+        kernel_distance(x[:23], y, paired=True)
+    with pytest.raises(BadInput, match="a distance between pairs needs two prompts"):
+        kernel_distance(x[:6], y[:2], paired=True, together=["a"] * 6)
+
+
+def test_kernels_are_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 30,000 pictures do not fit into memory."""
+    seen = []
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(len(a))
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    monkeypatch.setattr(metrics, "poly_kernel", kernel)
+    x, y = features(23, 1500, 4).double(), features(24, 1100, 4, shift=0.2).double()
+    k_x, k_y = kernel(x, x), kernel(y, y)
+    within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (k_x, k_y)]
+    expected = float(sum(within) - 2 * kernel(x, y).mean())
+    seen.clear()
+    assert kernel_distance(x, y, resamples=3).value == pytest.approx(expected, rel=1e-6)
+    assert max(seen) == 1024
+
+
 def test_identical_sets_are_at_no_distance() -> None:
     x = features(9)
     assert frechet_distance(x, x.clone(), force=True, resamples=2).value == pytest.approx(0, abs=1e-9)
@@ -120,12 +166,12 @@ def test_growing_noise_grows_the_distance() -> None:
     sets = [x + level * noise for level in (0.0, 0.5, 1.0, 3.0)]
     frechet = [frechet_distance(made, x, force=True, resamples=2) for made in sets]
     kernel = [kernel_distance(made, x, paired=True) for made in sets]
-    for metrics in (frechet, kernel):
-        values = [metric.value for metric in metrics]
+    for found in (frechet, kernel):
+        values = [metric.value for metric in found]
         assert values == sorted(values)
         assert values[0] == pytest.approx(0, abs=1e-9)
         assert values[-1] > 1
-        assert not any(metric.higher_is_better for metric in metrics)
+        assert not any(metric.higher_is_better for metric in found)
     precise = [precision_recall(made, x)[0].value for made in sets]
     assert precise == sorted(precise, reverse=True)
     covered = [density_coverage(made, x)[1].value for made in sets]

@@ -84,3 +84,21 @@ def test_more_pictures_of_the_same_prompts_do_not_narrow_the_interval_as_more_pr
     uneven = ["first", *prompts[1:200], *["last"] * 100]
     shuffled = mean(values[order], together=[uneven[i] for i in order])
     assert shuffled.to_dict() == pytest.approx(mean(values, together=uneven).to_dict())
+
+
+def test_shares_of_all_or_nothing_are_not_certain() -> None:
+    """Ten of ten once had an interval of no width. Wilson 1927: 10 / (10 + 1.96^2) is its lower end."""
+    sure = mean(torch.ones(10, dtype=torch.bool)).to_dict()
+    assert sure == pytest.approx({"value": 1, "low": 10 / (10 + 1.959964**2), "high": 1, "higher_is_better": True})
+    never = mean(torch.zeros(40, dtype=torch.bool), together=[str(i // 4) for i in range(40)])
+    assert never.to_dict() == pytest.approx(
+        {"value": 0, "low": 0, "high": 1 - 10 / (10 + 1.959964**2), "higher_is_better": True}
+    )
+    mixed = torch.tensor([True, False] * 20)
+    assert mean(mixed) == mean(mixed.float())
+
+
+def test_pictures_of_one_prompt_alone_have_no_interval() -> None:
+    assert mean(torch.tensor([1.0, 3.0]), together=["a", "a"]).to_dict() == {
+        "value": 2.0, "low": None, "high": None, "higher_is_better": True
+    }  # fmt: skip

@@ -19,11 +19,15 @@ from training.cli import command
 def test_a_tokenizer_is_judged(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distances: str) -> None:
     monkeypatch.setattr(IMAGES, "image_size", 16)  # the smallest that a source is drawn at
     monkeypatch.setattr(reconstruct, "Lite", lambda variant, device: FakeNetwork(f"lite{variant}"))
+    batches, whole = [], reconstruct.psnr
+    monkeypatch.setattr(reconstruct, "psnr", lambda made, images: (batches.append(len(made)), whole(made, images))[1])
     ImageTokenizer(IMAGES).save_pretrained(tmp_path / "model")
     words = ["--model", str(tmp_path / "model"), "--data", str(photos), "--split", "validation", "--device", "cpu",
-             "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--distances", distances]  # fmt: skip
+             "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--distances", distances,
+             "--batch_size", "3"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["reconstruct", *words])
     command(reconstruct.main, reconstruct.ReconstructOptions)
+    assert batches == [3, 1]  # as many as fit into memory at a time
     report = read_result(tmp_path / "out" / "report.json")
     assert report["kind"] == "reconstruction"
     assert {"codes_id", "pixels_id", "source", "fingerprint", "count"} <= report.keys()
