@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from sampling.clip import Clip
@@ -117,10 +119,10 @@ class Inception:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         """Pictures (B, 3, H, W), uint8 -> 2048 features, 1008 classes."""
-        x = images.to(self._device)
-        pooled = self._network(x, return_features=True)
-        probabilities = self._network(x, no_output_bias=True)
-        return Features(pooled=pooled.float().cpu(), probabilities=probabilities.float().cpu())
+        pooled = self._network(images.to(self._device), return_features=True).float()
+        # as its own `no_output_bias` has it, which published scores are of, without a second pass
+        probabilities = F.linear(pooled, self._network.output.weight.float()).softmax(1)
+        return Features(pooled=pooled.cpu(), probabilities=probabilities.cpu())
 
 
 class ClipFeatures:
@@ -158,8 +160,11 @@ def cached(network: Network, pictures: Pictures, cache: Path, *, batch_size: int
     identity = f"{network.name} {network.hash} {RESIZER} {fingerprint(pictures)}"
     file = cache / "features" / f"{hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()}.safetensors"
     if file.is_file():
-        tensors = load_file(file)
-        return Features(pooled=tensors["pooled"], probabilities=tensors.get("probabilities"))
+        try:
+            tensors = load_file(file)
+            return Features(pooled=tensors["pooled"], probabilities=tensors.get("probabilities"))
+        except (SafetensorError, KeyError):  # damaged: computed again
+            pass
     features = extract(network, pictures, batch_size=batch_size, label=label)
     kept = {"pooled": features.pooled}
     if features.probabilities is not None:

@@ -18,7 +18,7 @@ from evaluation.controls import nearest_captions, reconstructed
 from evaluation.features import ClipFeatures, Inception, Lite, Network, Pictures
 from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
-from evaluation.pictures import Folder
+from evaluation.pictures import Folder, stacked
 from evaluation.result import scored
 from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -71,7 +71,12 @@ class RealSide:
 
 
 def open_networks(options: JudgeOptions) -> list[Network]:
-    """The networks asked for. Raises `BadInput` for weights that are not there."""
+    """The networks asked for. Raises `BadInput` for weights or a device that are not there."""
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"device '{options.device}' cannot be used here ({reason}); 'cpu' always can") from None
     networks: list[Network] = [Lite(int(name.removeprefix("lite")), options.device) for name in options.networks]
     if options.inception:
         networks.append(Inception(options.inception, options.device))
@@ -82,17 +87,22 @@ def open_networks(options: JudgeOptions) -> list[Network]:
     return networks
 
 
-def open_real(suite: Suite | None, size: int, options: JudgeOptions) -> RealSide:
-    """Reference, gallery and training pictures for a suite, at `size` pixels, before anything is drawn or scored."""
+def require_reference(suite: Suite | None, options: JudgeOptions) -> None:
+    """Raises `BadInput` where there is nothing to judge by, or another corpus than the suite's."""
     source = suite.source if suite else ""
-    if source and options.reference not in (None, source):
+    if suite and source and options.reference is not None and not _same(options.reference, source):
         raise BadInput(
-            f"suite {suite.name if suite else ''} is about pictures of {source!r}, "
+            f"suite {suite.name} is about pictures of {source!r}, "
             f"but the reference is of another corpus: {options.reference!r}"
         )
     if not source and not options.reference:
         raise BadInput("these prompts come with no real pictures: give --reference, such as --reference emoji")
-    if suite and source:
+
+
+def open_real(suite: Suite | None, size: int, options: JudgeOptions) -> RealSide:
+    """Reference, gallery and training pictures for a suite, at `size` pixels. Raises as `require_reference` does."""
+    require_reference(suite, options)
+    if suite and suite.source:
         return _suite_side(suite, size, options)
     return _reference_side(str(options.reference), size, options)
 
@@ -103,8 +113,7 @@ def with_controls(
     """Scores pictures, `repeats` of each prompt in turn, and the control rows; also returns the controls' pictures."""
     asked = [prompt for prompt in prompts for _ in range(repeats)]
     originals = list(side.originals)
-    one_each = bool(originals) and repeats == 1
-    made = side.judge.score(pictures, asked, paired=one_each, label="what is judged")
+    made = side.judge.score(pictures, asked, paired=bool(originals), label="what is judged")
     shown: dict[str, list[Tensor]] = {}
     shown["real"] = originals or [side.judge.given[i] for i in range(len(side.judge.given))]
     if tokenizer is not None:
@@ -117,9 +126,7 @@ def with_controls(
     for name, control in shown.items():
         its = prompts if originals or name == "nearest_caption" else ()
         paired = name == "reconstruction" or (bool(originals) and name == "nearest_caption")
-        rows[name] = side.judge.score(
-            control, its, real=name == "real", paired=paired, keep=True, label=name.replace("_", " ")
-        )
+        rows[name] = side.judge.score(control, its, real=name == "real", paired=paired, label=name.replace("_", " "))
     return made, rows, shown
 
 
@@ -142,6 +149,13 @@ def save_pictures(folder: Path, pictures: Pictures) -> None:
         temporary.mkdir()
         for i in range(len(pictures)):
             to_pil(pictures[i]).save(temporary / f"{i:05d}.png")
+
+
+def _same(reference: str, source: str) -> bool:
+    """Whether both name one source; `emoji` is no folder."""
+    if "emoji" in (reference, source):
+        return reference == source
+    return Path(reference).resolve() == Path(source).resolve()
 
 
 def _suite_side(suite: Suite, size: int, options: JudgeOptions) -> RealSide:
@@ -167,7 +181,7 @@ def _reference_side(reference: str, size: int, options: JudgeOptions) -> RealSid
     folder = Path(reference)
     captioned = any(folder.glob("*.parquet")) or any(folder.rglob("metadata.jsonl"))
     if folder.is_dir() and not captioned:
-        pictures = Folder(folder, size)
+        pictures = stacked(Folder(folder, size))  # each is looked at many times
         return RealSide(judge=_judge(pictures, f"{folder.name}, {size} px", options, None))
     everything = open_source(reference, size=size, cache=options.cache)
     training = open_source(reference, size=size, split=TRAIN, cache=options.cache)

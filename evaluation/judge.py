@@ -18,7 +18,6 @@ from evaluation.features import (
     Pictures,
     cached,
     digests,
-    extract,
     fingerprint,
 )
 from evaluation.gallery import RealGallery, group
@@ -63,7 +62,7 @@ class Judge:
         self.given = self.reference
         self.reference = Chosen(self.given, self._order)
         self._real = {n.name: cached(n, self.reference, self.cache, batch_size=self.batch_size, label="the reference")
-                      for n in self.networks}  # fmt: skip
+                      for n in self.networks if n.name != "clip"}  # fmt: skip
         self._gallery = {}
         self._holding: dict[str, set[str]] = defaultdict(set)
         """What is left out for a picture that is known to the last pixel, by its digest."""
@@ -97,16 +96,15 @@ class Judge:
         *,
         real: bool = False,
         paired: bool = False,
-        keep: bool = False,
         label: str = "",
     ) -> Scores:
         """Scores pictures, uint8 (3, H, W) each, and their prompts if they have any.
 
         Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
         are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
-        `paired`, picture i was made of or for picture i of the reference that the judge was given. No picture, whoever
-        handed it in, finds itself in the gallery, nor its like in another skin tone: the groups that its very pixels
-        belong to are left out for it. Features of pictures that are scored again and again are worth `keep`ing.
+        `paired`, as many in a row were made of or for each picture of the reference that the judge was given. No
+        picture, whoever handed it in, finds itself in the gallery, nor its like in another skin tone: the groups that
+        its very pixels belong to are left out for it.
         """
         keys = digests(pictures)
         order = sorted(range(len(keys)), key=lambda i: (keys[i], prompts[i].text if prompts else ""))
@@ -119,16 +117,17 @@ class Judge:
         back = torch.tensor(order).argsort().tolist()
         scores = Scores()
         for network in self.networks:
-            made = (
-                cached(network, pictures, self.cache, batch_size=self.batch_size, label=label) if keep
-                else extract(network, pictures, batch_size=self.batch_size, label=label)
-            )  # fmt: skip
-            if isinstance(network, ClipFeatures):
-                if prompts:
-                    texts = network.texts([prompt.text for prompt in prompts])
-                    scores.pictures["clip_score"] = metrics.clip_score(made.pooled, texts)
+            if isinstance(network, ClipFeatures) and not prompts:
                 continue
-            rows = [back[i] for i in self._order] if paired else list(range(len(pictures)))
+            made = cached(network, pictures, self.cache, batch_size=self.batch_size, label=label)
+            if isinstance(network, ClipFeatures):
+                texts = network.texts([prompt.text for prompt in prompts])
+                scores.pictures["clip_score"] = metrics.clip_score(made.pooled, texts)
+                continue
+            each = len(pictures) // len(self.reference)
+            rows = list(range(len(pictures)))
+            if paired:
+                rows = [back[each * i + n] for i in self._order for n in range(each)]
             together = [prompts[i].text for i in rows] if prompts and not real else None
             self._distributions(scores, network.name, made.rows(rows), real, paired, together)
             if prompts and network.name in self._gallery:

@@ -1,6 +1,7 @@
 """Pictures to judge: anyone's folder, or the real ones that a suite is about."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Folder(Sequence[Tensor]):
     """The pictures below a folder, in order of their names, read when they are asked for: uint8 (3, size, size)."""
 
     def __init__(self, folder: Path, size: int) -> None:
-        self.files = list_pictures(folder)
+        self.files = _below(folder)
         self._size = size
 
     def __len__(self) -> int:
@@ -36,20 +37,28 @@ class Folder(Sequence[Tensor]):
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Picture files below `folder`, by name. Raises `BadInput` where there are none."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise BadInput(f"{folder}: there is not one picture in it")
+    """Picture files in `folder`, as people count them: 2.png before 10.png.
+
+    Raises `BadInput` where there are none, or where they lie in several folders, which nobody put in an order.
+    """
+    files = _below(folder)
+    folders = sorted({str(file.parent) for file in files})
+    if len(folders) > 1:
+        raise BadInput(f"{folder}: its pictures lie in {len(folders)} folders, such as {folders[0]} and {folders[1]}; "
+                       "give one of them")  # fmt: skip
     return files
 
 
-def read_pictures(files: Sequence[Path]) -> Tensor:
-    """Files as they are, uint8 (N, 3, H, W). Raises `BadInput` for one that cannot be read or has another size."""
+def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor:
+    """Files as they are, uint8 (N, 3, H, W); those that their model may have `ended_early` are made square.
+
+    Raises `BadInput` for one that cannot be read or has another size.
+    """
     pictures: list[Tensor] = []
     for file in files:
         picture = _read(file)
+        if ended_early and picture.shape[1] < picture.shape[2]:
+            picture = padded(picture)
         if pictures and picture.shape != pictures[0].shape:
             (_, h, w), (_, first_h, first_w) = picture.shape, pictures[0].shape
             raise BadInput(f"{file}: {w}x{h} pixels, but {files[0].name} has {first_w}x{first_h}; make them one size")
@@ -60,16 +69,20 @@ def read_pictures(files: Sequence[Path]) -> Tensor:
 def prompted(folder: Path) -> tuple[list[Path], list[str]]:
     """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts."""
     if (folder / "generation.json").is_file():
-        images = read_json(folder / "generation.json").get("images", [])
-        return [folder / image["file"] for image in images], [image["prompt"] for image in images]
-    if (folder / "metadata.jsonl").is_file():
-        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        file, names = folder / "generation.json", ("file", "prompt")
+        rows = read_json(file).get("images", [])
+    elif (folder / "metadata.jsonl").is_file():
+        file, names = folder / "metadata.jsonl", ("file_name", "text")
         try:
-            rows = [json.loads(line) for line in lines if line.strip()]
-            return [folder / row["file_name"] for row in rows], [str(row["text"]) for row in rows]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadInput(f"{folder / 'metadata.jsonl'}: not lines with file_name and text ({error})") from None
-    return list_pictures(folder), []
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except ValueError as error:
+            raise BadInput(f"{file}: not lines of JSON ({error})") from None
+    else:
+        return list_pictures(folder), []
+    try:
+        return [folder / row[names[0]] for row in rows], [str(row[names[1]]) for row in rows]
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{file}: does not name {' and '.join(names)} of each picture ({error})") from None
 
 
 def padded(picture: Tensor) -> Tensor:
@@ -82,6 +95,21 @@ def padded(picture: Tensor) -> Tensor:
 def stacked(pictures: Pictures) -> Tensor:
     """uint8 (N, 3, H, W), in memory."""
     return torch.stack([pictures[i] for i in range(len(pictures))])
+
+
+def _below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    files = [file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES]
+    if not files:
+        raise BadInput(f"{folder}: there is not one picture in it")
+    return sorted(files, key=_counted)
+
+
+def _counted(file: Path) -> tuple[list[str | int], Path]:
+    """What to sort by, so that numbers in names count as numbers."""
+    parts = re.split(r"(\d+)", str(file))  # text and digits in turn
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], file
 
 
 def _read(file: Path) -> Tensor:

@@ -4,7 +4,6 @@ Prompts are taken from `generation.json` or `metadata.jsonl` in the folder; with
 pictures are theirs in order of their file names.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from evaluation.result import head, write_result
 from evaluation.suites import Prompt, Suite, open_suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
+from training.config import require
 from training.errors import BadInput
 
 
@@ -34,12 +34,17 @@ class ScoreOptions(JudgeOptions):
     out: Path
     """Folder to write `result.json` into."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "limit", self.limit is None or self.suite is not None, "absent without suite")
+
 
 def main(options: ScoreOptions) -> None:
     """Reads, scores, writes, and says where."""
-    suite = open_suite(options.suite, options.limit) if options.suite else None
-    files, prompts, repeats = _asked(options.images, suite)
-    pictures = read_pictures(files)
+    files, suite, repeats = _asked(options)
+    prompts = suite.prompts if suite else ()
+    ours = (options.images / "generation.json").is_file()
+    pictures = read_pictures(files, ended_early=ours)
     height, width = pictures.shape[2:]
     if height != width:
         raise BadInput(f"{files[0]}: {width}x{height} pixels; pictures must be square")
@@ -67,21 +72,24 @@ def main(options: ScoreOptions) -> None:
     print(f"{brief} on {len(files)} pictures: {options.out / 'result.json'}")
 
 
-def _asked(folder: Path, suite: Suite | None) -> tuple[list[Path], Sequence[Prompt], int]:
-    """Files, prompts, and how many pictures in a row each prompt has."""
-    if suite is None:
+def _asked(options: ScoreOptions) -> tuple[list[Path], Suite | None, int]:
+    """Files, what was asked for, and how many pictures in a row each prompt has."""
+    folder = options.images
+    if options.suite is None:
         files, texts = prompted(folder)
         if not files:
             raise BadInput(f"{folder}: there is not one picture in it")
-        return files, [Prompt(text=text) for text in texts], 1
-    files = list_pictures(folder)
+        return files, Suite(name="own prompts", prompts=[Prompt(text=text) for text in texts]) if texts else None, 1
+    suite = open_suite(options.suite, options.limit, options.cache)
+    # beside what `sampling.generate` drew lies a grid of it
+    files = prompted(folder)[0] if (folder / "generation.json").is_file() else list_pictures(folder)
     repeats, left = divmod(len(files), len(suite.prompts))
     if left or not repeats:
         raise BadInput(
             f"{folder}: {len(files)} pictures for the {len(suite.prompts)} prompts of {suite.name}: "
             "there must be equally many of each"
         )
-    return files, suite.prompts, repeats
+    return files, suite, repeats
 
 
 if __name__ == "__main__":

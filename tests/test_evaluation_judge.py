@@ -8,7 +8,7 @@ import pytest
 import torch
 from fake_network import FakeNetwork
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.emoji import Emoji, emojis
@@ -17,13 +17,14 @@ from data.grid import from_pil, to_pil
 from data.source import open_source
 from evaluation import measure
 from evaluation.controls import nearest_captions
-from evaluation.features import Features, Lite, cached, digests, extract, fingerprint
+from evaluation.features import ClipFeatures, Features, Inception, Lite, cached, digests, extract, fingerprint
 from evaluation.gallery import RealGallery, emoji_gallery
+from evaluation.harness import JudgeOptions, open_networks, require_reference
 from evaluation.judge import Judge
 from evaluation.measure import MEASUREMENTS
-from evaluation.pictures import padded, read_pictures
+from evaluation.pictures import Folder, list_pictures, padded, prompted, read_pictures
 from evaluation.result import differences
-from evaluation.suites import SUITES, Prompt, open_suite
+from evaluation.suites import SUITES, Prompt, Suite, open_suite
 from training.errors import BadInput
 
 
@@ -66,6 +67,69 @@ def test_reference_features_are_kept_by_content(tmp_path: Path) -> None:
     cached(network, images, tmp_path)
     assert network.calls == 48
     assert fingerprint(images) != fingerprint(images.flip(0))
+
+
+def test_damaged_features_are_computed_again(tmp_path: Path) -> None:
+    network, images = FakeNetwork(), pictures(3)
+    first = cached(network, images, tmp_path)
+    (file,) = (tmp_path / "features").iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    torch.testing.assert_close(cached(network, images, tmp_path).pooled, first.pooled)
+    assert network.calls == 48
+
+
+def test_what_is_judged_again_costs_nothing(tmp_path: Path) -> None:
+    fair = judge(tmp_path)
+    fair.score(pictures(1))
+    calls = [network.calls for network in fair.networks]  # type: ignore[attr-defined]
+    fair.score(pictures(1))
+    assert [network.calls for network in fair.networks] == calls  # type: ignore[attr-defined]
+
+
+class FakeClip(ClipFeatures, FakeNetwork):
+    def __init__(self) -> None:
+        FakeNetwork.__init__(self, "clip")
+
+    def __call__(self, images: Tensor) -> Features:
+        return FakeNetwork.__call__(self, images)
+
+    def texts(self, prompts: object) -> Tensor:
+        return torch.ones(1, 16)
+
+
+def test_clip_sees_only_pictures_with_prompts(tmp_path: Path) -> None:
+    clip = FakeClip()
+    fair = Judge(networks=[clip], reference=pictures(0), reference_name="noise", cache=tmp_path)
+    fair.score(pictures(1))
+    assert clip.calls == 0
+    assert fair.score(pictures(1, 3), [Prompt(text="noise")] * 3).pictures.keys() == {"clip_score"}
+    assert clip.calls == 3
+
+
+class TinyInception(nn.Module):
+    """As the published TorchScript file is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(12, 5)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, img: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        self.calls += 1
+        features = F.adaptive_avg_pool2d(img.float() / 255, 2).flatten(1)
+        if return_features:
+            return features
+        logits = F.linear(features, self.output.weight)
+        return (logits if no_output_bias else logits + self.output.bias).softmax(1)
+
+
+def test_inception_is_run_once_a_batch(tmp_path: Path) -> None:
+    torch.jit.script(TinyInception()).save(str(tmp_path / "inception.pt"))  # type: ignore[no-untyped-call]
+    network, images = Inception(tmp_path / "inception.pt"), pictures(6, 4)
+    found = network(images)
+    assert network._network.calls == 1
+    torch.testing.assert_close(found.pooled, network._network(images, return_features=True))
+    torch.testing.assert_close(found.probabilities, network._network(images, no_output_bias=True))
 
 
 @pytest.mark.parametrize("variant", [0, 1])
@@ -210,6 +274,33 @@ def test_suites_are_what_they_say() -> None:
         open_suite("none")
 
 
+def test_a_suite_is_its_prompts_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path in the hash once refused to compare what two people drew of the same prompts."""
+    prompts = [Prompt(text="a quilt", key="0.png")]
+    here = Suite(name="photos", source="photos", prompts=prompts)
+    assert here.hash == Suite(name="others", source="/elsewhere/photos", prompts=prompts).hash
+    assert here.hash != Suite(name="photos", source="photos", prompts=[Prompt(text="a quilt", key="1.png")]).hash
+    monkeypatch.chdir(tmp_path)
+    require_reference(here, JudgeOptions(reference=f"{tmp_path}/photos/"))
+    with pytest.raises(BadInput, match="the reference is of another corpus: 'emoji'"):
+        require_reference(here, JudgeOptions(reference="emoji"))
+    with pytest.raises(BadInput, match="the reference is of another corpus"):
+        require_reference(open_suite("emoji/validation", 1), JudgeOptions(reference="./emoji"))
+
+
+def test_captions_of_a_source_are_prepared_in_the_cache_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evaluation.suites import opening
+
+    def refuse(source: str, cache: Path) -> None:
+        raise BadInput(f"{source} in {cache}")
+
+    monkeypatch.setattr(opening, "open_corpus", refuse)
+    with pytest.raises(BadInput, match=f"photos in {tmp_path}"):
+        open_suite("photos@validation", cache=tmp_path)
+
+
 def test_prompt_files_of_every_layout(tmp_path: Path) -> None:
     def suite(name: str, text: str) -> list[tuple[str, str, str]]:
         (tmp_path / name).write_text(text)
@@ -228,6 +319,7 @@ def test_prompt_files_of_every_layout(tmp_path: Path) -> None:
         ("c.tsv", "Prompt\n", "there is not one prompt"),
         ("d.json", "{}", "not COCO captions"),
         ("e.xml", "", "not a suite of prompts"),
+        ("f.csv", f"Prompt\n{'x' * 200_000}\n", "f.csv: not a table .field larger than field limit"),
     ):
         with pytest.raises(BadInput, match=says):
             suite(name, text)
@@ -351,6 +443,36 @@ def test_unusable_pictures_are_one_line(tmp_path: Path) -> None:
         read_pictures([tmp_path / "c.png"])
     with pytest.raises(BadInput, match="mixed sizes: 16x16 and 8x16"):
         extract(FakeNetwork(), [pictures(0)[0], pictures(0)[0][:, :, :8]])
+
+
+def test_pictures_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
+    """10.png came before 2.png, and so went to the third prompt; controls in a folder beside were judged, too."""
+    for name in ("10.png", "2.png", "1.png", "a-1.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [file.name for file in list_pictures(tmp_path)] == ["1.png", "2.png", "10.png", "a-1.png"]
+    (tmp_path / "controls").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "controls" / "0.png")
+    with pytest.raises(BadInput, match=r"its pictures lie in 2 folders, such as .* and .*controls; give one of them"):
+        list_pictures(tmp_path)
+    assert len(Folder(tmp_path, 8)) == 5  # what real pictures are sorted into is not asked
+
+
+def test_lists_of_pictures_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "\xff"}')
+    with pytest.raises(BadInput, match=r"metadata.jsonl: not lines of JSON"):
+        prompted(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}')
+    with pytest.raises(BadInput, match="does not name file_name and text of each picture"):
+        prompted(tmp_path)
+    for images in ([{"file": "a.png"}], ["a.png"], {"a.png": {}}, 3):
+        (tmp_path / "generation.json").write_text(json.dumps({"images": images}))
+        with pytest.raises(BadInput, match=r"generation.json: does not name file and prompt of each picture"):
+            prompted(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(BadInput, match="device 'cuda:99' cannot be used here"):
+        open_networks(JudgeOptions(device="cuda:99"))
 
 
 def test_a_picture_ended_early_is_white_below() -> None:

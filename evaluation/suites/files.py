@@ -63,7 +63,10 @@ def _table(path: Path) -> list[Prompt]:
             if path.suffix == ".tsv"
             else csv.DictReader(file)
         )
-        return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+        try:
+            return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+        except csv.Error as error:
+            raise BadInput(f"{path}: not a table ({error})") from None
 
 
 def _row(row: Any, where: str) -> Prompt:

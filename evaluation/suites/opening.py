@@ -26,10 +26,11 @@ SUITES: Mapping[str, Callable[[], Suite]] = {
 }
 
 
-def open_suite(name: str, limit: int | None = None) -> Suite:
+def open_suite(name: str, limit: int | None = None, cache: Path | None = None) -> Suite:
     """A suite of `SUITES`, a file of prompts, or `SOURCE@SPLIT`; with a `limit`, that many prompts chosen by hash.
 
-    `photos@validation` asks for the first caption of each picture in that split of the source `photos`.
+    `photos@validation` asks for the first caption of each picture in that split of the source `photos`. What has to be
+    prepared for it is kept in `cache`, by default the user's cache folder.
 
     Raises `BadInput` when it is neither, or when a line of the file cannot be used.
     """
@@ -38,14 +39,15 @@ def open_suite(name: str, limit: int | None = None) -> Suite:
     if name in SUITES:
         return SUITES[name]().first(limit)
     if "@" in name:
-        return _captions(*name.rsplit("@", 1)).first(limit)
+        source, _, split = name.rpartition("@")
+        return _captions(source, split, cache or Path(user_cache_dir("tessera"))).first(limit)
     if not Path(name).is_file():
         raise BadInput(f"no suite {name!r}: give one of {', '.join(SUITES)}, a file of prompts, or SOURCE@SPLIT")
     return read_suite(Path(name)).first(limit)
 
 
-def _captions(source: str, split: str) -> Suite:
-    corpus = open_corpus(source, Path(user_cache_dir("tessera")))
+def _captions(source: str, split: str, cache: Path) -> Suite:
+    corpus = open_corpus(source, cache)
     chosen = [i for i, its in enumerate(corpus.splits) if its == split]
     if not chosen:
         raise BadInput(f"{source}: no split {split!r}; there are {', '.join(dict.fromkeys(corpus.splits))}")

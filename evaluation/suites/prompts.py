@@ -40,9 +40,9 @@ class Suite:
 
     @property
     def hash(self) -> str:
-        """Of everything in it but its name: two suites of one hash ask the same and expect the same."""
+        """Of its prompts, wherever they lie: two suites of one hash ask the same and expect the same."""
         lines = [repr(sorted(asdict(prompt).items())) for prompt in self.prompts]
-        return hashlib.sha256("\n".join([self.source, *lines]).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def first(self, count: int | None) -> "Suite":
         """`count` prompts chosen by a fixed hash, in the suite's order; all of them for None or a larger count."""
