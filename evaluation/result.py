@@ -39,8 +39,8 @@ def scored(scores: Scores) -> dict[str, Any]:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Checks a result against the schema and writes it."""
-    jsonschema.validate(json.loads(json.dumps(result)), _schema())
+    """Checks a result against the schema and writes it. Raises `ValueError` for a figure that is no number."""
+    jsonschema.validate(json.loads(json.dumps(result, allow_nan=False)), _schema())
     write_json(path, result)
 
 

@@ -7,9 +7,11 @@ processes. The result is `R/result.json`, the pictures are in `R/pictures/`.
 import dataclasses
 import json
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -17,20 +19,30 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.grid import to_pil
-from evaluation.harness import JudgeOptions, RealSide, open_real, per_picture, report, save_pictures, with_controls
+from evaluation.harness import (
+    JudgeOptions,
+    RealSide,
+    open_real,
+    per_picture,
+    report,
+    require_reference,
+    save_pictures,
+    with_controls,
+)
 from evaluation.likelihood import bits_per_image, bound_per_dimension
 from evaluation.metrics import mean
 from evaluation.pictures import padded, read_pictures
-from evaluation.result import differences, figures, head, write_result
+from evaluation.result import differences, figures, head, read_result, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.generate import SHIPPED
 from sampling.options import BackendOptions
-from sampling.pipeline import Bundle, load
+from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.pretrained import read_json
+from training.processes import require_joined, share_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +62,16 @@ class RunOptions(JudgeOptions, BackendOptions):
     """Fixes the pictures."""
     sweep_guidance: list[float] = field(default_factory=list, metadata={"repeat": True})
     """Draw and score once for each of these in place of `guidance`; give it again for more."""
+    sweep_steps: list[int] = field(default_factory=list, metadata={"repeat": True})
+    """Likewise in place of `steps`, of diffusion."""
     batch_size: int = 32
     """Most pictures drawn at a time."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the token or diffusion model; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    engine: Literal["auto", "plain", "packed", "compiled"] = "auto"
+    """How the token model's steps are computed, as in `sampling.generate`."""
     out: Path
-    """Folder to write; a sweep has a folder in it for each guidance."""
+    """Folder to write; a sweep has a folder in it for each guidance, number of steps, or both."""
 
     def __post_init__(self) -> None:
         JudgeOptions.__post_init__(self)
@@ -61,52 +79,92 @@ class RunOptions(JudgeOptions, BackendOptions):
         for name in ("num_images", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
+        self.refuse({"engine": "auto"} if self.backend == "diffusion" else {"sweep_steps": []})
+        for name in ("guidance", "steps"):
+            unsaid = getattr(self, name) == getattr(BackendOptions, name)
+            require(self, name, unsaid or not getattr(self, f"sweep_{name}"), f"absent with sweep_{name}")
+
+    @property
+    def runs(self) -> list["RunOptions"]:
+        """These options for each of what is swept, one after another. Raises `BadInput` for one that cannot be."""
+        swept = {name: values for name in ("guidance", "steps") if (values := getattr(self, f"sweep_{name}"))}
+        found = []
+        for values in product(*swept.values()):
+            one = dict(zip(swept, values, strict=True))
+            out = self.out / "-".join(f"{name}-{value:g}" for name, value in one.items())
+            found.append(dataclasses.replace(self, **one, sweep_guidance=[], sweep_steps=[], out=out))
+        return found
 
 
 def main(options: RunOptions) -> None:
-    """Opens everything, so that what is missing is said at once, then draws, scores and says where the result is."""
+    """Says at once what is missing, draws everything, then scores and says where the results are."""
     state = PartialState(cpu=options.device == "cpu")
-    suite = open_suite(options.suite, options.limit)
-    bundle = load(options.model, device=options.device)
+    require_joined(state.num_processes)
+    share_cores()
+    runs = options.runs
+    suite = open_suite(options.suite, options.limit, options.cache)
+    for prompt in suite.prompts:
+        check_prompt(prompt.text)
+    require_reference(suite, options)
+    engine = None if options.engine == "auto" else options.engine
+    bundle = load(options.model, device=options.device, dtype=_dtype(options), engine=engine)
     bundle.require(options.backend)
-    side = open_real(suite, bundle.tokenizer.config.image_size, options)
-    for guidance in options.sweep_guidance or [options.guidance]:
-        one = dataclasses.replace(options, guidance=guidance, sweep_guidance=[])
-        out = options.out / f"guidance-{guidance:g}" if options.sweep_guidance else options.out
-        draw(suite, bundle, one, out, state)
-        if state.is_main_process:
-            evaluate(suite, bundle, side, one, out)
-        state.wait_for_everyone()
-
-
-def draw(suite: Suite, bundle: Bundle, options: RunOptions, out: Path, state: PartialState) -> None:
-    """Writes the pictures that are not there yet, each process its share. Raises `BadInput` for another's folder."""
+    turns = [1 + max(_turns(one.out), default=0) for one in runs]
     if state.is_main_process:
-        _claim(out, _settings(suite, bundle, options))
+        for one in runs:
+            _claim(one.out, _settings(suite, bundle, one))
+    state.wait_for_everyone()  # all have looked before any writes
+    for one, turn in zip(runs, turns, strict=True):
+        draw(suite, bundle, one, state, turn)
     state.wait_for_everyone()
+    if state.is_main_process:  # the others are done: they would not wait for as long as scoring may take
+        side = open_real(suite, bundle.tokenizer.config.image_size, options)
+        for one in runs:
+            evaluate(suite, bundle, side, one)
+
+
+def draw(suite: Suite, bundle: Bundle, options: RunOptions, state: PartialState, turn: int) -> None:
+    """Writes the pictures that are not there yet, each process its share, and a clock of this `turn` at drawing."""
     wanted = [(i, prompt.text) for i, prompt in enumerate(suite.prompts)][state.process_index :: state.num_processes]
-    missing = [(i, text) for i, text in wanted if not all(path.is_file() for path in _files(out, i, options))]
+    missing = [(i, text) for i, text in wanted if not all(path.is_file() for path in _files(i, options))]
+    if missing:
+        (options.out / "result.json").unlink(missing_ok=True)  # it is of other pictures
     step = max(1, options.batch_size // options.num_images)
-    done = (len(wanted) - len(missing)) * options.num_images
-    with tqdm(total=len(wanted) * options.num_images, initial=done, unit="image", desc="drawing") as bar:
+    total, left = len(wanted) * options.num_images, len(missing) * options.num_images
+    show = state.is_main_process
+    with tqdm(total=total, initial=total - left, unit="image", desc="drawing", disable=not show) as bar:
         for start in range(0, len(missing), step):
             batch = missing[start : start + step]
             begin = time.perf_counter()
             pictures = _generate(bundle, [text for _, text in batch], options)
             seconds = time.perf_counter() - begin
-            files = [file for i, _ in batch for file in _files(out, i, options)]
+            files = [file for i, _ in batch for file in _files(i, options)]
             for file, picture in zip(files, pictures, strict=True):
                 with atomic(file) as temporary:
                     to_pil(padded(picture)).save(temporary, format="PNG")
-            with (out / f"clock-{state.process_index}.jsonl").open("a") as clock:
-                clock.write(json.dumps({"images": len(files), "seconds": seconds}) + "\n")
+            line = {
+                "images": len(files), "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),
+                "batch_size": options.batch_size, "processes": state.num_processes,
+            }  # fmt: skip
+            with (options.out / f"clock-{turn}-{state.process_index}.jsonl").open("a") as clock:
+                clock.write(json.dumps(line) + "\n")
             bar.update(len(files))
-    state.wait_for_everyone()
 
 
-def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions, out: Path) -> None:
-    """Scores the pictures of a folder that `draw` filled, and writes the result and the controls."""
-    files = [file for i in range(len(suite.prompts)) for file in _files(out, i, options)]
+def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) -> None:
+    """Scores the pictures that `draw` drew and writes the result and the controls, unless that has been done before."""
+    out = options.out
+    files = [file for i in range(len(suite.prompts)) for file in _files(i, options)]
+    protocol = {
+        **side.judge.protocol,
+        "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},
+        "seeds": [options.seed + n for n in range(options.num_images)],
+        "count": len(files),
+        "image_size": bundle.tokenizer.config.image_size,
+    }
+    if not options.force_frechet and _finished(out / "result.json", protocol):
+        print(f"scored before: {out / 'result.json'}")
+        return
     made, controls, shown = with_controls(
         side, read_pictures(files), suite.prompts, options.num_images, bundle.tokenizer
     )
@@ -117,17 +175,10 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions, 
         else:
             name, bits = "bits_per_image", bits_per_image(bundle, captions, originals, options.batch_size)
         made.metrics[name] = mean(bits, higher_is_better=False)
-    protocol = {
-        **side.judge.protocol,
-        "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},
-        "seeds": [options.seed + n for n in range(options.num_images)],
-        "count": len(files),
-        "image_size": bundle.tokenizer.config.image_size,
-    }
     seeds = [protocol["seeds"][n % options.num_images] for n in range(len(files))]
     result = {
-        **head("generation", f"{options.backend}, guidance {options.guidance:g}", protocol),
-        "subject": _subject(bundle, options, out),
+        **head("generation", _name(options), protocol),
+        "subject": _subject(bundle, options),
         **report(made, controls, len(files)),
         "pictures": [
             {"file": str(file.relative_to(out)), "prompt": suite.prompts[n // options.num_images].text, "seed": seed,
@@ -144,6 +195,19 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions, 
     print(f"{brief} on {len(files)} pictures: {out / 'result.json'}")
 
 
+def _finished(file: Path, protocol: dict[str, Any]) -> bool:
+    """Whether a result of this protocol is there; `draw` removes one of other pictures."""
+    try:
+        return file.is_file() and read_result(file)["protocol"] == protocol
+    except BadInput:  # of another version
+        return False
+
+
+def _name(options: RunOptions) -> str:
+    steps = f", {options.steps} steps" if options.backend == "diffusion" else ""
+    return f"{options.backend}, guidance {options.guidance:g}{steps}"
+
+
 def _generate(bundle: Bundle, prompts: list[str], options: RunOptions) -> list[Tensor]:
     return bundle.generate(
         prompts, num_images=options.num_images, seed=options.seed, options=options.sampling,
@@ -151,15 +215,30 @@ def _generate(bundle: Bundle, prompts: list[str], options: RunOptions) -> list[T
     )  # fmt: skip
 
 
-def _files(out: Path, i: int, options: RunOptions) -> list[Path]:
+def _files(i: int, options: RunOptions) -> list[Path]:
     """The pictures of prompt `i`."""
-    return [out / "pictures" / f"{i:05d}-{options.seed + n}.png" for n in range(options.num_images)]
+    return [options.out / "pictures" / f"{i:05d}-{options.seed + n}.png" for n in range(options.num_images)]
+
+
+def _dtype(options: RunOptions) -> torch.dtype:
+    if options.dtype == "auto":
+        return torch.bfloat16 if options.device.startswith("cuda") else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[options.dtype]
 
 
 def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, Any]:
+    return {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images, **_drawn_by(bundle, options)}
+
+
+def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
+    """The model and what its pictures are computed with."""
+    if options.backend == "diffusion":
+        arithmetic = {"dtype": str(_dtype(options)).removeprefix("torch.")}
+    else:
+        sampler = bundle.sampler
+        arithmetic = {"engine": sampler.engine, "dtype": str(sampler.arithmetic).removeprefix("torch.")}
     return {
-        "suite": suite.hash, "backend": options.backend, "seed": options.seed, "num_images": options.num_images,
-        "options": to_dict(options.sampling), **bundle.ids,
+        "backend": options.backend, "options": to_dict(options.sampling), **arithmetic, **bundle.ids,
         "model_id": bundle.model_id(options.backend), "parameters": _parameters(bundle),
     }  # fmt: skip
 
@@ -174,18 +253,40 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     write_json(file, settings)
 
 
-def _subject(bundle: Bundle, options: RunOptions, out: Path) -> dict[str, Any]:
-    lines = [json.loads(line) for file in out.glob("clock-*.jsonl") for line in file.read_text().splitlines()]
-    seconds, images = sum(line["seconds"] for line in lines), sum(line["images"] for line in lines)
+def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
+    turns = list(_turns(options.out).values())
+    most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
+    told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": options.model, "backend": options.backend,
-        "options": to_dict(options.sampling), **bundle.ids,
-        "model_id": bundle.model_id(options.backend), "parameters": _parameters(bundle),
-        "training": bundle.training.get(options.backend, {}),
-        "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 4) if seconds else 0.0,
-        "batch_size": options.batch_size, "device": options.device, "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "model": options.model, **_drawn_by(bundle, options),
+        "training": bundle.training.get(options.backend, {}), "torch": torch.__version__,
+        "seconds": round(sum(turn["seconds"] for turn in turns), 3),
+        **{name: most[name] for name in told if name in most}, "turns": turns,
     }  # fmt: skip
+
+
+def _turns(out: Path) -> dict[int, dict[str, Any]]:
+    """What each invocation drew, how fast and on what; its time is that of its slowest process."""
+    clocks: dict[int, list[list[dict[str, Any]]]] = defaultdict(list)
+    for file in sorted(out.glob("clock-*-*.jsonl")):
+        clocks[int(file.stem.split("-")[1])].append(_lines(file))
+    found = {}
+    for turn, its in sorted(clocks.items()):
+        lines = [line for clock in its for line in clock]
+        images, seconds = sum(line["images"] for line in lines), max(sum(x["seconds"] for x in clock) for clock in its)
+        rate = round(images / seconds, 4) if seconds else 0.0
+        found[turn] = {**(lines or [{}])[0], "images": images, "seconds": round(seconds, 3), "images_per_second": rate}
+    return found
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:  # the last one, of a process killed while it wrote
+            break
+    return found
 
 
 def _parameters(bundle: Bundle) -> dict[str, int]:
