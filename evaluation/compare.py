@@ -1,8 +1,8 @@
 """Puts results side by side: `python -m evaluation.compare A/result.json B/result.json --out R`.
 
-Writes `report.html`, which opens offline, `report.md`, and for two results with pictures `blind.html`, a page on which
-a person says which of two pictures is better without knowing whose it is, with its `blind-key.json`. Answers saved
-from that page come back with `--answers`.
+Writes `report.html`, which opens offline, `report.md`, and for two results with pictures (of more, `--blind A B` says
+which two) `blind.html`, a page on which a person says which of two pictures is better without knowing whose it is,
+with its `blind-key.json`. Answers saved from that page come back with `--answers`.
 """
 
 import base64
@@ -13,7 +13,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,9 @@ class CompareOptions:
     """Folder to write."""
     force: bool = False
     """Compare results of different protocols; the report then begins with what differs."""
+    blind: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    """Two of the results, whose pictures the blind page shows: `--blind RESULT RESULT`. By default those with pictures,
+    where they are two."""
     answers: Path | None = None
     """JSONL that the blind page saved, for the win rate; its key is read from `out`."""
     readme: Path | None = None
@@ -48,23 +50,33 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         require(self, "result", len(self.result) >= 1, "one result or more")
+        theirs = [_file(path) for path in self.result]
+        unlike = {_file(path) for path in self.blind} & {*theirs}
+        require(self, "blind", not self.blind or len(unlike) == len(self.blind) == 2, "two of the results")
 
 
 def main(options: CompareOptions) -> None:
     """Reads, checks, writes, and says where."""
-    columns = named_apart([_column(path) for path in options.result])
+    columns = bits_apart(named_apart([_column(path) for path in options.result]))
     mismatch = mismatches(columns)
     if mismatch and not options.force:
         raise BadInput(f"these results cannot be compared: {'; '.join(mismatch)}; --force compares them all the same")
-    judged = win_rate(options.answers, options.out / "blind-key.json") if options.answers else {}
+    chosen = [_file(path) for path in options.blind]
+    pairs = [column for column, path in zip(columns, options.result, strict=True)
+             if column.pictures and (not chosen or _file(path) in chosen)]  # fmt: skip
+    if options.answers:
+        judged = win_rate(options.answers, options.out / "blind-key.json", [column.name for column in pairs])
+    else:
+        judged = {}
     table = markdown_table(columns, mismatch, judged)
     write_text(options.out / "report.md", table)
     write_text(options.out / "report.html", html_report(columns, mismatch, judged))
-    pairs = [column for column in columns if column.pictures]
     if len(pairs) == 2 and options.answers is None:
         page, key = blind(pairs[0], pairs[1], options.seed)
         write_text(options.out / "blind.html", page)
         write_json(options.out / "blind-key.json", key)
+    elif options.answers is None:
+        print(f"no blind page: it is of two results, but {len(pairs)} have pictures; choose two with --blind A B")
     if options.readme:
         splice(options.readme, "comparison", table)
     print(f"the comparison is in {options.out / 'report.html'} and {options.out / 'report.md'}")
@@ -103,15 +115,21 @@ def blind(first: Column, second: Column, seed: int) -> tuple[str, dict[str, Any]
     return render("blind.html", pairs=pairs, page=page), key
 
 
-def win_rate(answers: Path, key_file: Path) -> dict[str, Metric]:
+def win_rate(answers: Path, key_file: Path, names: Sequence[str]) -> dict[str, Metric]:
     """Share of pairs in which each result was preferred, ties counting half; 95 % interval over the pairs.
 
     The answers of several people may stand one after another: a pair counts once, as the mean of what they said of it.
-    Raises `BadInput` for unusable answers.
+    Raises `BadInput` for unusable answers, or a key of others than the results called `names`.
     """
     key = read_json(key_file)
+    if sorted(key.get("names") or []) != sorted(names):
+        raise BadInput(f"{key_file}: is of {key.get('names')}, not of {list(names)}; choose its two with --blind A B")
+    try:
+        lines = answers.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{answers}: not UTF-8 text (byte {error.start})") from None
     chosen: dict[str, list[float]] = defaultdict(list)
-    for number, line in enumerate(answers.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             answer = json.loads(line)
             side = key["sides"][str(answer["id"])]
@@ -123,8 +141,11 @@ def win_rate(answers: Path, key_file: Path) -> dict[str, Metric]:
     if not chosen:
         raise BadInput(f"{answers}: there is not one answer in it")
     wins = torch.tensor([sum(said) / len(said) for said in chosen.values()])
+    losses = 1 - wins
+    if ((wins == 0) | (wins == 1)).all():
+        wins, losses = wins.bool(), losses.bool()
     first, second = key["names"]
-    return {first: mean(wins), second: mean(1 - wins)}
+    return {first: mean(wins), second: mean(losses)}
 
 
 def embedded(file: Path) -> str:
@@ -148,16 +169,51 @@ def named_apart(columns: Sequence[Column]) -> list[Column]:
     return [replace(c, name=f"{c.name} ({c.folder})") if names.count(c.name) > 1 else c for c in columns]
 
 
+def bits_apart(columns: Sequence[Column]) -> list[Column]:
+    """The columns with likelihoods named by the codes that they are of, where those differ: they do not compare."""
+    codes = {column.result["subject"]["codes_id"] for column in columns if _bits(column)}
+    if len(codes) < 2:
+        return list(columns)
+    return [replace(column, result={**column.result, "metrics": _named_by_codes(column)}) for column in columns]
+
+
+def _bits(column: Column) -> set[str]:
+    return {"bits_per_image", "bits_per_dimension"} & column.result["metrics"].keys()
+
+
+def _named_by_codes(column: Column) -> dict[str, Any]:
+    return {
+        f"{name} (codes {column.result['subject']['codes_id'][:8]})" if name in _bits(column) else name: metric
+        for name, metric in column.result["metrics"].items()
+    }
+
+
 def spelled(argv: Sequence[str]) -> list[str]:
-    """`A B --out R` as `--result A --result B --out R`."""
-    plain = list(takewhile(lambda argument: not argument.startswith("-"), argv[1:]))
-    return [argv[0], *(word for path in plain for word in ("--result", path)), *argv[1 + len(plain) :]]
+    """`A B --out R --blind A B` as `--result A --result B --out R --blind A --blind B`."""
+    words, flag = [argv[0]], "--result"
+    for word in argv[1:]:
+        if word.startswith("-"):
+            flag = word
+        if flag not in ("--result", "--blind"):
+            words.append(word)
+        elif word != flag:
+            words += [flag, word]
+    return words
+
+
+def _file(path: Path) -> Path:
+    return (path / "result.json" if path.is_dir() else path).resolve()
 
 
 def _protocol(column: Column, other: Column) -> dict[str, Any]:
-    """What a result must share with the other; seeds bind only pictures that were drawn by `evaluation.run`."""
+    """What a result must share with the other: seeds only of pictures that `evaluation.run` drew; names never, for
+    what they name has its hash."""
     drawn = column.result["kind"] == other.result["kind"] == "generation"
-    return {name: value for name, value in column.result["protocol"].items() if drawn or name != "seeds"}
+    protocol = {name: value for name, value in column.result["protocol"].items() if drawn or name != "seeds"}
+    for part in ("reference", "suite"):
+        if protocol.get(part):
+            protocol[part] = {name: value for name, value in protocol[part].items() if name != "name"}
+    return protocol
 
 
 if __name__ == "__main__":

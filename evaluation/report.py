@@ -1,8 +1,9 @@
 """The comparison as HTML and Markdown: figures with intervals and controls, curves, pictures in rows."""
 
 import base64
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +19,11 @@ from training.record import total
 _CURVES = (
     "kid",
     "kid_lite1",
+    "fid",
     "retrieval_top1",
+    "retrieval_top1_lite1",
     "concept_and_style",
+    "concept_and_style_lite1",
     "style_accuracy",
     "attribute_accuracy",
     "clip_score",
@@ -109,8 +113,15 @@ def _table(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any], list
         "nearest_caption": "nearest-caption copy",
     }
     for name, label in controls.items():
-        row = next((c.result["controls"][name] for c in columns if name in c.result.get("controls", {})), None)
-        rows.append((label, row["metrics"] if row else {}, [""] * len(_COSTS)))
+        found: dict[str, Mapping[str, Any]] = {}
+        for column in columns:
+            if name in column.result.get("controls", {}):
+                # each image tokenizer has its own reconstruction; the other controls are of no model
+                pixels = column.result.get("subject", {}).get("pixels_id", column.name)
+                which = f"{label} (pixels {pixels})" if name == "reconstruction" else label
+                found.setdefault(which, column.result["controls"][name]["metrics"])
+        rows += [(which if len(found) > 1 else label, metrics, [""] * len(_COSTS)) for which, metrics in found.items()]
+        rows += [] if found else [(label, {}, [""] * len(_COSTS))]
     return rows
 
 
@@ -155,8 +166,8 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _guidance(column: Column) -> float | None:
-    return column.result.get("subject", {}).get("options", {}).get("guidance")
+def _option(name: str) -> Callable[[Column], float | None]:
+    return lambda column: column.result.get("subject", {}).get("options", {}).get(name)
 
 
 def _seconds(column: Column) -> float | None:
@@ -164,30 +175,50 @@ def _seconds(column: Column) -> float | None:
     return 1 / speed if speed else None
 
 
-_AXES = {"guidance": _guidance, "seconds an image": _seconds}
+_AXES: Mapping[str, Callable[[Column], float | None]] = {
+    "guidance": _option("guidance"),
+    "steps": _option("steps"),
+    "seconds an image": _seconds,
+}
+
+
+def _line_of(column: Column, axis: str) -> dict[str, Any]:
+    """What the results of one line share: the model and all options but those that vary along it."""
+    subject = column.result.get("subject", {})
+    free = ("guidance", "steps") if axis == "seconds an image" else (axis,)
+    options = {name: value for name, value in subject.get("options", {}).items() if name not in free}
+    return {"backend": subject.get("backend", column.name), "model": subject.get("model_id"), **options}
+
+
+def _label(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    """The backend, and in what the line differs from others of it."""
+    rivals = [other for other in lines if other["backend"] == line["backend"]]
+    unlike = [name for name, value in line.items() if any(other.get(name) != value for other in rivals)]
+    return ", ".join([line["backend"], *(f"{name} {line[name]}" for name in unlike)])
 
 
 def _curve(columns: Sequence[Column], name: str, axis: str) -> dict[str, Any]:
-    """Points of a metric over an axis, a line a backend, in SVG coordinates."""
+    """Points of a metric over an axis, a line a model and its other options, in SVG coordinates."""
     lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
     for column in columns:
         x, metric = _AXES[axis](column), column.result["metrics"].get(name)
         if x is not None and metric is not None:
-            lines.setdefault(column.result.get("subject", {}).get("backend", column.name), []).append((x, metric))
+            lines.setdefault(json.dumps(_line_of(column, axis)), []).append((x, metric))
+    told = [json.loads(line) for line in lines]
     points = [point for line in lines.values() for point in line]
-    if not points:
+    if len({x for x, _ in points}) < 2:  # nothing varies along it
         return {"name": name, "axis": axis, "lines": [], "width": _WIDTH, "height": _HEIGHT}
     xs = [x for x, _ in points]
     ys = [value for _, m in points for value in (m["value"], m["low"], m["high"]) if value is not None]
     place_x, place_y = _scale(xs, _EDGE, _WIDTH - 12), _scale(ys, _HEIGHT - 24, 12)
     drawn = []
-    for ink, (backend, line) in zip(_INKS * len(lines), lines.items(), strict=False):
+    for ink, what, line in zip(_INKS * len(lines), told, lines.values(), strict=False):
         dots = []
         for x, m in sorted(line, key=lambda point: point[0]):
             low, high = (m["value"] if m[end] is None else m[end] for end in ("low", "high"))
             place = {"x": place_x(x), "y": place_y(m["value"]), "low": place_y(low), "high": place_y(high)}
             dots.append({**place, "says": f"{x:.3g}: {_figure(m)}"})
-        drawn.append({"backend": backend, "ink": ink, "dots": dots})
+        drawn.append({"label": _label(what, told), "ink": ink, "dots": dots})
     return {
         "name": name, "axis": axis, "lines": drawn, "width": _WIDTH, "height": _HEIGHT,
         "left": f"{min(xs):.3g}", "right": f"{max(xs):.3g}", "bottom": f"{min(ys):.3g}", "top": f"{max(ys):.3g}",

@@ -6,17 +6,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from fake_network import FakeNetwork
 from PIL import Image
 from tiny_models import IMAGES, add_diffusion, save_bundle
 
 from data.grid import to_pil
-from evaluation import compare, harness, run, score
+from evaluation import compare, harness, report, run, score
 from evaluation.report import Column
-from evaluation.result import SCHEMA, VERSION, read_result
+from evaluation.result import SCHEMA, VERSION, read_result, write_result
+from sampling import generate
 from training.cli import command
 from training.errors import BadInput
 
@@ -30,6 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(run, "share_cores", lambda: None)
         patch.setattr(IMAGES, "image_size", 16)  # the smallest that a source is drawn at
         bundle = save_bundle(folder / "bundle")
         patch.setattr(sys, "argv", [
@@ -52,6 +56,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         argv = ["command", *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", compare.spelled(argv) if module is compare else argv)
         monkeypatch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
+        monkeypatch.setattr(run, "share_cores", lambda: None)
         try:
             command(module.main, options)  # type: ignore[attr-defined]
         except SystemExit as left:
@@ -69,7 +74,7 @@ def test_a_result_describes_itself(results: dict[str, Path]) -> None:
     assert result["subject"]["options"]["guidance"] == 1
     assert result["protocol"]["suite"]["count"] == 4
     assert result["protocol"]["seeds"] == [0]
-    assert {"codes_id", "pixels_id", "parameters", "seconds", "device"} <= result["subject"].keys()
+    assert {"codes_id", "pixels_id", "parameters", "seconds", "device", "engine", "dtype"} <= result["subject"].keys()
     assert result["controls"].keys() == {"real", "reconstruction", "nearest_caption"}
     assert result["metrics"]["bits_per_image"]["higher_is_better"] is False
     assert result["metrics"].keys() >= {"class_score_lite0", "kid", "bits_per_image"}
@@ -93,6 +98,89 @@ def test_a_run_goes_on_where_it_was_stopped(
     assert read_result(tmp_path / "run")["metrics"] == read_result(results["a"])["metrics"]
     said = call(run, run.RunOptions, *words, "--guidance", "2")
     assert "holds pictures of another run (options.guidance: 1.0 and 2.0); choose another --out" in said
+
+
+def test_what_is_scored_is_not_scored_again(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    shutil.copytree(results["a"], tmp_path / "run")
+    words = ["--model", results["bundle"], "--suite", f"{photos}@validation", "--cache", results["root"] / "cache",
+             "--device", "cpu", "--guidance", "1", "--out", tmp_path / "run"]  # fmt: skip
+    before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    assert "scored before" in call(run, run.RunOptions, *words)
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
+    other = {**read_result(tmp_path / "run"), "version": 0}  # of another protocol, or none that can be read
+    (tmp_path / "run" / "result.json").write_text(json.dumps(other))
+    assert "scored before" not in call(run, run.RunOptions, *words)
+
+
+def test_processes_share_the_drawing_and_one_scores(results: dict[str, Path], tmp_path: Path, photos: Path) -> None:
+    """Each once scored a guidance while the others waited, which a process group does not do for long."""
+    argv = [  # `accelerate launch --cpu` starts one process, whatever it is told
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "evaluation.run",
+        "--model", str(results["bundle"]), "--suite", f"{photos}@validation", "--cache", str(results["root"] / "cache"),
+        "--networks", "[lite0]", "--sweep_guidance", "1", "--sweep_guidance", "3", "--batch_size", "1",
+        "--device", "cpu", "--out", str(tmp_path),
+    ]  # fmt: skip
+    together = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=170)
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.count("on 4 pictures") == 2
+    for name, alone in (("guidance-1", results["a"]), ("guidance-3", results["b"])):
+        for file in (alone / "pictures").glob("*.png"):
+            assert file.read_bytes() == (tmp_path / name / "pictures" / file.name).read_bytes()
+        subject = read_result(tmp_path / name)["subject"]
+        assert (subject["processes"], len(subject["turns"]), subject["turns"][0]["images"]) == (2, 1, 4)
+
+
+def test_the_speed_is_that_of_the_slowest_process(tmp_path: Path) -> None:
+    """Seconds of processes that ran side by side were once added up, and a line half written was a traceback."""
+    line = {"images": 10, "device": "cpu", "threads": 1, "batch_size": 5, "processes": 2}
+    for name, seconds in (("clock-1-0", [1.0, 1.0]), ("clock-1-1", [2.0, 2.0]), ("clock-2-0", [20.0])):
+        lines = [json.dumps({**line, "seconds": time}) + "\n" for time in seconds]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines) + '{"images": 1')
+    (tmp_path / "clock-3-0.jsonl").write_text('{"ima')
+    turns = run._turns(tmp_path)
+    assert turns[1] == {**line, "images": 40, "seconds": 4.0, "images_per_second": 10.0}
+    assert [turn["images_per_second"] for turn in turns.values()] == [10.0, 0.5, 0.0]
+
+
+def options_of(**values: Any) -> run.RunOptions:
+    return run.RunOptions(**{"out": Path("out"), "device": "cpu", **values})
+
+
+def test_pictures_are_drawn_as_generate_draws_them() -> None:
+    for name in ("dtype", "engine", "batch_size", "seed", "model"):
+        assert getattr(run.RunOptions, name) == getattr(generate.GenerateOptions, name)
+    for device in ("cpu", "cuda"):
+        assert run._dtype(options_of(device=device)) == generate._dtype(generate.GenerateOptions(device=device))
+    assert run._dtype(options_of(dtype="bfloat16")) == torch.bfloat16
+
+
+def test_options_that_would_not_be_read_are_refused(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    words = ["--model", results["bundle"], "--device", "cpu", "--out", tmp_path / "out"]
+    said = call(run, run.RunOptions, *words, "--sweep_guidance", "1", "--guidance", "3")
+    assert said == "RunOptions.guidance is 3.0: must be absent with sweep_guidance"
+    assert "backend autoregressive does not read it" in call(run, run.RunOptions, *words, "--sweep_steps", "5")
+    said = call(run, run.RunOptions, *words, "--sweep_guidance", "1", "--sweep_guidance", "-1")
+    assert said == "RunOptions.guidance is -1.0: must be from 0 to 100"
+    (tmp_path / "prompts.txt").write_text("a fox\n" + "long " * 300)
+    said = call(run, run.RunOptions, *words, "--suite", tmp_path / "prompts.txt", "--reference", photos)
+    assert "has 1499 characters" in said
+    assert "no real pictures" in call(run, run.RunOptions, *words, "--suite", "lab")
+    said = call(score, score.ScoreOptions, "--images", tmp_path, "--limit", "3", "--out", tmp_path / "out")
+    assert said == "ScoreOptions.limit is 3: must be absent without suite"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_swept_has_a_folder_each() -> None:
+    both = options_of(backend="diffusion", sweep_guidance=[1.0, 2.5], sweep_steps=[5, 10])
+    assert [(one.guidance, one.steps, str(one.out)) for one in both.runs] == [
+        (1.0, 5, "out/guidance-1-steps-5"), (1.0, 10, "out/guidance-1-steps-10"),
+        (2.5, 5, "out/guidance-2.5-steps-5"), (2.5, 10, "out/guidance-2.5-steps-10"),
+    ]  # fmt: skip
+    assert options_of(guidance=4.0).runs == [options_of(guidance=4.0)]
 
 
 def test_both_backends_are_judged_alike(
@@ -143,6 +231,36 @@ def test_anyone_s_pictures_are_scored(results: dict[str, Path], tmp_path: Path, 
     assert call(score, score.ScoreOptions, *words, "--reference", photos).endswith("there is not one picture in it")
 
 
+def test_prompts_of_one_s_own_are_part_of_the_protocol(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    """Two sets of pictures of different prompts, read from their folders, once compared."""
+    for name in ("fox", "owl"):
+        shutil.copytree(results["a"] / "pictures", tmp_path / name)
+        lines = [{"file_name": file.name, "text": f"a {name}"} for file in (tmp_path / name).glob("*.png")]
+        (tmp_path / name / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        call(score, score.ScoreOptions, "--images", tmp_path / name, "--cache", results["root"] / "cache",
+             "--reference", photos, "--out", tmp_path / f"{name}-scored")  # fmt: skip
+    said = call(compare, compare.CompareOptions, tmp_path / "fox-scored", tmp_path / "owl-scored", "--out", tmp_path)
+    assert said.startswith("these results cannot be compared: suite.hash: ")
+
+
+def test_own_pictures_that_ended_early_are_padded(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    for name, height in (("a.png", 16), ("b.png", 12)):
+        Image.new("RGB", (16, height)).save(tmp_path / name)
+    Image.new("RGB", (99, 30)).save(tmp_path / "grid.png")
+    images = [{"file": name, "prompt": "a quilt"} for name in ("a.png", "b.png")]
+    (tmp_path / "prompts.txt").write_text("a quilt\n" * 2)
+    words = ["--images", tmp_path, "--cache", results["root"] / "cache", "--reference", photos, "--out", tmp_path]
+    (tmp_path / "generation.json").write_text(json.dumps({"images": images}))
+    assert "on 2 pictures" in call(score, score.ScoreOptions, *words)
+    assert "on 2 pictures" in call(score, score.ScoreOptions, *words, "--suite", tmp_path / "prompts.txt")
+    (tmp_path / "generation.json").write_text(json.dumps({"images": {"a.png": "a quilt"}}))
+    assert "does not name file and prompt of each picture" in call(score, score.ScoreOptions, *words)
+
+
 def test_the_report_is_whole(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- comparison -->\nold\n<!-- /comparison -->\nafter\n")
@@ -183,6 +301,70 @@ def test_results_of_different_protocols_are_refused(results: dict[str, Path], tm
     assert body.strip().startswith('<p class="mismatch"><b>Not the same protocol')
 
 
+def test_names_and_paths_are_no_reason_to_refuse(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
+    shutil.copytree(results["b"], tmp_path / "other")
+    other = read_result(tmp_path / "other")
+    other["protocol"]["reference"]["name"] = "the same, elsewhere"
+    other["protocol"]["suite"]["name"] = "the same, too"
+    (tmp_path / "other" / "result.json").write_text(json.dumps(other))
+    said = call(compare, compare.CompareOptions, results["a"], tmp_path / "other", "--out", tmp_path)
+    assert "the comparison is in" in said
+
+
+def with_subject(result: dict[str, Any], **subject: Any) -> Column:
+    its = {**result["subject"], **subject}
+    name = f"{its['model_id']} {its['options']}"
+    return Column(name=name, folder=Path("nowhere"), result={**result, "subject": its}, pictures=[])
+
+
+def test_likelihoods_and_reconstructions_of_two_tokenizers_stand_apart(results: dict[str, Path]) -> None:
+    result = read_result(results["a"])
+    mine, theirs = with_subject(result), with_subject(result, codes_id="0" * 16, pixels_id="1" * 16)
+    same = report.markdown_table(compare.bits_apart([mine, mine]), [], {})
+    assert "| bits_per_image ↓ |" in same
+    assert same.count("their reconstruction") == 1
+    table = report.markdown_table(compare.bits_apart([mine, theirs]), [], {})
+    assert "| bits_per_image ↓ |" not in table
+    assert "| bits_per_image (codes 00000000) ↓ |" in table
+    assert table.count("their reconstruction (pixels ") == 2
+    assert table.count("real pictures") == 1
+
+
+def test_a_curve_is_of_one_model_and_its_other_options(results: dict[str, Path]) -> None:
+    """Two models of one backend once were one line, to and fro."""
+    result = read_result(results["a"])
+    options = result["subject"]["options"]
+    columns = [
+        with_subject(result, model_id=model, options={**options, "guidance": guidance, "temperature": temperature})
+        for model, temperature in (("one", 0.6), ("one", 1.0), ("two", 1.0)) for guidance in (1.0, 2.0)
+    ]  # fmt: skip
+    lines = report._curve(columns, "kid", "guidance")["lines"]
+    assert [line["label"] for line in lines] == [
+        f"autoregressive, model {model}, temperature {temperature}"
+        for model, temperature in (("one", 0.6), ("one", 1.0), ("two", 1.0))
+    ]
+    assert [len(line["dots"]) for line in lines] == [2, 2, 2]
+    assert not report._curve(columns, "kid", "steps")["lines"]
+    stepped = [with_subject(result, backend="diffusion", options={"guidance": 2.0, "steps": n}) for n in (5, 10)]
+    (line,) = report._curve([*stepped, columns[0]], "kid", "steps")["lines"]
+    assert (line["label"], len(line["dots"])) == ("diffusion", 2)
+    assert {"fid", "retrieval_top1_lite1", "concept_and_style_lite1"} <= {*report._CURVES}
+
+
+def test_a_result_without_what_it_rests_on_is_not_written(results: dict[str, Path], tmp_path: Path) -> None:
+    result = read_result(results["a"])
+    for part, name in (("subject", "codes_id"), ("subject", "pixels_id"), ("protocol", "seeds"), ("protocol", "suite")):
+        lacking = {**result, part: {key: value for key, value in result[part].items() if key != name}}
+        with pytest.raises(jsonschema.ValidationError, match=f"'{name}' is a required property"):
+            write_result(tmp_path / "result.json", lacking)
+    with pytest.raises(jsonschema.ValidationError, match="'controls' is a required property"):
+        write_result(tmp_path / "result.json", {key: value for key, value in result.items() if key != "controls"})
+    nothing = {"value": float("nan"), "low": None, "high": None, "higher_is_better": True}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_result(tmp_path / "result.json", {**result, "metrics": {"kid": nothing}})
+    assert not (tmp_path / "result.json").exists()
+
+
 def test_files_that_are_no_results(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
     good = read_result(results["a"])
     (tmp_path / "a.json").write_text(json.dumps({**good, "version": 99}))
@@ -212,8 +394,12 @@ def test_answers_become_a_win_rate(results: dict[str, Path], page: Path, call: C
     ]
     answers = page.parent / "answers.jsonl"
     answers.write_text("".join(json.dumps(answer) + "\n" for answer in first))
-    rates = compare.win_rate(answers, page.parent / "blind-key.json")
+    names = ["autoregressive, guidance 3", "autoregressive, guidance 1"]
+    rates = compare.win_rate(answers, page.parent / "blind-key.json", names)
     assert [rate.value for rate in rates.values()] == [1, 0]
+    assert rates[names[1]].low == pytest.approx(0.51, abs=0.01)  # of four pairs, however clear
+    with pytest.raises(BadInput, match=r"is of \['autoregressive, guidance 1', .*, not of \['another', 'two'\]"):
+        compare.win_rate(answers, page.parent / "blind-key.json", ["another", "two"])
     answers.write_text("".join(json.dumps({**answer, "choice": "tie"}) + "\n" for answer in first))
     words = [results["a"], results["b"], "--out", page.parent, "--answers", answers]
     call(compare, compare.CompareOptions, *words)
@@ -221,11 +407,29 @@ def test_answers_become_a_win_rate(results: dict[str, Path], page: Path, call: C
     # a second person says the opposite of all pairs but one
     turned = [{**answer, "choice": {"left": "right", "right": "left"}[answer["choice"]]} for answer in first[1:]]
     answers.write_text("".join(json.dumps(answer) + "\n" for answer in [*first, *turned]))
-    rate = next(iter(compare.win_rate(answers, page.parent / "blind-key.json").values()))
+    rate = next(iter(compare.win_rate(answers, page.parent / "blind-key.json", names).values()))
     assert rate.value == pytest.approx((1 + 3 * 0.5) / 4)
     for unusable in ({"id": 77}, {"page": "another"}):
         answers.write_text(json.dumps({**first[0], **unusable}))
         assert "line 1: not an answer to a pair" in call(compare, compare.CompareOptions, *words)
+    answers.write_bytes(b"\xff")
+    assert "answers.jsonl: not UTF-8 text (byte 0)" in call(compare, compare.CompareOptions, *words)
+
+
+def test_two_of_more_results_are_chosen_for_the_blind_page(
+    results: dict[str, Path], tmp_path: Path, call: Command
+) -> None:
+    shutil.copytree(results["a"], tmp_path / "c")
+    words = [results["a"], results["b"], tmp_path / "c", "--out", tmp_path / "out"]
+    said = call(compare, compare.CompareOptions, *words)
+    assert "no blind page: it is of two results, but 3 have pictures; choose two with --blind A B" in said
+    assert not (tmp_path / "out" / "blind.html").exists()
+    said = call(compare, compare.CompareOptions, *words, "--blind", results["b"], results["b"].parent / "elsewhere")
+    assert "blind is" in said
+    assert "must be two of the results" in said
+    call(compare, compare.CompareOptions, *words, "--blind", results["b"], tmp_path / "c" / "result.json")
+    key = json.loads((tmp_path / "out" / "blind-key.json").read_text())
+    assert key["names"] == ["autoregressive, guidance 3", f"autoregressive, guidance 1 ({tmp_path / 'c'})"]
 
 
 def test_equal_prompts_are_told_apart(tmp_path: Path) -> None:
