@@ -2,26 +2,26 @@
 
 Decoding multiplies a few rows by large matrices, so a step costs what it takes to read the weights and to call the
 operators. Here weights are arranged as the processor likes them, in 16 bits where that loses nothing, and a block is
-as few operators as it can be: three products with `x` are one, norms and attention are written out.
+as few operators as it can be: three products with `x` are one, norms and attention are written out. What is left of
+the time between operators is Python's, so the blocks are recorded once and run without it.
 
 Dimension names: B pictures, T new tokens, H heads, K head width, S keys, D width.
 """
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seq2seq.cache import KVCache
-from seq2seq.layers import DecoderBlock, KeysValues, Past, RMSNorm
+from seq2seq.layers import DecoderBlock, RMSNorm
 from seq2seq.model import ImageTokenDecoder, TokenModel
 from training.precision import has_bf16
-
-Product = Callable[[Tensor], Tensor]
-"""A linear layer without bias: (..., in) float32 -> (..., out) float32."""
 
 
 def packed(model: TokenModel, dtype: torch.dtype) -> TokenModel:
@@ -54,28 +54,89 @@ class PackedDecoder(nn.Module):
         super().__init__()
         self.config, self.rows, self.columns, self.embed = decoder.config, decoder.rows, decoder.columns, decoder.embed
         self.cache = decoder.cache
-        self.blocks = [PackedBlock(block, dtype) for block in decoder.blocks]
+        self.blocks = PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks])
         self.norm = Unit(decoder.norm)
         self.head = product(decoder.head.weight, dtype)
         self.positions, self.rule_out = decoder.positions, decoder.rule_out
+        self._recorded: dict[tuple[bool, bool], Callable[..., Tensor]] = {}
 
     def extend(self, tokens: Tensor, positions: int | Tensor, cache: KVCache) -> Tensor:
         """Tokens (B, T), each the one before its position -> logits (B, T, K + 1); appends to the cache."""
         t = positions if isinstance(positions, Tensor) else torch.tensor([positions])
         x = self.embed(tokens) + self.positions(t)
-        heads = self.config.heads
-        text_bias = _bias(cache.text_mask, heads)
-        pasts = cache.at(positions)
-        own_bias = None if pasts[0].mask is None else _bias(pasts[0].mask, heads)
-        for block, text, past, null in zip(self.blocks, cache.text, pasts, cache.nulls, strict=True):
-            x = block(x, text, text_bias, past, own_bias, null)
-        return self.rule_out(self.head(self.norm(x)), t)
+        heads, none = self.config.heads, x.new_empty(0)
+        if isinstance(positions, Tensor):
+            at, own_bias = positions, _bias(_until(positions, cache.keys.shape[3]), heads)
+        else:
+            at, own_bias = x.new_empty(positions + 1), none
+        text = [tensor for pair in cache.text for tensor in pair]
+        null = none if cache.null is None else cache.null
+        arguments = (x, at, cache.keys, cache.values, own_bias, text, _bias(cache.text_mask, heads), null)
+        kind = (isinstance(positions, Tensor), cache.null is None)
+        if kind not in self._recorded:
+            self._recorded[kind] = recorded(self.blocks, arguments)
+        return self.rule_out(self.head(self.norm(self._recorded[kind](*arguments))), t)
 
 
-class PackedBlock:
+def recorded(module: nn.Module, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
+    """The operators that `module` calls on `arguments`, to be called on others without Python between them.
+
+    Sizes may differ, but not the way through the code. `torch` calls this deprecated in favour of its compiler, which
+    takes minutes and wants one of C++ on the machine. Where it is gone, and for oneDNN's products, which cannot be
+    recorded, `module` is called as it is.
+    """
+    if not hasattr(torch.jit, "trace"):
+        return module
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            copies = [[*map(torch.clone, part)] if isinstance(part, list) else part.clone() for part in arguments]
+            return torch.jit.freeze(torch.jit.trace(module.eval(), tuple(copies), check_trace=False))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return module
+
+
+class PackedBlocks(nn.Module):
+    """The blocks, as a function of tensors alone."""
+
+    def __init__(self, blocks: list["PackedBlock"]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(
+        self,
+        x: Tensor,
+        at: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        own_bias: Tensor,
+        text: list[Tensor],
+        text_bias: Tensor,
+        null: Tensor,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D), appending to `keys` and `values`, (blocks, B, H, positions, K).
+
+        Args:
+            x: new tokens.
+            at: their positions (B, T) int64; or for one a picture, at position P, any tensor (P + 1,): what matters is
+                its size, which can be recorded where a number cannot.
+            keys: of the tokens so far.
+            values: as the keys.
+            own_bias: of self-attention's logits (B * H, T, positions): 0, or -inf where it may not; or nothing.
+            text: keys and values of the captions, (B, H, S, K) each, block by block.
+            text_bias: as `own_bias`, of cross-attention, (B * H, 1, S).
+            null: what the blocks read in the null caption, (blocks, 1, 1, D), for the second half of `x`; or nothing.
+        """
+        for i, block in enumerate(self.blocks):
+            x = block(x, at, keys[i], values[i], own_bias, *text[2 * i : 2 * i + 2], text_bias, null[i : i + 1])
+        return x
+
+
+class PackedBlock(nn.Module):
     """A `DecoderBlock`."""
 
     def __init__(self, block: DecoderBlock, dtype: torch.dtype) -> None:
+        super().__init__()
         own, cross, mlp = block.attention, block.cross, block.mlp
         self.heads = own.heads
         self.query_key_value = product(torch.cat([own.query.weight, own.key_value.weight]), dtype)
@@ -89,50 +150,90 @@ class PackedBlock:
         self.query_key_norm = Unit(own.query_norm, own.key_norm, scales=(scale, 1.0))
         self.cross_query_norm = Unit(cross.query_norm, scales=(scale,))
 
-    def __call__(
-        self, x: Tensor, text: KeysValues, text_bias: Tensor, past: Past, own_bias: Tensor | None, null: Tensor | None
+    def forward(
+        self,
+        x: Tensor,
+        at: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        own_bias: Tensor,
+        text_keys: Tensor,
+        text_values: Tensor,
+        text_bias: Tensor,
+        null: Tensor,
     ) -> Tensor:
-        """As the block's; biases (B * H, 1 or T, S) of attention's logits are 0, or -inf where it may not."""
+        """As `PackedBlocks`, of one block; `null` is (1, 1, 1, D) or (0,)."""
         batch, t, _ = x.shape
         made = self.query_key_value(self.norm1(x)).view(batch, t, 3, self.heads, -1)
         query, key = self.query_key_norm(made[:, :, :2]).transpose(1, 3).unbind(2)  # (B, H, T, K) each
-        keys, values = past.append((key, made[:, :, 2].transpose(1, 2)))
+        value = made[:, :, 2].transpose(1, 2)
+        if at.ndim == 1:
+            until = at.shape[0]
+            keys[:, :, until - 1 : until], values[:, :, until - 1 : until] = key, value
+            keys, values = keys[:, :, :until], values[:, :, :until]
+        else:
+            where = at[:, None, :, None].expand_as(key)
+            keys, values = keys.scatter_(2, where, key), values.scatter_(2, where, value)
         x = x + self.out(_attend(query, keys, values, own_bias))
-        said = x if null is None else x[: batch // 2]
-        query = self.cross_query_norm(self.cross_query(self.norm2(said)).view(len(said), t, 1, self.heads, -1))
-        y = self.cross_out(_attend(query.transpose(1, 3).squeeze(2), *text, text_bias))
-        x = x + (y if null is None else torch.cat([y, null.expand_as(y)]))
+        read = x[: text_keys.shape[0]]
+        query = self.cross_query_norm(self.cross_query(self.norm2(read)).view(read.shape[0], t, 1, self.heads, -1))
+        y = self.cross_out(_attend(query.transpose(1, 3).squeeze(2), text_keys, text_values, text_bias))
+        x = x + (torch.cat([y, null[0].expand_as(y)]) if null.ndim > 1 else y)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm3(x))))
 
 
-class Unit:
+class Unit(nn.Module):
     """One or more RMSNorms side by side. Their formula, x / sqrt(sum x^2 + n eps) * (sqrt(n) gain), is four operators
     where the layer's is ten, which takes longer than its arithmetic."""
 
     def __init__(self, *norms: RMSNorm, scales: tuple[float, ...] = (1.0,)) -> None:
         """`scales`: a factor for what each norm returns."""
+        super().__init__()
         (width,) = norms[0].normalized_shape
         gains = [norm.weight.detach() * (math.sqrt(width) * scale) for norm, scale in zip(norms, scales, strict=True)]
         self.gain = gains[0] if len(gains) == 1 else torch.stack(gains)[:, None]
         self.floor = torch.tensor(math.sqrt(width * (norms[0].eps or 0.0)))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., width), or (..., norms, H, width) -> the same shape."""
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor) * self.gain
 
 
-def product(weight: Tensor, dtype: torch.dtype) -> Product:
-    """Multiplies by a (out, in) matrix that is held, packed, in `dtype`."""
-    weight = weight.detach().float()
-    if dtype == torch.float16:
-        in_half = torch.ops.quantized.linear_prepack_fp16(weight, None)
-        multiply = torch.ops.quantized.linear_dynamic_fp16.default
-        return lambda x: multiply(x, in_half)
-    arranged = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), 2)
-    multiply = torch.ops.mkldnn._linear_pointwise.default
-    if dtype == torch.float32:
-        return lambda x: multiply(x, arranged, None, "none", [], "")
-    return lambda x: multiply(x.to(dtype), arranged, None, "none", [], "").float()
+def product(weight: Tensor, dtype: torch.dtype) -> nn.Module:
+    """Multiplies float32 (..., in) by a matrix (out, in) that is held, packed, in `dtype`: a linear layer."""
+    return HalfProduct(weight) if dtype == torch.float16 else OneDNNProduct(weight, dtype)
+
+
+class HalfProduct(nn.Module):
+    """Weights in float16, products and sums in float32, by fbgemm."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.detach().float(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) float32 -> (..., out) float32."""
+        made: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+        return made
+
+
+class OneDNNProduct(nn.Module):
+    """Weights, and what is multiplied by them, in `dtype`, by oneDNN."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) float32 -> (..., out) float32."""
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, None, "none", [], "")
+        return made.float()
+
+
+def _until(positions: Tensor, count: int) -> Tensor:
+    """Positions (B, T) -> bool (B, 1, T, count): whether a token there may attend on each position."""
+    return (torch.arange(count, device=positions.device) <= positions[..., None])[:, None]
 
 
 def _bias(mask: Tensor, heads: int) -> Tensor:
@@ -140,10 +241,10 @@ def _bias(mask: Tensor, heads: int) -> Tensor:
     return mask.float().log().expand(-1, heads, -1, -1).flatten(0, 1)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Scaled queries (B, H, T, K) on (B, H, S, K) -> (B, T, D). Written out: the fused kernel is made for many queries,
     and with one it takes twice as long."""
     batch, heads, t, _ = query.shape
     query, keys, values = query.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
-    logits = torch.bmm(query, keys.mT) if bias is None else torch.baddbmm(bias, query, keys.mT)
+    logits = torch.bmm(query, keys.mT) if bias.ndim == 1 else torch.baddbmm(bias, query, keys.mT)
     return torch.bmm(logits.softmax(-1), values).view(batch, heads, t, -1).transpose(1, 2).flatten(2)

@@ -1,6 +1,7 @@
 """The decode loop: the right distribution, the same picture in any batch, an end where the model says so."""
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from sampling.pipeline import load
 from seq2seq.cache import KVCache
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel, TokenModelConfig
-from seq2seq.packed import packed, packed_dtypes
+from seq2seq.packed import PackedDecoder, packed, packed_dtypes
 from tokenizer.text import NULL, PAD, trimmed
 from training.errors import BadInput
 
@@ -352,6 +353,31 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
         logits = guided(both, options.guidance)[0] if options.guidance != 1 else both[0]
         token = ours[t] if t < len(ours) else model.config.eos
         assert logits.max() - logits[token] < tolerance
+
+
+@pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")
+@torch.no_grad()
+def test_packed_blocks_are_recorded_once_for_all_sizes() -> None:
+    """With guidance and without, one token a pass and many: four ways through the code, and no more records."""
+    twin = packed(trained_looking_model(torch.bfloat16), torch.float16)
+    assert isinstance(twin.decoder, PackedDecoder)
+    for batch, guide in ((1, True), (4, True), (3, False), (2, False)):
+        text, rows = captions(batch), batch * (2 if guide else 1)
+        cache, as_it_is = twin.cache(text, guide), twin.cache(text, guide)
+        for positions in (0, 1, 2, torch.arange(3, 7).expand(rows, -1)):
+            tokens = torch.randint(TOKENS.codebook_size, (rows, 1 if isinstance(positions, int) else 4))
+            made = twin.decoder.extend(tokens, positions, cache)
+            apart = PackedDecoder.extend(unrecorded(twin.decoder), tokens, positions, as_it_is)
+            torch.testing.assert_close(made, apart, atol=1e-6, rtol=0)
+    assert len(twin.decoder._recorded) == 4
+    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in twin.decoder._recorded.values())
+
+
+def unrecorded(decoder: PackedDecoder) -> PackedDecoder:
+    """It shares all but the records."""
+    twin = copy.copy(decoder)
+    twin._recorded = {(many, alone): decoder.blocks for many in (True, False) for alone in (True, False)}
+    return twin
 
 
 def test_packing_leaves_the_model_as_it_was() -> None:
