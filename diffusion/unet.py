@@ -1,8 +1,9 @@
 """The U-Net with cross-attention of latent diffusion (arXiv 2112.10752), from `diffusers`."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from training.config import require
@@ -41,6 +42,39 @@ class Caption(NamedTuple):
     """bool (B, S), False at padding."""
 
 
+class ReadOnce:
+    """Cross-attention for `diffusers` that computes keys and values once a caption, not at every step."""
+
+    def __init__(self) -> None:
+        self._read: Tensor | None = None
+        self._keys_values: tuple[Tensor, Tensor] | None = None
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Queries from (B, N, C) on caption states (B, S, D), biases (B, 1, S) -> (B, N, C)."""
+        keys_values = self._keys_values
+        if keys_values is None or encoder_hidden_states is not self._read or torch.is_grad_enabled():
+            k, v = (_heads(layer(encoder_hidden_states), attn.heads) for layer in (attn.to_k, attn.to_v))
+            keys_values = k, v
+            self._read, self._keys_values = (None, None) if torch.is_grad_enabled() else (encoder_hidden_states, (k, v))
+        query = _heads(attn.to_q(hidden_states), attn.heads)
+        mask = None if attention_mask is None else attention_mask[:, None]
+        y = nn.functional.scaled_dot_product_attention(query, *keys_values, attn_mask=mask)
+        said: Tensor = attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
+        return said
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * K) -> (B, heads, N, K)."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
 class UNet(nn.Module):
     """Noisy latents, time and caption states -> the prediction at each latent."""
 
@@ -70,6 +104,9 @@ class UNet(nn.Module):
         )
         for parameter in self.net.conv_out.parameters():  # at first the prediction is zero
             nn.init.zeros_(parameter)
+        for name, module in self.net.named_modules():
+            if name.endswith("attn2"):
+                module.set_processor(ReadOnce())
 
     def caption(self, states: Tensor, mask: Tensor) -> Caption:
         """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""

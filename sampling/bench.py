@@ -83,7 +83,7 @@ def main(options: BenchOptions) -> None:
             row["bandwidth_share"] = row["bytes_per_step"] / (row["ms_per_step"] / 1e3) / bandwidth
     ratios = {grid: _ratios([row for row in rows if row["tokens"] == grid**2]) for grid in options.grid}
     result = {
-        "machine": _machine(options), "model": {"width": options.width, "depth": options.depth},
+        "machine": machine(options.device), "model": {"width": options.width, "depth": options.depth},
         "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": ratios[options.grid[0]],
         "ratios_by_tokens": {str(grid**2): values for grid, values in ratios.items()}, "rows": rows,
     }  # fmt: skip
@@ -116,7 +116,7 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in tqdm(range(options.repeats + 1), desc=f"{grid**2} tokens, batch {batch}", unit="turn"):
         for name, run in variants.items():
-            seconds = _timed(run, options.device)
+            seconds = timed(run, options.device)
             if turn:  # the first is for warming up
                 times[name].append(seconds)
     rows = []
@@ -190,7 +190,8 @@ def _transformers(config: TokenModelConfig, batch: int, device: str) -> dict[str
     return variants
 
 
-def _timed(run: Variant, device: str) -> float:
+def timed(run: Variant, device: str) -> float:
+    """Seconds that a variant takes, its work on the device included."""
     begin = time.perf_counter()
     with torch.no_grad():
         run()
@@ -203,7 +204,7 @@ def copy_bandwidth(device: str) -> float:
     """Bytes a second, read and written, of copying 256 MiB: the best of ten."""
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / min(_timed(lambda: target.copy_(source), device) for _ in range(10))
+    return 2 * source.nbytes / min(timed(lambda: target.copy_(source), device) for _ in range(10))
 
 
 def profile(run: Variant, steps: int) -> dict[str, float]:
@@ -280,11 +281,12 @@ def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     return ratios
 
 
-def _machine(options: BenchOptions) -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
+    """Where a figure was measured, and with what."""
     import transformers
 
-    if options.device.startswith("cuda"):
-        name = torch.cuda.get_device_name(options.device)
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
     else:
         name = f"{torch.backends.cpu.get_cpu_capability()} CPU ({platform.processor() or platform.machine()})"
     return {

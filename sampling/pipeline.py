@@ -174,7 +174,9 @@ class Bundle:
             raise BadInput(f"interpolate is {count}: must be 2 or more")
         model, options = self.diffusion, options or DiffusionOptions()
         pictures = []
-        for part in torch.linspace(0, 1, count, device=self._device).split(batch_size):
+        way = torch.linspace(0, 1, count, device=self._device)
+        for begin in range(0, count, batch_size):
+            part = way[begin : begin + batch_size]
             first, second = (self._denoiser([check_prompt(prompt)] * len(part), options) for prompt in prompts)
             here, there = (seeded(torch.full_like(part, seed, dtype=torch.int64), model.latent_shape) for seed in seeds)
             latents = sample(between(first, second, part), model.process, mixed(here, there, part), options)
@@ -218,7 +220,7 @@ class Bundle:
 
     def _decoded(self, latents: Tensor) -> list[Tensor]:
         """As `_pixels`, of latents (B, C, h, w)."""
-        return [self.tokenizer.decode_latents(one).cpu()[0] for one in latents.split(1)]
+        return [self.tokenizer.decode_latents(one[None])[0].cpu() for one in latents]
 
     @torch.no_grad()
     def _denoiser(self, captions: Sequence[str], options: DiffusionOptions) -> Denoise:

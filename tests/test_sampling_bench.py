@@ -55,7 +55,7 @@ def test_bytes_of_a_step() -> None:
     for engine, bytes_a_weight in (("plain", 4), ("packed", packed_dtypes()[0].itemsize)):
         sampler = Sampler(model, engine)  # type: ignore[arg-type]
         text = torch.ones(1, 5, dtype=torch.int64)
-        sampler.draw(text, text, torch.tensor([0]), SamplingOptions(guidance=1.0))
+        sampler.draw(text, torch.tensor([0]), SamplingOptions(guidance=1.0))
         weights = (4 + 2) * 64 * 64 + 2 * 64 * 128 + 64 * 11
         assert bytes_per_step(model, sampler) == bytes_a_weight * weights + (2 * (5 + 5) * 64 * 4 + 5) // 2
 

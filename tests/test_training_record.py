@@ -39,8 +39,19 @@ def test_the_record_of_a_run(tmp_path: Path) -> None:
     assert found["pictures"] == 80
     assert found["flops"] == 20.0
     assert found["figures"] == {"loss": 1.0, "validation_loss": 3.0}
+    assert found["curves"] == {"loss": [[10.0, 2.0], [20.0, 1.0]], "validation_loss": [[10.0, 3.0]]}
     (tmp_path / FILE).write_text(json.dumps(found))
     assert read_record(tmp_path) == found
+
+
+def test_long_curves_are_averaged(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = [{"step": i, "loss": i % 2, "images_per_second": 8.0, "flops": 3.0 * i} for i in range(1, 401)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = TrainingConfig(data="numbers", out=str(tmp_path), steps=400, batch_size=4, precision="no")
+    curve = record(config, "accelerate launch it", log, torch.device("cpu"))["curves"]["loss"]
+    assert len(curve) == 80
+    assert curve[-1] == [1200.0, pytest.approx(0.4)]
 
 
 def test_no_record_and_a_wrong_one(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
     """Of a finished run: its command, cost and last figures.
 
     `flops` is of all steps, as counted in one; `seconds` of training alone, without drawing samples; `figures` the last
-    of each kind in the log. The record of the model that it started from, if any, is in it, and not in its cost.
+    of each kind in the log; `curves` the losses on the way, as pairs of operations so far and loss. The record of the
+    model that it started from, if any, is in it, and not in its cost.
     """
     init = getattr(config, "init", None)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -52,8 +53,17 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
         "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
         "seconds": round(seconds, 1), "device": device.type, "precision": config.precision, "torch": torch.__version__,
         "figures": {name: value for name, value in last.items() if name not in dull},
+        "curves": {name: _curve(lines, name) for name in ("loss", "validation_loss")},
         **({"init": read_record(Path(init))} if init else {}),
     }  # fmt: skip
+
+
+def _curve(lines: list[dict[str, Any]], name: str) -> list[list[float]]:
+    """At most some 100 pairs of (operations so far, mean of what was logged since the pair before)."""
+    a_step = next((line["flops"] / line["step"] for line in lines if "flops" in line), 0.0)
+    logged = [(line["step"] * a_step, line[name]) for line in lines if name in line]
+    parts = [logged[first : first + 1 + len(logged) // 100] for first in range(0, len(logged), 1 + len(logged) // 100)]
+    return [[part[-1][0], sum(value for _, value in part) / len(part)] for part in parts]
 
 
 def total(found: Mapping[str, Any], cost: str) -> float:

@@ -1,0 +1,73 @@
+"""How each backend of a bundle learned, loss against compute: `python -m evaluation.curves --model BUNDLE`.
+
+The two losses are not of a kind: nats a token, and squared errors of what is denoised. So each has a panel, and only
+the compute on the lower axis is theirs in common.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sampling.generate import SHIPPED
+from training.cli import command
+from training.errors import BadInput
+from training.files import atomic
+from training.pretrained import read_json
+from training.record import read_record
+
+_BACKENDS = {
+    "autoregressive": ("token model", "nats an image token"),
+    "diffusion": ("diffusion model", "weighted squared error of the target"),
+}
+
+
+@dataclass(kw_only=True)
+class CurvesOptions:
+    """Plots the losses in the `training.json` of a bundle's backends against the operations that they took."""
+
+    model: Path = SHIPPED
+    """Bundle folder."""
+    plot: Path = Path("outputs/curves.png")
+    """File to write, PNG or SVG."""
+
+
+def main(options: CurvesOptions) -> None:
+    """Reads, plots, and says where."""
+    parts = read_json(options.model / "bundle.json").get("parts", [])
+    found = {name: read_record(options.model / name) for name in _BACKENDS if name in parts}
+    curves = {name: run["curves"] for name, run in found.items() if run.get("flops") and run.get("curves")}
+    if not curves:
+        raise BadInput(f"{options.model}: no training.json beside its models has the losses of their training")
+    plot(curves, options.plot)
+    for name, run in found.items():
+        if name in curves:
+            last = curves[name]["loss"][-1][1]
+            print(f"{_BACKENDS[name][0]}: {run['flops'] / 1e15:.3g} PFLOP, loss {last:.3f} at the end")
+    print(f"the curves are in {options.plot}")
+
+
+def plot(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """A panel a backend: each loss, pairs of (operations so far, loss), as a line."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise BadInput('plots are not installed: pip install "tessera[bench]"') from None
+    figure = Figure(figsize=(5 * len(curves) + 1, 3.5), layout="constrained")
+    most = max(pair[0] for losses in curves.values() for line in losses.values() for pair in line)
+    for panel, (name, losses) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for loss, line in losses.items():
+            if line:
+                kind = "o--" if loss.startswith("validation") else "-"
+                compute, values = zip(*((flops / 1e15, value) for flops, value in line), strict=True)
+                panel.plot(compute, values, kind, label=loss.replace("_", " "))
+        title, unit = _BACKENDS[name]
+        panel.set(title=title, xlabel="compute, PFLOP", ylabel=unit, xlim=(0, most / 1e15))
+        panel.legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as temporary:
+        figure.savefig(temporary, format=file.suffix.removeprefix(".") or "png", dpi=120)
+
+
+if __name__ == "__main__":
+    command(main, CurvesOptions)

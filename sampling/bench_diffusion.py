@@ -1,0 +1,152 @@
+"""How fast the diffusion sampler is: `python -m sampling.bench_diffusion`.
+
+Beside the token model of the same bundle, from prompt to picture; and, for the U-Net of `diffusers`, beside a loop as
+its pipelines have it. All take turns in one run, so that a slow moment of the machine strikes all.
+"""
+
+import copy
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from diffusion.model import DiffusionModel, DiffusionModelConfig
+from diffusion.unet import UNet
+from sampling.bench import Variant, machine, timed
+from sampling.diffuse import denoiser, sample, seeded
+from sampling.generate import SHIPPED
+from sampling.options import DiffusionOptions, SamplingOptions
+from sampling.pipeline import load
+from seq2seq.model import null_caption
+from training.cli import command
+from training.config import require
+from training.files import splice, write_json
+
+PROMPT = "a noto emoji of a fox"
+CAPTION = 24
+"""Ids of each caption that the U-Net reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionBenchOptions:
+    """Times both backends of a bundle, and an untrained U-Net in our sampler and in a plain loop, in turns."""
+
+    model: str = str(SHIPPED)
+    """Bundle with both backends."""
+    batch: list[int] = field(default_factory=lambda: [1, 16])
+    """Pictures drawn at a time."""
+    steps: list[int] = field(default_factory=lambda: [10, 25, 50])
+    """Steps of diffusion."""
+    repeats: int = 5
+    """Turns; the median counts."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to draw."""
+    json: Path = Path("outputs/bench-diffusion.json")
+    """File for the figures."""
+    readme: Path | None = None
+    """Markdown file in which to replace what stands between `<!-- bench-diffusion -->` and its end mark."""
+
+    def __post_init__(self) -> None:
+        require(self, "repeats", self.repeats >= 1, "1 or more")
+        for name in ("batch", "steps"):
+            require(self, name, bool(getattr(self, name)) and min(getattr(self, name)) >= 1, "numbers of 1 or more")
+
+
+def main(options: DiffusionBenchOptions) -> None:
+    """Times, prints a table, and writes the figures."""
+    rows = []
+    for batch in options.batch:
+        for kind, variants in (("bundle", _backends(batch, options)), ("U-Net", _unets(batch, options))):
+            for name, seconds in in_turns(variants, options, f"{kind}, batch {batch}").items():
+                rows.append(
+                    {"of": kind, "variant": name, "batch": batch, "seconds": seconds,
+                     "images_per_second": batch / seconds}
+                )  # fmt: skip
+    ratios = {str(batch): _ratio([row for row in rows if row["batch"] == batch]) for batch in options.batch}
+    result = {"machine": machine(options.device), "ratios": ratios, "rows": rows}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.json, result)
+    print(markdown(result))
+    if options.readme:
+        splice(options.readme, "bench-diffusion", markdown(result))
+    print(f"the figures are in {options.json}")
+
+
+def in_turns(variants: Mapping[str, Variant], options: DiffusionBenchOptions, what: str) -> dict[str, float]:
+    """Median seconds of each."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in tqdm(range(options.repeats + 1), desc=what, unit="turn"):
+        for name, run in variants.items():
+            seconds = timed(run, options.device)
+            if turn:  # the first is for warming up
+                times[name].append(seconds)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _backends(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
+    bundle = load(options.model, device=options.device)
+    for backend in ("autoregressive", "diffusion"):
+        bundle.require(backend)
+    wanted = [(PROMPT, seed) for seed in range(batch)]
+    ways: dict[str, SamplingOptions | DiffusionOptions] = {"autoregressive": SamplingOptions()}
+    ways |= {f"diffusion, {steps} steps": DiffusionOptions(steps=steps) for steps in options.steps}
+    return {name: lambda way=way: bundle.draw(wanted, way) for name, way in ways.items()}  # type: ignore[misc]
+
+
+def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
+    from diffusers import DPMSolverMultistepScheduler
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    torch.manual_seed(0)
+    model = DiffusionModel(DiffusionModelConfig(denoiser="unet")).eval().to(options.device)
+    assert isinstance(model.denoiser, UNet)
+    net = copy.deepcopy(model.denoiser.net)
+    net.set_attn_processor(AttnProcessor2_0())
+    text = torch.randint(4, 2000, (batch, CAPTION), device=options.device)
+    way = DiffusionOptions(steps=options.steps[0])
+    seeds, null = torch.arange(batch, device=options.device), null_caption(text[:1]).expand(1, CAPTION)
+
+    def ours() -> Any:
+        return sample(denoiser(model, text, null, way), model.process, seeded(seeds, model.latent_shape), way)
+
+    def plain() -> Any:
+        states = model.caption(torch.cat([null.expand_as(text), text])).states
+        scheduler = DPMSolverMultistepScheduler(prediction_type="v_prediction")
+        scheduler.set_timesteps(way.steps)
+        x = torch.randn(batch, *model.latent_shape, device=options.device)
+        for t in scheduler.timesteps:
+            without, with_it = net(torch.cat([x, x]), t, encoder_hidden_states=states).sample.chunk(2)
+            x = scheduler.step(without + way.guidance * (with_it - without), t, x).prev_sample
+        return x
+
+    return {f"tessera, {way.steps} steps": ours, f"plain diffusers, {way.steps} steps": plain}
+
+
+def _ratio(rows: list[dict[str, Any]]) -> float:
+    """How many times as long the plain loop takes as ours."""
+    ours, theirs = (
+        min(row["seconds"] for row in rows if row["variant"].startswith(name)) for name in ("tessera", "plain")
+    )
+    return round(theirs / ours, 3)
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The figures as a table: a row a variant, images/s by batch."""
+    rows = result["rows"]
+    batches = list(dict.fromkeys(row["batch"] for row in rows))
+    lines = [["images/s", *(f"{batch} at a time" for batch in batches)], ["---"] * (1 + len(batches))]
+    for of, name in dict.fromkeys((row["of"], row["variant"]) for row in rows):
+        here = {row["batch"]: row["images_per_second"] for row in rows if (row["of"], row["variant"]) == (of, name)}
+        lines.append([f"{of}: {name}", *(f"{here[batch]:.2f}" for batch in batches)])
+    told = result["machine"]
+    ratios = ", ".join(f"{ratio:.2f} at {batch}" for batch, ratio in result["ratios"].items())
+    said = f"The U-Net is {ratios} times as fast as in a plain loop. {told['device']}, {told['threads']} threads."
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", said, ""])
+
+
+if __name__ == "__main__":
+    command(main, DiffusionBenchOptions)

@@ -1,0 +1,32 @@
+"""Loss against compute, from what the trainers left beside the models."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from evaluation.curves import CurvesOptions, main
+from training.errors import BadInput
+
+
+def bundle(folder: Path, **curves: list[list[float]]) -> Path:
+    for name in ("autoregressive", "diffusion"):
+        (folder / name).mkdir(parents=True)
+    (folder / "bundle.json").write_text(json.dumps({"parts": ["text", "tokenizer", "autoregressive", "diffusion"]}))
+    found = {"steps": 2, "batch_size": 4, "data": "emoji", "figures": {}, "flops": 2e15, "curves": curves}
+    (folder / "autoregressive" / "training.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_what_is_known_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = bundle(tmp_path / "bundle", loss=[[1e15, 5.0], [2e15, 4.0]], validation_loss=[])
+    main(CurvesOptions(model=model, plot=tmp_path / "plots" / "curves.png"))
+    assert "token model: 2 PFLOP, loss 4.000 at the end" in capsys.readouterr().out
+    with Image.open(tmp_path / "plots" / "curves.png") as image:
+        assert image.width > image.height
+
+
+def test_nothing_is_known(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no training\.json beside its models has the losses of their training"):
+        main(CurvesOptions(model=bundle(tmp_path / "bundle"), plot=tmp_path / "curves.png"))
