@@ -363,14 +363,23 @@ def test_a_launcher_whose_processes_would_train_alone_is_refused(
 
 @pytest.mark.timeout(400)
 def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    """A real image tokenizer, whose codebook follows the encoder by sums over all processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--cpu", "--num_processes", "2", "--main_process_port", str(port)]
-    launcher = launch(Path(__file__), tmp_path / "two", options=options)
-    said, errors = launcher.communicate(timeout=300)
-    assert launcher.returncode == 0, errors
+    """A real image tokenizer, whose codebook follows the encoder by sums over all processes; stopped at a signal to
+    the second of them, and resumed."""
+
+    def start(*arguments: object) -> tuple[int, str, str]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", str(port)]  # on CPUs too
+        launcher = launch(Path(__file__), tmp_path / "two", *arguments, options=options)
+        said, errors = launcher.communicate(timeout=150)
+        return launcher.returncode, said, errors
+
+    code, said, errors = start("stop")
+    assert code != 0
+    assert "stopped after step 8; give the same command again to resume" in said, errors
+    code, said, errors = start()
+    assert code == 0, errors
     assert said.count("the model is in") == 1
     fit(tmp_path / "one", pictures=True)
     for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
@@ -382,8 +391,13 @@ def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]]
     torch.testing.assert_close(two_weights[codebook], one_weights[codebook], rtol=1e-3, atol=1e-3)
 
 
+def signal_the_second(forward_pass: int) -> None:
+    if forward_pass == 7 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":  # one of the two processes
-    fit(Path(sys.argv[1]), pictures=True)
+    fit(Path(sys.argv[1]), pictures=True, **({"at": signal_the_second} if sys.argv[2:] else {}))
 
 
 def test_a_run_with_muon_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:

@@ -34,12 +34,11 @@ def save(folder: Path, step: int, model: nn.Module, average: nn.Module, optimize
     """
     optimizer_state = get_optimizer_state_dict(model, optimizer, options=_FULL)
     parts: dict[str, Any] = {
-        "model": get_model_state_dict(model, options=_FULL),
-        "average": get_model_state_dict(average, options=_FULL),
-        "optimizer": _flat(cast(State, optimizer_state["state"])),
-    }
-    if not write:
+        "model": get_model_state_dict(model, options=_FULL), "average": get_model_state_dict(average, options=_FULL),
+    }  # fmt: skip
+    if not write:  # of several processes the others have gathered nothing
         return
+    parts["optimizer"] = _flat(cast(State, optimizer_state["state"]))
     with atomic(folder / f"step-{step:08d}") as temporary:
         temporary.mkdir()
         for name, part in parts.items():

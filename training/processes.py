@@ -13,7 +13,7 @@ def require_joined(count: int) -> None:
     if launched != count:
         raise BadInput(
             f"the launcher started {launched} processes but Accelerate joined {count}; "
-            "each would work alone: check `accelerate launch` options (--cpu, --multi_gpu)"
+            "each would work alone: check the options of `accelerate launch` (--multi_gpu starts processes on CPUs too)"
         )
 
 
