@@ -333,8 +333,8 @@ def test_processes_share_the_work_and_draw_the_same(bundle: Path, tmp_path: Path
         port = free.getsockname()[1]
     argv = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",  # on CPUs too
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port), "-m",
-        "sampling.generate", *map(str, ask), "--device", "cpu", "--out", str(tmp_path / "together"),
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port),
+        "-m", "sampling.generate", *map(str, ask), "--device", "cpu", "--out", str(tmp_path / "together"),
     ]  # fmt: skip
     together = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=170)
     assert together.returncode == 0, together.stderr
