@@ -1,9 +1,14 @@
 """Parallel decoding draws the very tokens that one-by-one decoding draws, in fewer passes where guesses are easy."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from tiny_models import TOKENS, captions, token_model
+from tiny_models import TOKENS, captions, save_bundle, token_model
 
+from sampling.bench_parallel import ParallelBenchOptions
+from sampling.bench_parallel import main as bench
 from sampling.decode import Sampler
 from sampling.logits import Draw
 from sampling.noise import gumbel
@@ -113,3 +118,17 @@ def test_it_does_not_go_with_given_tokens() -> None:
         Sampler(token_model(), "plain").draw(captions(1), torch.arange(1), options, known)
     with pytest.raises(BadInput, match="parallel is 1: must be 2 or more, or 0 for none"):
         SamplingOptions(parallel=1)
+
+
+def test_the_benchmark_of_a_trained_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ParallelBenchOptions(
+        model=str(save_bundle(tmp_path / "bundle")), prompts=3, windows=[2, 4], batch=[1, 2], timed=2, device="cpu",
+        json=tmp_path / "bench.json",
+    )  # fmt: skip
+    bench(options)
+    rows = json.loads(options.json.read_text())["rows"]
+    assert [(row["temperature"], row["window"]) for row in rows[:3]] == [(1.0, 0), (1.0, 2), (1.0, 4)]
+    assert all(row["same_pictures"] == row["pictures"] == 3 for row in rows)
+    assert all(row["batch_1"]["passes"] <= 9 for row in rows)
+    assert rows[0]["batch_2"]["tokens_a_pass"] == 1.0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 6 + 1

@@ -1,0 +1,131 @@
+"""What parallel decoding saves on a trained model: `python -m sampling.bench_parallel`.
+
+The same pictures one token a pass and a window of tokens a pass: whether they are the same, in how many passes, and how
+long each takes, in turns in one run. How many guesses are right depends on what a model has learned, so an untrained
+one would tell nothing.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.emoji import emojis
+from sampling.bench import machine, timed
+from sampling.generate import SHIPPED
+from sampling.options import SamplingOptions
+from sampling.pipeline import Bundle, load
+from training.cli import command
+from training.config import require
+from training.files import write_json
+
+TOGETHER = 20
+"""Pictures drawn at a time where it is not time that is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelBenchOptions:
+    """Draws captions of emoji by windows of several sizes, at temperature 1 and at the default options."""
+
+    model: str = str(SHIPPED)
+    """Bundle."""
+    prompts: int = 200
+    """Captions whose pictures are compared."""
+    windows: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
+    """Tokens a pass."""
+    batch: list[int] = field(default_factory=lambda: [1, 8])
+    """Pictures drawn at a time where time is measured."""
+    timed: int = 16
+    """Captions that are drawn to measure time."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to draw."""
+    json: Path = Path("outputs/bench-parallel.json")
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "timed"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "windows", bool(self.windows) and min(self.windows) >= 2, "numbers of 2 or more")
+        require(self, "batch", bool(self.batch) and min(self.batch) >= 1, "numbers of 1 or more")
+
+
+def main(options: ParallelBenchOptions) -> None:
+    """Draws, compares, times, prints a table, and writes the figures."""
+    bundle = load(options.model, device=options.device)
+    bundle.require("autoregressive")
+    corpus = emojis()
+    captions = [corpus[i * len(corpus) // options.prompts].captions[0] for i in range(options.prompts)]
+    rows = []
+    for way in (SamplingOptions(temperature=1.0), SamplingOptions()):
+        rows += measure(bundle, captions, dataclasses.replace(way, parallel=0), options)
+    result = {"machine": machine(options.device), "model": bundle.model_id("autoregressive"), "rows": rows}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.json, result)
+    print(table(rows, options.batch))
+    print(f"the figures are in {options.json}")
+
+
+def measure(
+    bundle: Bundle, captions: Sequence[str], one_by_one: SamplingOptions, options: ParallelBenchOptions
+) -> list[dict[str, Any]]:
+    """A row a window, 0 being one token a pass."""
+    ways = {window: dataclasses.replace(one_by_one, parallel=window) for window in (0, *options.windows)}
+    expected: list[Tensor] = []
+    rows = []
+    for window, way in ways.items():
+        codes = draw(bundle, captions, way, TOGETHER)
+        expected = expected or codes
+        same = sum(torch.equal(a, b) for a, b in zip(codes, expected, strict=True))
+        rows.append({"temperature": way.temperature, "window": window, "pictures": len(codes), "same_pictures": same})
+    for batch in options.batch:
+        times: dict[int, list[float]] = {window: [] for window in ways}
+        passes: dict[int, list[int]] = {window: [] for window in ways}
+        firsts = range(0, min(options.timed, len(captions)), batch)
+        for first in tqdm(firsts, desc=f"temperature {one_by_one.temperature}, batch {batch}", unit="batch"):
+            for window, way in ways.items():
+                some = captions[first : first + batch]
+                seconds = timed(functools.partial(draw, bundle, some, way, batch), options.device)
+                passes[window].append(bundle.sampler.passes[-1])
+                times[window].append(seconds / len(some))
+        for row in rows:
+            here = passes[row["window"]]
+            row[f"batch_{batch}"] = {
+                "seconds_a_picture": statistics.median(times[row["window"]]), "passes": statistics.mean(here),
+                "tokens_a_pass": bundle.tokenizer.config.grid**2 / statistics.mean(here),
+            }  # fmt: skip
+    return rows
+
+
+def draw(bundle: Bundle, captions: Sequence[str], way: SamplingOptions, batch: int) -> list[Tensor]:
+    """Codes (h, w) of each, with seeds 0, 1, ..."""
+    codes: list[Tensor] = []
+    for first in range(0, len(captions), batch):
+        text = bundle.text.encode(captions[first : first + batch]).to(bundle.sampler.device)
+        seeds = torch.arange(first, first + len(text), device=text.device)
+        codes += bundle.sampler.draw(text, seeds, way)
+    return codes
+
+
+def table(rows: Sequence[dict[str, Any]], batches: Sequence[int]) -> str:
+    """For a terminal."""
+    lines = [f"{'temperature':>11} {'window':>6} {'same pictures':>13}" + "".join(
+        f" | batch {batch}: {'passes':>6} {'ms a picture':>12}" for batch in batches
+    )]  # fmt: skip
+    for row in rows:
+        line = f"{row['temperature']:11g} {row['window']:6} {row['same_pictures']:6} of {row['pictures']:3}"
+        for batch in batches:
+            found = row[f"batch_{batch}"]
+            line += f" | {'':8} {found['passes']:6.1f} {1e3 * found['seconds_a_picture']:12.1f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    command(main, ParallelBenchOptions)
