@@ -78,7 +78,7 @@ def measure(
     """A row a window, 0 being one token a pass."""
     ways = {window: dataclasses.replace(one_by_one, parallel=window) for window in (0, *options.windows)}
     expected: list[Tensor] = []
-    rows = []
+    rows: list[dict[str, Any]] = []
     for window, way in ways.items():
         codes = draw(bundle, captions, way, TOGETHER)
         expected = expected or codes
