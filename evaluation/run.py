@@ -106,8 +106,7 @@ def main(options: RunOptions) -> None:
     for prompt in suite.prompts:
         check_prompt(prompt.text)
     require_reference(suite, options)
-    engine = None if options.engine == "auto" else options.engine
-    bundle = load(options.model, device=options.device, dtype=_dtype(options), engine=engine)
+    bundle = load(options.model, device=options.device, dtype=options.dtype, engine=options.engine)
     bundle.require(options.backend)
     turns = [1 + max(_turns(one.out), default=0) for one in runs]
     if state.is_main_process:
@@ -220,26 +219,16 @@ def _files(i: int, options: RunOptions) -> list[Path]:
     return [options.out / "pictures" / f"{i:05d}-{options.seed + n}.png" for n in range(options.num_images)]
 
 
-def _dtype(options: RunOptions) -> torch.dtype:
-    if options.dtype == "auto":
-        return torch.bfloat16 if options.device.startswith("cuda") else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[options.dtype]
-
-
 def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     return {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images, **_drawn_by(bundle, options)}
 
 
 def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """The model and what its pictures are computed with."""
-    if options.backend == "diffusion":
-        arithmetic = {"dtype": str(_dtype(options)).removeprefix("torch.")}
-    else:
-        sampler = bundle.sampler
-        arithmetic = {"engine": sampler.engine, "dtype": str(sampler.arithmetic).removeprefix("torch.")}
     return {
-        "backend": options.backend, "options": to_dict(options.sampling), **arithmetic, **bundle.ids,
-        "model_id": bundle.model_id(options.backend), "parameters": _parameters(bundle),
+        "backend": options.backend, "options": to_dict(options.sampling), **bundle.ids,
+        **bundle.arithmetic(options.backend), "model_id": bundle.model_id(options.backend),
+        "parameters": _parameters(bundle),
     }  # fmt: skip
 
 

@@ -28,7 +28,6 @@ from training.processes import require_joined, share_cores
 
 MOST_IN_GRID = 120
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +101,7 @@ def main(options: GenerateOptions) -> None:
     require_joined(state.num_processes)
     share_cores()
     prompts = [check_prompt(prompt) for prompt in _prompts(options)]
-    engine = None if options.engine == "auto" else options.engine
-    bundle = load(options.model, device=_device(options.device), dtype=_dtype(options), engine=engine)
+    bundle = load(options.model, device=_device(options.device), dtype=options.dtype, engine=options.engine)
     bundle.require(options.backend)
     start = _start(options, bundle)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -139,7 +137,7 @@ class Wanted:
         self.record = {
             "prompt": prompt, "seed": seed, "backend": options.backend, "options": options.settings, **bundle.ids,
             "model_id": bundle.model_id(options.backend), "device": torch.device(options.device).type,
-            **_arithmetic(bundle, options),
+            **bundle.arithmetic(options.backend),
         }  # fmt: skip
 
 
@@ -175,7 +173,8 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
         options.out / "generation.json",
         {
             "model": options.model, "backend": options.backend, "options": options.settings, **bundle.ids,
-            "model_id": bundle.model_id(options.backend), "device": options.device, **_arithmetic(bundle, options),
+            "model_id": bundle.model_id(options.backend), "device": options.device,
+            **bundle.arithmetic(options.backend),
             **({} if options.backend == "diffusion" else {"passes_by_batch": bundle.sampler.passes}),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),
@@ -186,13 +185,6 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
         },
     )  # fmt: skip
     return options.out / "grid.png"
-
-
-def _arithmetic(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
-    """What pictures are computed with."""
-    if options.backend == "diffusion":
-        return {"dtype": str(_dtype(options)).removeprefix("torch.")}
-    return {"engine": bundle.sampler.engine, "dtype": str(bundle.sampler.arithmetic).removeprefix("torch.")}
 
 
 def _prompts(options: GenerateOptions) -> list[str]:
@@ -253,12 +245,6 @@ def _device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise BadInput(f"device '{name}' cannot be used here ({reason}); 'cpu' always can") from None
     return name
-
-
-def _dtype(options: GenerateOptions) -> torch.dtype:
-    if options.dtype == "auto":
-        return torch.bfloat16 if options.device.startswith("cuda") else torch.float32
-    return _DTYPES[options.dtype]
 
 
 if __name__ == "__main__":

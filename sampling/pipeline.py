@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -83,6 +83,14 @@ class Bundle:
         """What decides codes, pixels and text ids."""
         tokenizer = self.tokenizer
         return {"codes_id": tokenizer.codes_id, "pixels_id": tokenizer.pixels_id, "text_id": self.text.text_id}
+
+    def arithmetic(self, backend: str) -> dict[str, str]:
+        """What a backend's pictures are computed with: the token model's engine, and the dtype of products."""
+        if backend == "diffusion":
+            self.require(backend)
+            assert self.diffusion is not None
+            return {"dtype": str(next(self.diffusion.denoiser.parameters()).dtype).removeprefix("torch.")}
+        return {"engine": self.sampler.engine, "dtype": str(self.sampler.arithmetic).removeprefix("torch.")}
 
     def model_id(self, backend: str) -> str:
         """Names the model of a backend by its config and weights."""
@@ -274,13 +282,17 @@ class Start:
 
 
 def load(
-    path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, engine: Engine | None = None
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    engine: Engine | Literal["auto"] = "auto",
 ) -> Bundle:
     """Loads a bundle from a folder or a Hub id.
 
-    `dtype` is the token and the diffusion model's; the image tokenizer is always float32. `engine` computes the token
-    model's steps, by default as fits the machine. Raises `BadInput` when a file is missing or damaged, or when parts do
-    not belong together.
+    `dtype` is the token and the diffusion model's, by default bfloat16 on CUDA and float32 elsewhere; the image
+    tokenizer is always float32. `engine` computes the token model's steps, by default as fits the machine. Raises
+    `BadInput` when a file is missing or damaged, or when parts do not belong together.
     """
     folder = _folder(path)
     index = read_json(folder / "bundle.json")
@@ -295,15 +307,17 @@ def load(
     gone = [part for part in parts if not (folder / str(part)).is_dir()]
     if gone:
         raise BadInput(f"{folder}: its folder {gone[0]} is missing, so it is not a complete bundle")
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
     backends: dict[str, Any] = {
-        name: kind.from_pretrained(folder / name, device=device, dtype=dtype)
+        name: kind.from_pretrained(folder / name, device=device, dtype=getattr(torch, dtype))
         for name, kind in (("autoregressive", TokenModel), ("diffusion", DiffusionModel))
         if name in parts
     }
     return Bundle(
         text=TextTokenizer.from_pretrained(folder / "text"),
         tokenizer=ImageTokenizer.from_pretrained(folder / "tokenizer", device=device),
-        engine=engine,
+        engine=None if engine == "auto" else engine,
         training={name: found for name in ("tokenizer", *backends) if (found := read_record(folder / name))},
         **backends,
     )

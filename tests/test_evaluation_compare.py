@@ -10,7 +10,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import torch
 from fake_network import FakeNetwork
 from PIL import Image
 from tiny_models import IMAGES, add_diffusion, save_bundle
@@ -151,9 +150,6 @@ def options_of(**values: Any) -> run.RunOptions:
 def test_pictures_are_drawn_as_generate_draws_them() -> None:
     for name in ("dtype", "engine", "batch_size", "seed", "model"):
         assert getattr(run.RunOptions, name) == getattr(generate.GenerateOptions, name)
-    for device in ("cpu", "cuda"):
-        assert run._dtype(options_of(device=device)) == generate._dtype(generate.GenerateOptions(device=device))
-    assert run._dtype(options_of(dtype="bfloat16")) == torch.bfloat16
 
 
 def test_options_that_would_not_be_read_are_refused(
