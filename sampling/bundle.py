@@ -143,7 +143,9 @@ def _training(name: str, run: dict[str, Any]) -> str:
     figures = ", ".join(f"{key} {value:.3f}" for key, value in sorted(run["figures"].items()))
     cost = [f"{run['flops'] / 1e15:.3g} PFLOP"] if run.get("flops") else []
     cost += (
-        [f"{run['seconds'] / 60:.0f} minutes on {run['device']} in {run['precision']}"] if run.get("seconds") else []
+        [f"{run['seconds'] / 60:.0f} minutes on {run['device']} in {run['precision'].replace('no', 'float32')}"]
+        if run.get("seconds")
+        else []
     )
     return (
         f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of `{run['data']}`, seed {run['seed']}"

@@ -14,7 +14,7 @@ from training.errors import BadInput
 class GuidanceOptions:
     """What both samplers can be told."""
 
-    guidance: float = 2.0
+    guidance: float = 1.5
     """Scale of classifier-free guidance; 1 is none, larger follows the prompt more closely."""
 
     def __post_init__(self) -> None:
@@ -25,7 +25,7 @@ class GuidanceOptions:
 class SamplingOptions(GuidanceOptions):
     """How tokens are drawn from the model's logits."""
 
-    temperature: float = 0.6
+    temperature: float = 0.3
     """Sharpness of the draw; 0 always takes the most likely token, 1 draws from the model as it is."""
     top_k: int = 0
     """Draw only from this many most likely tokens; 0 from all."""
