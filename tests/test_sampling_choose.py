@@ -23,7 +23,7 @@ def test_the_gain_is_a_difference_of_log_probabilities() -> None:
     generator = torch.Generator().manual_seed(0)
     codes = [torch.randint(20, (height, 3), generator=generator) for height in (3, 1, 3, 2)]
     text = captions(4)
-    gains = caption_gain(token_model(), text, NULL_CAPTION, codes)
+    gains = caption_gain(token_model(), text, codes)
     expected = [log_probability(text[i : i + 1], codes[i]) - log_probability(NULL_CAPTION, codes[i]) for i in range(4)]
     torch.testing.assert_close(gains, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
