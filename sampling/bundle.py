@@ -101,7 +101,7 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
         f"Text to image: a text tokenizer, a ViT-VQGAN image tokenizer and {_backends(bundle)}, belonging together.\n"
         "Assembled "
         + datetime.now(UTC).strftime("%Y-%m-%d")
-        + ".\n\n```python\nfrom sampling import load\npictures = load(PATH).generate([PROMPT])\n```",
+        + ".\n\n```python\nfrom sampling import load\n\npictures = load(PATH).generate([PROMPT])\n```",
         "## Parts\n\n" + _parts(bundle),
         "## Training\n\n" + "\n\n".join(_training(name, run) for name, run in runs.items()),
     ]
