@@ -24,9 +24,10 @@ Engine = Literal["plain", "packed", "compiled"]
 """How a step is computed: as written; with the linear layers laid out for this CPU; or as one compiled graph."""
 
 
-LONE_WINDOW = 16
-"""Tokens a pass where one picture is drawn on a CPU. Measured there on the shipped model, two AVX2 cores, temperature
-0.6: 18.7 passes a picture in place of 64 and 2.1 times as fast (window 8: 2.0, 4: 1.6); at batch 8 no window was."""
+LONE_WINDOW = 8
+"""Tokens a pass where one picture is drawn on a CPU. Measured there on the shipped model (`sampling/benchmarks`), two
+AVX2 cores: 22 passes a picture in place of 64 and 1.7 times as fast at the default options, 24 and 1.4 at temperature 1
+(window 16: 1.8 and 1.2; 4: 1.5 and 1.2); of 8 pictures at a time no window was faster."""
 
 
 class Sampler:

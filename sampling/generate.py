@@ -175,7 +175,7 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
             "model": options.model, "backend": options.backend, "options": options.settings, **bundle.ids,
             "model_id": bundle.model_id(options.backend), "device": options.device,
             **bundle.arithmetic(options.backend),
-            **({} if options.backend == "diffusion" else {"passes_by_batch": bundle.sampler.passes}),
+            **({} if options.backend == "diffusion" else _passes(bundle)),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),
             "images": [
@@ -185,6 +185,12 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
         },
     )  # fmt: skip
     return options.out / "grid.png"
+
+
+def _passes(bundle: Bundle) -> dict[str, Any]:
+    """Of the decoder for each batch, and how many tokens one of them came to, which with `parallel` is more than 1."""
+    passes, length = bundle.sampler.passes, bundle.tokenizer.config.grid**2
+    return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
 
 
 def _prompts(options: GenerateOptions) -> list[str]:

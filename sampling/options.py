@@ -41,7 +41,7 @@ class SamplingOptions(GuidanceOptions):
     """So are those from this share on, and at half the cost."""
     parallel: int | None = None
     """Guess a window of this many tokens and draw all of it in each pass, until the guesses are right; 0 draws one
-    token a pass. It changes how long a picture takes, not the picture. By default 16 for one picture at a time on a
+    token a pass. It changes how long a picture takes, not the picture. By default 8 for one picture at a time on a
     CPU, where that is faster, and 0 elsewhere."""
     best_of: int = 1
     """Draw this many candidates and keep the best by `scorer`."""

@@ -80,6 +80,7 @@ def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) ->
         assert torch.equal(pixels, picture.long())
     assert record["options"] == {**to_dict(SamplingOptions()), "guidance": 3.0, "top_k": 5}
     assert record["engine"] in ("plain", "packed", "compiled")
+    assert record["tokens_a_pass"] == [round(9 / passes, 2) for passes in record["passes_by_batch"]]
 
 
 def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_lone_picture_on_a_cpu_is_drawn_in_parallel_unless_told_otherwise() ->
     draw(sampler, 2, parallel=None)
     assert sampler.passes[1:] == [9, 9]
     assert sampler.passes[0] <= 9
-    assert sampler._window(1) == 16
+    assert sampler._window(1) == 8
     assert sampler._window(2) == 0
 
 
