@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class CodeStore:
             codes=torch.tensor(row["codes"]).view(shape),
         )
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """The group of each picture."""
         return list(self._table["group"])

@@ -1,6 +1,8 @@
 """`python -m sampling.generate` and `sampling.load`: what comes out, and one clear line for what cannot be."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import socket
@@ -32,9 +34,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bundle(tmp_path_factory.mktemp("bundle"))
 
 
-def generate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "sampling.generate", *map(str, arguments)]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+def generate(*arguments: str | Path) -> str:
+    """Runs the command in this process; returns what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main(parse(GenerateOptions, [str(argument) for argument in arguments]))
+    return said.getvalue()
 
 
 Refusal = Callable[..., str]
@@ -58,13 +62,12 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text(f"{PROMPTS[1]}\n\n")
-    done = generate(
+    said = generate(
         "--model", bundle, "--prompt", PROMPTS[0], "--prompts", file, "--num_images", "2", "--seed", "7",
         "--guidance", "3", "--top_k", "5", "--out", tmp_path / "out",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "out" / "grid.png") in done.stdout
-    assert "images/s" in done.stdout
+    assert str(tmp_path / "out" / "grid.png") in said
+    assert "images/s" in said
     record = json.loads((tmp_path / "out" / "generation.json").read_text())
     assert [(image["prompt"], image["seed"]) for image in record["images"]] == [(p, s) for p in PROMPTS for s in (7, 8)]
     expected = load(bundle).generate(PROMPTS, num_images=2, seed=7, options=SamplingOptions(guidance=3, top_k=5))
@@ -199,25 +202,17 @@ def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
 
 
 def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
-    def assemble(text: Path) -> subprocess.CompletedProcess[str]:
-        argv = [
-            sys.executable, "-m", "sampling.bundle", "--text", text, "--tokenizer", bundle / "tokenizer",
-            "--autoregressive", bundle / "autoregressive", "--out", tmp_path / "assembled",
-        ]  # fmt: skip
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
-
-    done = assemble(bundle / "text")
-    assert done.returncode == 0, done.stderr
+    parts = {name: bundle / name for name in ("text", "tokenizer", "autoregressive")}
+    assemble_bundle(BundleOptions(**parts, out=tmp_path / "assembled"))
     assert load(tmp_path / "assembled").ids == load(bundle).ids
     assert load(bundle).ids["codes_id"] in (tmp_path / "assembled" / "README.md").read_text()
     before = sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"metrics": {}, "count": 1, "source": "photos", "pixels_id": "0123456789abcdef"}))
-    parts = {name: bundle / name for name in ("text", "tokenizer", "autoregressive")}
     with pytest.raises(BadInput, match="is of the image tokenizer 0123456789abcdef, but this one is"):
         assemble_bundle(BundleOptions(**parts, reconstruction=report, out=tmp_path / "assembled"))
-    failed = assemble(tmp_path / "nothing")
-    assert (failed.returncode, failed.stderr) == (2, f"error: --text {tmp_path / 'nothing'}: no such folder\n")
+    with pytest.raises(BadInput, match=f"--text {tmp_path / 'nothing'}: no such folder"):
+        assemble_bundle(BundleOptions(**{**parts, "text": tmp_path / "nothing"}, out=tmp_path / "assembled"))
     assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
 
 
@@ -302,33 +297,30 @@ def test_unusable_pictures_to_start_from(bundle: Path, tmp_path: Path, refusal: 
 def test_what_is_there_is_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
     """Given the same command, finished pictures stay; a damaged one, one that is missing and others' are drawn."""
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--num_images", "4", "--out", tmp_path)
-    first = generate(*ask)
-    assert "4 pictures in" in first.stdout
+    assert "4 pictures in" in generate(*ask)
     files = sorted(tmp_path.glob("0*.png"))
     before = [file.read_bytes() for file in files]
     times = [file.stat().st_mtime_ns for file in files]
     files[0].unlink()
     files[2].write_bytes(before[2][:60])
     again = generate(*ask)
-    assert "2 pictures in" in again.stdout
-    assert "2 were there already" in again.stdout
+    assert "2 pictures in" in again
+    assert "2 were there already" in again
     assert [file.read_bytes() for file in files] == before
     assert [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)] == [False, True] * 2
-    other = generate(*ask, "--temperature", "0.9")
-    assert "4 pictures in" in other.stdout
+    assert "4 pictures in" in generate(*ask, "--temperature", "0.9")
 
 
 def test_another_picture_under_the_name_of_the_first_is_drawn_from(bundle: Path, tmp_path: Path) -> None:
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--init_image", tmp_path / "it.png", "--strength", "0.5")
     for color in ("red", "blue"):
         Image.new("RGB", (12, 12), color).save(tmp_path / "it.png")
-        assert "1 pictures in" in generate(*ask, "--out", tmp_path / "out").stdout
+        assert "1 pictures in" in generate(*ask, "--out", tmp_path / "out")
 
 
 def test_processes_share_the_work_and_draw_the_same(bundle: Path, tmp_path: Path) -> None:
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--num_images", "3", "--batch_size", "2")
-    alone = generate(*ask, "--out", tmp_path / "alone")
-    assert alone.returncode == 0, alone.stderr
+    generate(*ask, "--out", tmp_path / "alone")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
