@@ -35,7 +35,7 @@ train-emoji: .venv/installed
 # Draws one suite with each backend of a bundle, equal prompts and seeds, over guidances, and puts them side by side.
 MODEL ?= checkpoints/emoji
 SUITE ?= emoji/heldout-style
-BACKENDS ?= autoregressive diffusion
+BACKENDS ?= autoregressive
 GUIDANCES ?= 1 2 4
 COMPARISON ?= outputs/compare
 COMPARE_FLAGS ?= --readme README.md
