@@ -1,7 +1,8 @@
 """The diffusion transformer (DiT, arXiv 2212.09748) on the latents of the image tokenizer, a token each.
 
 Time enters by adaLN-zero, whose regression all blocks share (adaLN-single, PixArt-alpha, arXiv 2310.00426, section
-2.3): so a block has the parameters of the token decoder's. Captions enter by cross-attention.
+2.3): so a block has the parameters of the token decoder's. Captions enter by cross-attention, and their mean beside the
+time, as in Imagen (arXiv 2205.11487): from it every latent knows at once what the picture is of.
 
 Dimension names: B batch, N latents of a picture (h * w), S caption ids, D width, C channels of a latent.
 """
@@ -14,9 +15,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusion.embedding import TimeEmbedding
+from diffusion.embedding import TimeEmbedding, mean_state
 from seq2seq.layers import MLP, Attention, KeysValues, RMSNorm
 from training.config import require
+
+_EMBEDDING_STD = 0.4
+"""Of positions at first: small ones are drowned by what the blocks add, as small text embeddings are."""
 
 
 @dataclass(kw_only=True)
@@ -45,6 +49,8 @@ class Caption(NamedTuple):
     """Of each block."""
     mask: Tensor
     """bool (B, 1, 1, S), False at padding."""
+    pooled: Tensor
+    """(B, D)."""
 
 
 class DiT(nn.Module):
@@ -54,9 +60,10 @@ class DiT(nn.Module):
         super().__init__()
         c = config
         self.embed = nn.Linear(channels, width)
-        self.rows = nn.Parameter(torch.randn(grid, 1, width) * 0.02)
-        self.columns = nn.Parameter(torch.randn(1, grid, width) * 0.02)
+        self.rows = nn.Parameter(torch.randn(grid, 1, width) * _EMBEDDING_STD)
+        self.columns = nn.Parameter(torch.randn(1, grid, width) * _EMBEDDING_STD)
         self.time = TimeEmbedding(width)
+        self.pool = nn.Linear(width, width)
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(width, c.heads, c.mlp_width, c.dropout) for _ in range(c.depth)
@@ -65,20 +72,22 @@ class DiT(nn.Module):
         self.last_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, out_channels)
         self.apply(_initialize)
+        nn.init.normal_(self.embed.weight, std=channels**-0.5)
         # adaLN-zero: at first every block is the identity and the prediction is zero
         for layer in (self.modulation, self.last_modulation, self.head, *(block.cross.out for block in self.blocks)):
             nn.init.zeros_(layer.weight)
 
     def caption(self, states: Tensor, mask: Tensor) -> Caption:
         """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
-        return Caption([block.cross.keys_values(states) for block in self.blocks], mask[:, None, None])
+        keys_values = [block.cross.keys_values(states) for block in self.blocks]
+        return Caption(keys_values, mask[:, None, None], self.pool(mean_state(states, mask)))
 
     def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""
         h, w = x.shape[2:]
         y = self.embed(rearrange(x, "b c h w -> b h w c")) + self.rows[:h] + self.columns[:, :w]
         y = rearrange(y, "b h w d -> b (h w) d")
-        time = nn.functional.silu(self.time(t))
+        time = nn.functional.silu(self.time(t) + caption.pooled)
         modulation = rearrange(self.modulation(time), "b (six d) -> b six d", six=6)
         for block, keys_values in zip(self.blocks, caption.keys_values, strict=True):
             y = block(y, modulation, keys_values, caption.mask)

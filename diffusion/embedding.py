@@ -1,4 +1,4 @@
-"""How a denoiser is told the time."""
+"""How a denoiser is told the time, and in one vector the caption."""
 
 import math
 
@@ -21,3 +21,9 @@ class TimeEmbedding(nn.Module):
         angles = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * steps)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.mlp(waves.to(next(self.parameters()).dtype))
+
+
+def mean_state(states: Tensor, mask: Tensor) -> Tensor:
+    """Caption states (B, S, D), mask bool (B, S), False at padding -> their mean (B, D)."""
+    kept = mask[..., None].to(states.dtype)
+    return (states * kept).sum(1) / kept.sum(1)

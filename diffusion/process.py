@@ -29,6 +29,11 @@ class ProcessConfig:
     """Steps from clean to noise, T. Rectified flow is trained between them too."""
     target: Target = "v"
     """What the denoiser predicts."""
+    times: Literal["uniform", "logit-normal"] = "uniform"
+    """How the times to train at are drawn: evenly, or most in the middle, which is hardest (arXiv 2403.03206)."""
+    times_mean: float = 0.0
+    """Mean of the logit of a `logit-normal` time; above 0, more of them are noisy. Where latents have much in common
+    with their neighbours, little noise hides little, and a caption matters only in much."""
     min_snr: float = 0.0
     """Gamma of min-SNR weighting; 0 weighs all times alike."""
     learned_variance: bool = False
@@ -36,6 +41,7 @@ class ProcessConfig:
 
     def __post_init__(self) -> None:
         require(self, "steps", self.steps >= 2, "2 or more")
+        require(self, "times_mean", self.times == "logit-normal" or not self.times_mean, "0 with times uniform")
         require(self, "min_snr", self.min_snr >= 0, "0 (none) or more")
         flow = self.schedule == "flow"
         # x_T of a flow is noise alone, from which a predicted noise leads nowhere
@@ -78,10 +84,13 @@ class Process:
         return (alpha / sigma).square().flatten()
 
     def draw_times(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Uniform times (count,) float32: integers of 1..T, or for a flow any in (0, T]."""
-        if self.config.schedule == "flow":
-            return self.steps * (1 - torch.rand(count, generator=generator))
-        return torch.randint(1, self.steps + 1, (count,), generator=generator).float()
+        """Times to train at, (count,) float32: integers of 1..T, or for a flow any in (0, T]."""
+        if self.config.times == "uniform":
+            share = 1 - torch.rand(count, generator=generator)
+        else:  # arXiv 2403.03206 eq. 19 with s = 1
+            share = torch.sigmoid(self.config.times_mean + torch.randn(count, generator=generator))
+        times = self.steps * share
+        return times if self.config.schedule == "flow" else times.ceil()
 
     def noised(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """A draw of q(x_t | x_0), DDPM eq. 4 (rectified flow, arXiv 2209.03003, eq. 1)."""

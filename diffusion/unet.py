@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffusion.embedding import mean_state
 from training.config import require
 from training.errors import BadInput
 
@@ -40,6 +41,8 @@ class Caption(NamedTuple):
     """(B, S, D)."""
     mask: Tensor
     """bool (B, S), False at padding."""
+    pooled: Tensor
+    """(B, D)."""
 
 
 class ReadOnce:
@@ -97,6 +100,7 @@ class UNet(nn.Module):
             block_out_channels=c.channels,
             layers_per_block=c.layers,
             cross_attention_dim=width,
+            time_cond_proj_dim=width,  # the mean caption state beside the time
             # whose name is a misnomer in diffusers: it is the number of heads
             attention_head_dim=tuple(n // c.head_width for n in c.channels),
             norm_num_groups=c.groups,
@@ -110,9 +114,11 @@ class UNet(nn.Module):
 
     def caption(self, states: Tensor, mask: Tensor) -> Caption:
         """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
-        return Caption(states, mask)
+        return Caption(states, mask, mean_state(states, mask))
 
     def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""
-        said: Tensor = self.net(x, 1000 * t, caption.states, encoder_attention_mask=caption.mask).sample
+        said: Tensor = self.net(
+            x, 1000 * t, caption.states, timestep_cond=caption.pooled, encoder_attention_mask=caption.mask
+        ).sample
         return said

@@ -114,12 +114,13 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
         return sample(denoiser(model, text, null, way), model.process, seeded(seeds, model.latent_shape), way)
 
     def plain() -> Any:
-        states = model.caption(torch.cat([null.expand_as(text), text])).states
+        read = model.caption(torch.cat([null.expand_as(text), text]))
         scheduler = DPMSolverMultistepScheduler(prediction_type="v_prediction")
         scheduler.set_timesteps(way.steps)
         x = torch.randn(batch, *model.latent_shape, device=options.device)
         for t in scheduler.timesteps:
-            without, with_it = net(torch.cat([x, x]), t, encoder_hidden_states=states).sample.chunk(2)
+            both = net(torch.cat([x, x]), t, encoder_hidden_states=read.states, timestep_cond=read.pooled).sample
+            without, with_it = both.chunk(2)
             x = scheduler.step(without + way.guidance * (with_it - without), t, x).prev_sample
         return x
 

@@ -9,6 +9,7 @@ import yaml
 from tiny_models import IMAGES, TOKENS, captions, diffusion_model, text_tokenizer, token_model
 
 from diffusion.dit import DiTConfig
+from diffusion.embedding import mean_state
 from diffusion.model import DiffusionModel, DiffusionModelConfig, parameter_count
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.process import ProcessConfig
@@ -52,6 +53,25 @@ def test_the_prediction_depends_on_latents_time_and_caption_but_not_on_padding_o
     torch.testing.assert_close(alone, said, atol=1e-5, rtol=1e-5)
     moved = model(X.roll(1, -1), T, text).roll(-1, -1)
     assert (moved - said).abs().max() > 1e-3  # it knows where a latent is
+
+
+def test_the_caption_s_mean_leaves_padding_out() -> None:
+    states = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]], [[1.0, 1.0], [2.0, 2.0], [6.0, 0.0]]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    torch.testing.assert_close(mean_state(states, mask), torch.tensor([[2.0, 4.0], [3.0, 1.0]]))
+
+
+@pytest.mark.parametrize("denoiser", ["dit", "unet"])
+def test_the_caption_s_mean_alone_tells_what_to_draw(denoiser: str) -> None:
+    """It stands beside the time, so that it need not be found by attention first."""
+    torch.manual_seed(0)
+    model = DiffusionModel(dataclasses.replace(unet(), denoiser=denoiser)).eval()  # type: ignore[arg-type]
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, caption = torch.randn(3, 16, 4, 4), model.caption(captions(3))
+    said = model.denoise(x, T, caption)
+    other = model.denoise(x, T, caption._replace(pooled=caption.pooled.roll(1, 0)))
+    assert (other - said).abs().max() > 1e-4
 
 
 def test_the_unet_reads_captions_too() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -103,6 +103,21 @@ def test_it_goes_from_picture_to_noise(schedule: str) -> None:
     times = found.draw_times(50_000, torch.Generator().manual_seed(0))
     assert 0 < times.min() <= times.max() <= 1000
     assert times.mean().item() == pytest.approx(500.5 if schedule != "flow" else 500, abs=4 * 289 / math.sqrt(50_000))
+    if schedule != "flow":
+        assert torch.equal(times, times.round())
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow"])
+def test_logit_normal_times(schedule: Literal["cosine", "flow"]) -> None:
+    """Against the distribution's own quantiles: those of a normal, through the sigmoid."""
+    found = Process(ProcessConfig(schedule=schedule, times="logit-normal", times_mean=0.8))
+    times = found.draw_times(50_000, torch.Generator().manual_seed(0))
+    assert 0 < times.min() <= times.max() <= 1000
+    for share, deviate in ((0.1587, -1), (0.5, 0), (0.8413, 1)):
+        expected = 1000 / (1 + math.exp(-(0.8 + deviate)))
+        assert times.quantile(share).item() == pytest.approx(expected, abs=6)
+    with pytest.raises(BadInput, match="times_mean"):
+        ProcessConfig(times_mean=0.8)
 
 
 def test_the_learned_variance_lies_between_posterior_and_beta() -> None:
