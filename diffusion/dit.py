@@ -9,13 +9,12 @@ Dimension names: B batch, N latents of a picture (h * w), S caption ids, D width
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusion.embedding import TimeEmbedding, mean_state
+from diffusion.condition import Caption, TimeEmbedding, mean_state
 from seq2seq.layers import MLP, Attention, KeysValues, RMSNorm
 from training.config import require
 
@@ -40,17 +39,6 @@ class DiTConfig:
         for name in ("mlp_width", "heads", "depth"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
-
-
-class Caption(NamedTuple):
-    """What the blocks attend on, computed once a prompt."""
-
-    keys_values: list[KeysValues]
-    """Of each block."""
-    mask: Tensor
-    """bool (B, 1, 1, S), False at padding."""
-    pooled: Tensor
-    """(B, D)."""
 
 
 class DiT(nn.Module):

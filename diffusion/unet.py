@@ -1,12 +1,12 @@
 """The U-Net with cross-attention of latent diffusion (arXiv 2112.10752), from `diffusers`."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from diffusion.embedding import mean_state
+from diffusion.condition import Caption, mean_state
+from seq2seq.layers import KeysValues
 from training.config import require
 from training.errors import BadInput
 
@@ -34,41 +34,18 @@ class UNetConfig:
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
 
-class Caption(NamedTuple):
-    """What the U-Net attends on."""
+class AttentionToCaption:
+    """Cross-attention for `diffusers` on keys and values that were computed once a caption, not at every step."""
 
-    states: Tensor
-    """(B, S, D)."""
+    keys_values: KeysValues
+    """Of the captions at hand, (B, heads, S, K) each."""
     mask: Tensor
-    """bool (B, S), False at padding."""
-    pooled: Tensor
-    """(B, D)."""
+    """bool (B, 1, 1, S), False at padding."""
 
-
-class ReadOnce:
-    """Cross-attention for `diffusers` that computes keys and values once a caption, not at every step."""
-
-    def __init__(self) -> None:
-        self._read: Tensor | None = None
-        self._keys_values: tuple[Tensor, Tensor] | None = None
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        **_: Any,
-    ) -> Tensor:
-        """Queries from (B, N, C) on caption states (B, S, D), biases (B, 1, S) -> (B, N, C)."""
-        keys_values = self._keys_values
-        if keys_values is None or encoder_hidden_states is not self._read or torch.is_grad_enabled():
-            k, v = (_heads(layer(encoder_hidden_states), attn.heads) for layer in (attn.to_k, attn.to_v))
-            keys_values = k, v
-            self._read, self._keys_values = (None, None) if torch.is_grad_enabled() else (encoder_hidden_states, (k, v))
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Queries from (B, N, C) -> (B, N, C)."""
         query = _heads(attn.to_q(hidden_states), attn.heads)
-        mask = None if attention_mask is None else attention_mask[:, None]
-        y = nn.functional.scaled_dot_product_attention(query, *keys_values, attn_mask=mask)
+        y = nn.functional.scaled_dot_product_attention(query, *self.keys_values, attn_mask=self.mask)
         said: Tensor = attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
         return said
 
@@ -108,17 +85,21 @@ class UNet(nn.Module):
         )
         for parameter in self.net.conv_out.parameters():  # at first the prediction is zero
             nn.init.zeros_(parameter)
-        for name, module in self.net.named_modules():
-            if name.endswith("attn2"):
-                module.set_processor(ReadOnce())
+        # not registered: they are the net's own
+        self._cross = [module for name, module in self.net.named_modules() if name.endswith("attn2")]
+        for layer in self._cross:
+            layer.set_processor(AttentionToCaption())
 
     def caption(self, states: Tensor, mask: Tensor) -> Caption:
         """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
-        return Caption(states, mask, mean_state(states, mask))
+        keys_values = [
+            (_heads(layer.to_k(states), layer.heads), _heads(layer.to_v(states), layer.heads)) for layer in self._cross
+        ]
+        return Caption(keys_values, mask[:, None, None], mean_state(states, mask))
 
     def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""
-        said: Tensor = self.net(
-            x, 1000 * t, caption.states, timestep_cond=caption.pooled, encoder_attention_mask=caption.mask
-        ).sample
+        for layer, keys_values in zip(self._cross, caption.keys_values, strict=True):
+            layer.processor.keys_values, layer.processor.mask = keys_values, caption.mask
+        said: Tensor = self.net(x, 1000 * t, None, timestep_cond=caption.pooled).sample
         return said

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from diffusion.condition import mean_state
 from diffusion.model import DiffusionModel, DiffusionModelConfig
+from diffusion.recorded import with_recorded_denoiser
 from diffusion.unet import UNet
 from sampling.bench import Variant, machine, timed
 from sampling.diffuse import denoiser, sample, seeded
@@ -104,6 +106,9 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     torch.manual_seed(0)
     model = DiffusionModel(DiffusionModelConfig(denoiser="unet")).eval().to(options.device)
     assert isinstance(model.denoiser, UNet)
+    assert model.text is not None
+    read, project = model.text, model.project
+    quick = with_recorded_denoiser(model) if options.device == "cpu" else model
     net = copy.deepcopy(model.denoiser.net)
     net.set_attn_processor(AttnProcessor2_0())
     text = torch.randint(4, 2000, (batch, CAPTION), device=options.device)
@@ -111,15 +116,17 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     seeds, null = torch.arange(batch, device=options.device), null_caption(text[:1]).expand(1, CAPTION)
 
     def ours() -> Any:
-        return sample(denoiser(model, text, null, way), model.process, seeded(seeds, model.latent_shape), way)
+        return sample(denoiser(quick, text, null, way), model.process, seeded(seeds, model.latent_shape), way)
 
     def plain() -> Any:
-        read = model.caption(torch.cat([null.expand_as(text), text]))
+        states, mask = read(torch.cat([null.expand_as(text), text]))
+        states = project(states)
+        pooled = mean_state(states, mask)
         scheduler = DPMSolverMultistepScheduler(prediction_type="v_prediction")
         scheduler.set_timesteps(way.steps)
         x = torch.randn(batch, *model.latent_shape, device=options.device)
         for t in scheduler.timesteps:
-            both = net(torch.cat([x, x]), t, encoder_hidden_states=read.states, timestep_cond=read.pooled).sample
+            both = net(torch.cat([x, x]), t, encoder_hidden_states=states, timestep_cond=pooled).sample
             without, with_it = both.chunk(2)
             x = scheduler.step(without + way.guidance * (with_it - without), t, x).prev_sample
         return x

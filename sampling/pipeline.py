@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion.model import DiffusionModel
+from diffusion.recorded import with_recorded_denoiser
 from diffusion.text import caption_ids
 from sampling.choose import candidate_seeds, caption_gain
 from sampling.clip import agreement, clip_at
@@ -23,6 +24,7 @@ from seq2seq.model import TokenModel
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.errors import BadInput
+from training.precision import has_bf16
 from training.pretrained import read_json
 from training.record import read_record
 
@@ -42,7 +44,8 @@ class Bundle:
     autoregressive: TokenModel | None = None
     diffusion: DiffusionModel | None = None
     engine: Engine | None = None
-    """How the token model's steps are computed; by default as fits the machine."""
+    """How steps are computed, by default as fits the machine: the token model's; diffusion's are recorded on a CPU,
+    unless it is `plain`."""
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """How each part was trained and what that took (`training.record`), where that is known."""
     _model_ids: dict[str, str] = field(default_factory=dict, init=False, repr=False)
@@ -79,17 +82,25 @@ class Bundle:
         return Sampler(self.autoregressive, self.engine)
 
     @cached_property
+    def _denoising(self) -> DiffusionModel:
+        """The diffusion model, to draw with."""
+        self.require("diffusion")
+        assert self.diffusion is not None
+        recorded = self._device.type == "cpu" and self.engine != "plain"
+        return with_recorded_denoiser(self.diffusion) if recorded else self.diffusion
+
+    @cached_property
     def ids(self) -> dict[str, str]:
         """What decides codes, pixels and text ids."""
         tokenizer = self.tokenizer
         return {"codes_id": tokenizer.codes_id, "pixels_id": tokenizer.pixels_id, "text_id": self.text.text_id}
 
     def arithmetic(self, backend: str) -> dict[str, str]:
-        """What a backend's pictures are computed with: the token model's engine, and the dtype of products."""
+        """What a backend's pictures are computed with: engine, and the dtype of products."""
         if backend == "diffusion":
-            self.require(backend)
-            assert self.diffusion is not None
-            return {"dtype": str(next(self.diffusion.denoiser.parameters()).dtype).removeprefix("torch.")}
+            dtype = next(self._denoising.denoiser.parameters()).dtype
+            engine = "plain" if self._denoising is self.diffusion else "recorded"
+            return {"engine": engine, "dtype": str(dtype).removeprefix("torch.")}
         return {"engine": self.sampler.engine, "dtype": str(self.sampler.arithmetic).removeprefix("torch.")}
 
     def model_id(self, backend: str) -> str:
@@ -235,7 +246,7 @@ class Bundle:
         assert self.diffusion is not None
         config = self.diffusion.config.text
         ids = caption_ids(config, self.text, [*captions, None]).to(self._device)
-        return denoiser(self.diffusion, ids[:-1], ids[-1:], options)
+        return denoiser(self._denoising, ids[:-1], ids[-1:], options)
 
     @property
     def _device(self) -> torch.device:
@@ -290,9 +301,10 @@ def load(
 ) -> Bundle:
     """Loads a bundle from a folder or a Hub id.
 
-    `dtype` is the token and the diffusion model's, by default bfloat16 on CUDA and float32 elsewhere; the image
-    tokenizer is always float32. `engine` computes the token model's steps, by default as fits the machine. Raises
-    `BadInput` when a file is missing or damaged, or when parts do not belong together.
+    `dtype` is the token and the diffusion model's, by default bfloat16 where the hardware computes in it and float32
+    elsewhere (the token model's on a CPU, whose engine packs it anew); the image tokenizer is always float32. `engine`
+    computes the steps, by default as fits the machine. Raises `BadInput` when a file is missing or damaged, or when
+    parts do not belong together.
     """
     folder = _folder(path)
     index = read_json(folder / "bundle.json")
@@ -307,11 +319,12 @@ def load(
     gone = [part for part in parts if not (folder / str(part)).is_dir()]
     if gone:
         raise BadInput(f"{folder}: its folder {gone[0]} is missing, so it is not a complete bundle")
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    kind = torch.device(device).type
+    halves = {"autoregressive": kind == "cuda", "diffusion": has_bf16(kind)}  # a packed engine takes float32
+    dtypes = {name: ("bfloat16" if half else "float32") if dtype == "auto" else dtype for name, half in halves.items()}
     backends: dict[str, Any] = {
-        name: kind.from_pretrained(folder / name, device=device, dtype=getattr(torch, dtype))
-        for name, kind in (("autoregressive", TokenModel), ("diffusion", DiffusionModel))
+        name: model.from_pretrained(folder / name, device=device, dtype=getattr(torch, dtypes[name]))
+        for name, model in (("autoregressive", TokenModel), ("diffusion", DiffusionModel))
         if name in parts
     }
     return Bundle(

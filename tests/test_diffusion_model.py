@@ -8,8 +8,8 @@ import torch
 import yaml
 from tiny_models import IMAGES, TOKENS, captions, diffusion_model, text_tokenizer, token_model
 
+from diffusion.condition import mean_state
 from diffusion.dit import DiTConfig
-from diffusion.embedding import mean_state
 from diffusion.model import DiffusionModel, DiffusionModelConfig, parameter_count
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.process import ProcessConfig

@@ -1,11 +1,25 @@
-"""How a denoiser is told the time, and in one vector the caption."""
+"""What a denoiser is told besides the noisy latents: the time, and what to draw."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from seq2seq.layers import KeysValues
+
 FREQUENCIES = 128
+
+
+class Caption(NamedTuple):
+    """Captions as a denoiser reads them, computed once a drawing."""
+
+    keys_values: list[KeysValues]
+    """What each cross-attention attends on."""
+    mask: Tensor
+    """bool (B, 1, 1, S), False at padding."""
+    pooled: Tensor
+    """The mean state (B, D), told beside the time."""
 
 
 class TimeEmbedding(nn.Module):

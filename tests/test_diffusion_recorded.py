@@ -1,0 +1,75 @@
+"""What drawing saves: captions are read once, and operators run without Python between them."""
+
+import pytest
+import torch
+
+from diffusion.dit import DiTConfig
+from diffusion.model import DiffusionModel, DiffusionModelConfig
+from diffusion.recorded import RecordedDenoiser, with_recorded_denoiser
+from diffusion.unet import AttentionToCaption, UNet, UNetConfig
+
+UNET = UNetConfig(channels=(32, 64), layers=1)
+
+
+def model(denoiser: str) -> DiffusionModel:
+    """Of random weights: an untrained one says nothing."""
+    torch.manual_seed(0)
+    config = DiffusionModelConfig(denoiser=denoiser, channels=4, dit=DiTConfig(depth=2), unet=UNET)  # type: ignore[arg-type]
+    made = DiffusionModel(config).eval()
+    for parameter in made.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return made
+
+
+def test_the_unet_reads_a_caption_once() -> None:
+    """And says what the attention of `diffusers` says, to a second caption too, and in training."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    ours = model("unet")
+    assert isinstance(ours.denoiser, UNet) and ours.text is not None
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([300.0, 900.0])
+    layers = [layer for name, layer in ours.denoiser.net.named_modules() if name.endswith("attn2.to_k")]
+    calls = []
+    for layer in layers:
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    texts = [torch.randint(4, 2000, (2, 9)) for _ in range(2)]
+    with torch.no_grad():
+        captions = [ours.caption(text) for text in texts]
+        said = [ours.denoise(x, t, caption) for caption in captions for _ in range(3)]
+    assert len(calls) == 2 * len(layers)
+    in_training = ours(x, t, texts[1])
+    in_training.sum().backward()
+    assert all(layer.weight.grad.any() for layer in layers)
+    net = ours.denoiser.net
+    processors = net.attn_processors.values()
+    assert sum(isinstance(processor, AttentionToCaption) for processor in processors) == len(layers)
+    net.set_attn_processor(AttnProcessor2_0())
+    with torch.no_grad():
+        theirs = [
+            net(x, t, ours.project(ours.text(text)[0]), timestep_cond=caption.pooled).sample
+            for text, caption in zip(texts, captions, strict=True)
+            for _ in range(3)
+        ]
+    for a, b in zip([*said, in_training], [*theirs, theirs[-1]], strict=True):
+        assert b.abs().max() > 1e-3
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("denoiser", ["dit", "unet"])
+def test_a_recorded_denoiser_says_the_same(denoiser: str) -> None:
+    """To other captions, of another length, in other batches than the one that was recorded."""
+    plain = model(denoiser)
+    quick = with_recorded_denoiser(plain)
+    for batch, length in ((2, 9), (3, 9), (1, 4), (2, 9)):
+        x, t = torch.randn(batch, 4, 8, 8), torch.rand(batch) * 1000
+        text = torch.randint(4, 2000, (batch, length))
+        text[0, length - 1] = 0  # padding
+        with torch.no_grad():
+            expected = plain(x, t, text)
+            assert expected.abs().max() > 1e-3
+            for _ in range(3):
+                torch.testing.assert_close(quick(x, t, text), expected, atol=1e-5, rtol=1e-5)
+    assert isinstance(quick.denoiser, RecordedDenoiser)
+    assert isinstance(quick.denoiser._recorded, torch.jit.ScriptModule)
+    plain.train()
+    plain(x, t, text).sum().backward()
