@@ -55,13 +55,11 @@ def numbered(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int]
 
 
 def markdown_table(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric]) -> str:
-    """The figures as a Markdown table, a row a result and a row a control."""
-    names = _metric_names(columns)
+    """The figures as a Markdown table, a row a metric; the controls' columns come after the results'."""
+    heads, rows = _table(columns)
     lines = [f"**Not the same protocol:** {'; '.join(mismatch)}\n"] if mismatch else []
-    head = ["", *(f"{name} {_arrow(columns, name)}" for name in names), *_COSTS]
-    lines += [_line(head), _line(["---"] * len(head))]
-    for label, metrics, costs in _table(columns):
-        lines.append(_line([label, *(_figure(metrics.get(name)) for name in names), *costs]))
+    lines += [_line(["", *heads]), _line(["---"] * (1 + len(heads)))]
+    lines += [_line([name, *cells]) for name, cells in rows]
     first = columns[0].result
     suite = (first["protocol"].get("suite") or {}).get("name", "no suite")
     lines += ["", f"{first['count']:,} pictures; {suite}; 95 % intervals by bootstrap; reference: "
@@ -74,14 +72,12 @@ def markdown_table(columns: Sequence[Column], mismatch: Sequence[str], judged: M
 def html_report(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric]) -> str:
     """One page with everything in it; pictures and curves are embedded."""
     names = _metric_names(columns)
+    heads, rows = _table(columns)
     return render(
         "report.html",
         mismatch=mismatch,
-        names=[(name, _arrow(columns, name)) for name in names],
-        rows=[
-            (label, [_figure(metrics.get(name)) for name in names], costs) for label, metrics, costs in _table(columns)
-        ],
-        costs=_COSTS,
+        heads=heads,
+        rows=rows,
         curves=[_curve(columns, name, axis) for name in _CURVES if name in names for axis in _AXES],
         shown=_shown([column for column in columns if column.pictures]),
         judged=[(name, _figure(rate)) for name, rate in figures(judged).items()],
@@ -102,16 +98,27 @@ def _templates() -> Environment:
     return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _table(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any], list[str]]]:
+def _table(columns: Sequence[Column]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """What stands above, results and then controls; and for each metric and cost its name and cells."""
+    measured = [(column.name, column.result["metrics"]) for column in columns] + _measured_controls(columns)
     rows = [
-        (column.name, column.result["metrics"], [cost(column.result.get("subject", {})) for cost in _COSTS.values()])
-        for column in columns
+        (f"{name} {_arrow(columns, name)}", [_figure(metrics.get(name)) for _, metrics in measured])
+        for name in _metric_names(columns)
     ]
+    for name, cost in _COSTS.items():
+        spent = [cost(column.result.get("subject", {})) for column in columns]
+        rows.append((name, spent + [""] * (len(measured) - len(columns))))
+    return [label for label, _ in measured], rows
+
+
+def _measured_controls(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name and metrics of each; an empty one where no result has it, for it is always shown."""
     controls = {
         "real": "real pictures",
         "reconstruction": "their reconstruction",
         "nearest_caption": "nearest-caption copy",
     }
+    measured: list[tuple[str, Mapping[str, Any]]] = []
     for name, label in controls.items():
         found: dict[str, Mapping[str, Any]] = {}
         for column in columns:
@@ -120,9 +127,9 @@ def _table(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any], list
                 pixels = column.result.get("subject", {}).get("pixels_id", column.name)
                 which = f"{label} (pixels {pixels})" if name == "reconstruction" else label
                 found.setdefault(which, column.result["controls"][name]["metrics"])
-        rows += [(which if len(found) > 1 else label, metrics, [""] * len(_COSTS)) for which, metrics in found.items()]
-        rows += [] if found else [(label, {}, [""] * len(_COSTS))]
-    return rows
+        measured += [(which if len(found) > 1 else label, metrics) for which, metrics in found.items()]
+        measured += [] if found else [(label, {})]
+    return measured
 
 
 def _metric_names(columns: Sequence[Column]) -> list[str]:

@@ -67,7 +67,8 @@ class RunOptions(JudgeOptions, BackendOptions):
     batch_size: int = 32
     """Most pictures drawn at a time."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the token or diffusion model; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
+    float32 elsewhere."""
     engine: Literal["auto", "plain", "packed", "compiled"] = "auto"
     """How the token model's steps are computed, as in `sampling.generate`."""
     out: Path

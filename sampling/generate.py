@@ -58,7 +58,8 @@ class GenerateOptions(BackendOptions):
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to draw."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the token or diffusion model; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
+    float32 elsewhere."""
     engine: Literal["auto", "plain", "packed", "compiled"] = "auto"
     """How the token model's steps are computed: as written, with linear layers laid out for this CPU, or as one
     compiled graph; `auto` chooses by the machine."""

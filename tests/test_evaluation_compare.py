@@ -317,7 +317,7 @@ def test_likelihoods_and_reconstructions_of_two_tokenizers_stand_apart(results: 
     result = read_result(results["a"])
     mine, theirs = with_subject(result), with_subject(result, codes_id="0" * 16, pixels_id="1" * 16)
     same = report.markdown_table(compare.bits_apart([mine, mine]), [], {})
-    assert "| bits_per_image ↓ |" in same
+    assert "\n| bits_per_image ↓ |" in same
     assert same.count("their reconstruction") == 1
     table = report.markdown_table(compare.bits_apart([mine, theirs]), [], {})
     assert "| bits_per_image ↓ |" not in table
