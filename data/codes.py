@@ -1,6 +1,6 @@
 """The store of image codes: memory-mapped Arrow, so that a token model trains without the pictures."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import torch
+from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 
 from training.config import from_dict, to_dict
@@ -110,14 +111,18 @@ def write_codes(folder: Path, info: CodeStoreInfo, pictures: Iterable[CodedPictu
     if folder.exists() and not (folder / "store.json").is_file() and not _is_empty(folder):
         raise BadInput(f"{folder}: holds something else than a code store; choose another --out")
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for picture in pictures:
-            codes = picture.codes.flatten().tolist()
-            yield {"key": picture.key, "group": picture.group, "captions": picture.captions, "codes": codes}
-
     with atomic(folder) as temporary:
-        table = datasets.Dataset.from_list(list(rows()), features=_features(info))
-        table.save_to_disk(str(temporary / "codes"))
+        temporary.mkdir()
+        written = temporary / "rows.arrow"  # row by row: a large corpus' codes need not fit into memory
+        with ArrowWriter(path=str(written), features=_features(info)) as writer:
+            for picture in pictures:
+                codes = picture.codes.flatten().tolist()
+                writer.write(
+                    {"key": picture.key, "group": picture.group, "captions": list(picture.captions), "codes": codes}
+                )
+            writer.finalize()
+        datasets.Dataset.from_file(str(written)).save_to_disk(str(temporary / "codes"))
+        written.unlink()
         write_json(temporary / "store.json", to_dict(info))
 
 
