@@ -10,6 +10,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 
 demo: .venv/installed
 	$(BIN)/python -m sampling.generate --config configs/demo.yaml --out outputs/demo
+	$(BIN)/python -m sampling.generate --config configs/demo.yaml --backend diffusion --out outputs/demo-diffusion
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -35,8 +36,8 @@ train-emoji: .venv/installed
 # Draws one suite with each backend of a bundle, equal prompts and seeds, over guidances, and puts them side by side.
 MODEL ?= checkpoints/emoji
 SUITE ?= emoji/heldout-style
-BACKENDS ?= autoregressive
-GUIDANCES ?= 1 2 4
+BACKENDS ?= autoregressive diffusion
+GUIDANCES ?= 1 1.5 3
 COMPARISON ?= outputs/compare
 COMPARE_FLAGS ?= --readme README.md
 compare: .venv/installed

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from evaluation.metrics import Metric, mean
-from evaluation.report import Column, html_report, markdown_table, numbered, render
+from evaluation.report import HEADLINES, Column, html_report, markdown_table, numbered, render
 from evaluation.result import differences, read_result
 from training.cli import command
 from training.config import require
@@ -44,7 +44,8 @@ class CompareOptions:
     answers: Path | None = None
     """JSONL that the blind page saved, for the win rate; its key is read from `out`."""
     readme: Path | None = None
-    """Markdown file in which to replace what stands between `<!-- comparison -->` and `<!-- /comparison -->`."""
+    """Markdown file in which to replace what stands between `<!-- comparison -->` and `<!-- /comparison -->` by the
+    most telling of the figures."""
     seed: int = 0
     """Shuffles the blind pairs."""
 
@@ -78,7 +79,7 @@ def main(options: CompareOptions) -> None:
     elif options.answers is None:
         print(f"no blind page: it is of two results, but {len(pairs)} have pictures; choose two with --blind A B")
     if options.readme:
-        splice(options.readme, "comparison", table)
+        splice(options.readme, "comparison", markdown_table(columns, mismatch, judged, HEADLINES))
     print(f"the comparison is in {options.out / 'report.html'} and {options.out / 'report.md'}")
 
 

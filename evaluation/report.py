@@ -28,6 +28,19 @@ _CURVES = (
     "attribute_accuracy",
     "clip_score",
 )
+HEADLINES = (
+    "fid",
+    "clip_score",
+    "kid_lite1",
+    "retrieval_top1_lite1",
+    "retrieval_top5_lite1",
+    "style_accuracy_lite1",
+    "concept_and_style_lite1",
+    "attribute_accuracy",
+    "bits_per_image",
+    "bits_per_dimension",
+)
+"""Metrics for a short table: by the network that no loss has seen where two have judged."""
 _ROWS = 16
 _WIDTH, _HEIGHT, _EDGE = 320, 200, 36
 _INKS = ("#1b6ca8", "#c8553d", "#2a9d5c", "#7a4fa3", "#b8860b")
@@ -54,9 +67,17 @@ def numbered(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int]
     return places
 
 
-def markdown_table(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric]) -> str:
-    """The figures as a Markdown table, a row a metric; the controls' columns come after the results'."""
-    heads, rows = _table(columns)
+def markdown_table(
+    columns: Sequence[Column],
+    mismatch: Sequence[str],
+    judged: Mapping[str, Metric],
+    metrics: Sequence[str] = (),
+) -> str:
+    """The figures as a Markdown table, a row a metric; the controls' columns come after the results'.
+
+    `metrics`: only these, of them that there are; where there are none, all.
+    """
+    heads, rows = _table(columns, metrics)
     lines = [f"**Not the same protocol:** {'; '.join(mismatch)}\n"] if mismatch else []
     lines += [_line(["", *heads]), _line(["---"] * (1 + len(heads)))]
     lines += [_line([name, *cells]) for name, cells in rows]
@@ -98,12 +119,13 @@ def _templates() -> Environment:
     return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _table(columns: Sequence[Column]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def _table(columns: Sequence[Column], only: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """What stands above, results and then controls; and for each metric and cost its name and cells."""
     measured = [(column.name, column.result["metrics"]) for column in columns] + _measured_controls(columns)
+    names = _metric_names(columns)
     rows = [
         (f"{name} {_arrow(columns, name)}", [_figure(metrics.get(name)) for _, metrics in measured])
-        for name in _metric_names(columns)
+        for name in [name for name in names if name in only] or names
     ]
     for name, cost in _COSTS.items():
         spent = [cost(column.result.get("subject", {})) for column in columns]

@@ -82,7 +82,7 @@ class RunOptions(JudgeOptions, BackendOptions):
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
         self.refuse({"engine": "auto"} if self.backend == "diffusion" else {"sweep_steps": []})
         for name in ("guidance", "steps"):
-            unsaid = getattr(self, name) == getattr(BackendOptions, name)
+            unsaid = getattr(self, name) == getattr(BackendOptions(backend=self.backend), name)
             require(self, name, unsaid or not getattr(self, f"sweep_{name}"), f"absent with sweep_{name}")
 
     @property
@@ -205,7 +205,7 @@ def _finished(file: Path, protocol: dict[str, Any]) -> bool:
 
 def _name(options: RunOptions) -> str:
     steps = f", {options.steps} steps" if options.backend == "diffusion" else ""
-    return f"{options.backend}, guidance {options.guidance:g}{steps}"
+    return f"{options.backend}, guidance {options.guidance_scale:g}{steps}"
 
 
 def _generate(bundle: Bundle, prompts: list[str], options: RunOptions) -> list[Tensor]:

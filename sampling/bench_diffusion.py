@@ -128,7 +128,7 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
         for t in scheduler.timesteps:
             both = net(torch.cat([x, x]), t, encoder_hidden_states=states, timestep_cond=pooled).sample
             without, with_it = both.chunk(2)
-            x = scheduler.step(without + way.guidance * (with_it - without), t, x).prev_sample
+            x = scheduler.step(without + way.guidance_scale * (with_it - without), t, x).prev_sample
         return x
 
     return {f"tessera, {way.steps} steps": ours, f"plain diffusers, {way.steps} steps": plain}

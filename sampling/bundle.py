@@ -98,7 +98,7 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
         f"# {options.name}",
-        f"Text to image: a text tokenizer, a ViT-VQGAN image tokenizer and {_backends(bundle)}, belonging together.\n"
+        f"Text to image: {_contents(bundle)}, belonging together.\n"
         "Assembled "
         + datetime.now(UTC).strftime("%Y-%m-%d")
         + ".\n\n```python\nfrom sampling import load\n\npictures = load(PATH).generate([PROMPT])\n```",
@@ -112,9 +112,14 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _backends(bundle: Bundle) -> str:
-    names = {"a token model": bundle.autoregressive, "a diffusion model": bundle.diffusion}
-    return " and ".join(name for name, model in names.items() if model is not None)
+def _contents(bundle: Bundle) -> str:
+    backends = {"a token model": bundle.autoregressive, "a diffusion model": bundle.diffusion}
+    *names, last = [
+        "a text tokenizer",
+        "a ViT-VQGAN image tokenizer",
+        *(name for name, model in backends.items() if model is not None),
+    ]
+    return f"{', '.join(names)} and {last}"
 
 
 def _parts(bundle: Bundle) -> str:

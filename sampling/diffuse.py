@@ -52,13 +52,13 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
         null: the null caption's ids (1, S), for guidance.
         options: how to draw.
     """
-    guide = options.guidance != 1
+    guide = options.guidance_scale != 1
     caption = model.caption(torch.cat([text, null.expand_as(text)]) if guide else text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         if guide:
             both, both_shares = split(model.denoise(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
-            said, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
+            said, share = guided(both, options.guidance_scale), None if both_shares is None else both_shares[: len(x)]
         else:
             said, share = split(model.denoise(x, t, caption), x.shape[1])
         x_0, _ = model.process.estimates(said, x, t)
