@@ -34,13 +34,14 @@ def packed(model: TokenModel, dtype: torch.dtype) -> TokenModel:
 def packed_dtypes() -> list[torch.dtype]:
     """What products can be packed in here, the best first; nothing where this build of torch or this processor cannot.
 
-    bfloat16 where the processor computes in it. Else float16: only weights are held in it, products and sums are of
-    float32, so that weights which were bfloat16, as all that are shipped, give what they give in float32.
+    Of float16 only the weights are, products and sums are of float32, so that weights which were bfloat16, as all that
+    are shipped, give what they give in float32; and blocks of it can be recorded. Where a processor computes in
+    bfloat16, that is faster only for large models at many pictures a time.
     """
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
     here = {
-        torch.bfloat16: onednn and has_bf16("cpu"),
         torch.float16: "fbgemm" in torch.backends.quantized.supported_engines,
+        torch.bfloat16: onednn and has_bf16("cpu"),
         torch.float32: onednn,
     }
     return [dtype for dtype, there in here.items() if there]

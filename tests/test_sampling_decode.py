@@ -329,7 +329,7 @@ def test_packed_log_probabilities(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found.log_softmax(-1), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.skipif(not packed_dtypes(), reason="this processor cannot pack linear layers")
+@pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")
 @torch.no_grad()
 def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
     """Greedily, for 100 captions: the tokens of the plain path, but where two were equally likely to within 1e-3."""
@@ -340,9 +340,6 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
     ids = bundle.text.encode([*(emoji.captions[0] for emoji in corpus[:: len(corpus) // 100][:100]), None])
     text, seeds = ids[:-1], torch.arange(100)
     options = SamplingOptions(guidance=2.0, temperature=0.0, parallel=0)
-    if packed_dtypes()[0] == torch.bfloat16:  # which rounds; float16 does not
-        options = dataclasses.replace(options, guidance=1.0)
-    tolerance = 0.1 if packed_dtypes()[0] == torch.bfloat16 else 1e-3
     plain, fast = (Sampler(model, engine).draw(text, seeds, options) for engine in ("plain", "packed"))
     for i in range(100):
         ours, theirs = fast[i].flatten(), plain[i].flatten()
@@ -352,7 +349,7 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
         both = torch.stack([model(ids[[j]], theirs[None, :t])[0, t] for j in (i, -1)])
         logits = guided(both, options.guidance_scale)[0] if options.guidance_scale != 1 else both[0]
         token = ours[t] if t < len(ours) else model.config.eos
-        assert logits.max() - logits[token] < tolerance
+        assert logits.max() - logits[token] < 1e-3
 
 
 @pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")

@@ -53,9 +53,10 @@ class Muon(torch.optim.AdamW):
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     """About the nearest matrix (n, m) whose singular values are 1, by a Newton-Schulz iteration; 0 stays 0."""
-    x = matrix.to(torch.bfloat16) if has_bf16(matrix.device.type) else matrix.float()
-    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    x = matrix.float()
     x = x / (x.norm() + 1e-7)
+    x = x.to(torch.bfloat16) if has_bf16(matrix.device.type) else x
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
     for _ in range(steps):
         square = x @ x.T
         x = _A * x + (_B * square + _C * square @ square) @ x
