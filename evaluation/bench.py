@@ -33,9 +33,9 @@ class HarnessBenchOptions:
     """Their width and height."""
     batch: int = 32
     """Pictures a pass in the comparison with the bare network."""
-    repeats: int = 5
+    repeats: int = 25
     """Turns; the median counts."""
-    suite: str = "emoji/train-sample"
+    suite: str = "emoji@train"
     """Suite that they are scored for."""
     cache: Path | None = None
     """Folder for prepared pictures and features; by default the user's cache folder."""
