@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from diffusion.condition import Caption, mean_state
 from seq2seq.layers import KeysValues
+from training.attention import attention
 from training.config import require
 from training.errors import BadInput
 
@@ -34,6 +35,14 @@ class UNetConfig:
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
 
+class SelfAttention:
+    """Self-attention for `diffusers`, by the rule of `training.attention`."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return _attend(attn, hidden_states, _keys_values(attn, hidden_states), None)
+
+
 class AttentionToCaption:
     """Cross-attention for `diffusers` on keys and values that were computed once a caption, not at every step."""
 
@@ -44,10 +53,19 @@ class AttentionToCaption:
 
     def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         """Queries from (B, N, C) -> (B, N, C)."""
-        query = _heads(attn.to_q(hidden_states), attn.heads)
-        y = nn.functional.scaled_dot_product_attention(query, *self.keys_values, attn_mask=self.mask)
-        said: Tensor = attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
-        return said
+        return _attend(attn, hidden_states, self.keys_values, self.mask)
+
+
+def _attend(attn: Any, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
+    """The layer `attn` of `diffusers`, with queries from x (B, N, C) -> (B, N, C)."""
+    y = attention(_heads(attn.to_q(x), attn.heads), *keys_values, mask=mask)
+    said: Tensor = attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
+    return said
+
+
+def _keys_values(attn: Any, x: Tensor) -> KeysValues:
+    """What the layer `attn` of `diffusers` attends on in x (B, S, C)."""
+    return _heads(attn.to_k(x), attn.heads), _heads(attn.to_v(x), attn.heads)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -86,16 +104,18 @@ class UNet(nn.Module):
         for parameter in self.net.conv_out.parameters():  # at first the prediction is zero
             nn.init.zeros_(parameter)
         # not registered: they are the net's own
+        own = [module for name, module in self.net.named_modules() if name.endswith("attn1")]
         self._cross = [module for name, module in self.net.named_modules() if name.endswith("attn2")]
+        for layer in own:
+            layer.set_processor(SelfAttention())
         for layer in self._cross:
             layer.set_processor(AttentionToCaption())
 
     def caption(self, states: Tensor, mask: Tensor) -> Caption:
         """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
-        keys_values = [
-            (_heads(layer.to_k(states), layer.heads), _heads(layer.to_v(states), layer.heads)) for layer in self._cross
-        ]
-        return Caption(keys_values, mask[:, None, None], mean_state(states, mask))
+        return Caption(
+            [_keys_values(layer, states) for layer in self._cross], mask[:, None, None], mean_state(states, mask)
+        )
 
     def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""

@@ -8,6 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.attention import attention
+
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, H, S, K)."""
 
@@ -46,7 +48,7 @@ class Attention(nn.Module):
     def attend(self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Queries from (B, T, D); `mask` is bool, True where attention is allowed, (B, 1, 1, S). Returns (B, T, D)."""
         q = self.query_norm(rearrange(self.query(x), "b t (h k) -> b h t k", h=self.heads))
-        y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=mask, is_causal=causal)
+        y = attention(q, *keys_values, mask=mask, causal=causal)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
 
 

@@ -6,7 +6,8 @@ Dimension names: B batch, N patches (h * w), D width, H heads.
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from training.attention import attention
 
 
 class Attention(nn.Module):
@@ -21,7 +22,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+        return self.out(rearrange(attention(q, k, v), "b h n d -> b n (h d)"))
 
 
 class Block(nn.Module):
