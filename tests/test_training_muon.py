@@ -12,13 +12,23 @@ def test_an_update_has_singular_values_about_one_and_keeps_its_directions(shape:
     """Singular values from 0.02 to 1 come to lie between 0.6 and 1.3; the singular vectors stay."""
     generator = torch.Generator().manual_seed(0)
     u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
-    found = orthogonal(u @ torch.diag(torch.linspace(1, 0.02, min(shape))) @ vh)
+    found = orthogonal([u @ torch.diag(torch.linspace(1, 0.02, min(shape))) @ vh])[0]
     turned = u.T @ found @ vh.T
     values = turned.diagonal()
     assert values.min() > 0.6
     assert values.max() < 1.3
     assert (turned - torch.diag(values)).abs().max() < (0.05 if has_bf16("cpu") else 1e-3)
-    assert not orthogonal(torch.zeros(shape)).any()
+    assert not orthogonal([torch.zeros(shape)])[0].any()
+
+
+def test_matrices_of_any_sizes_are_taken_together() -> None:
+    """Each comes to what it comes to alone, in its own place and orientation; those of one size share a batch."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 20), (20, 8), (8, 8), (8, 20), (5, 9)]
+    matrices = [torch.randn(shape, generator=generator) for shape in shapes]
+    for matrix, found in zip(matrices, orthogonal(matrices), strict=True):
+        torch.testing.assert_close(found, orthogonal([matrix])[0], atol=0.02, rtol=0)
+    assert orthogonal([]) == []
 
 
 def test_steps_of_both_rules() -> None:
@@ -36,7 +46,7 @@ def test_steps_of_both_rules() -> None:
         optimizer.step()
         reference.step()
         if step == 0:
-            expected = matrix * (1 - 0.1 * 0.5) - 0.1 * 2**0.5 * orthogonal(gradients[0][0])
+            expected = matrix * (1 - 0.1 * 0.5) - 0.1 * 2**0.5 * orthogonal([gradients[0][0]])[0]
             torch.testing.assert_close(ours[0].detach(), expected, atol=1e-4, rtol=1e-4)
         assert torch.equal(ours[1], twin)
     assert optimizer.state[ours[0]].keys() == {"momentum"}

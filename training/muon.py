@@ -5,11 +5,12 @@ is always there ("tail-end associative memory", arXiv 2509.26030): few pictures 
 Muon of `torch` computes in bfloat16 alone, in which many processors take a hundred times as long.
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.precision import has_bf16
 
@@ -39,25 +40,47 @@ class Muon(torch.optim.AdamW):
             self.param_groups = groups
         for group in groups:
             if group["muon"]:
-                for weight in group["params"]:
-                    if weight.grad is not None:
-                        self._turn(weight, group["lr"], group["weight_decay"])
+                self._turn([p for p in group["params"] if p.grad is not None], group["lr"], group["weight_decay"])
 
-    def _turn(self, weight: Tensor, rate: float, decay: float) -> None:
-        momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-        momentum.mul_(self.momentum).add_(weight.grad)
-        update = orthogonal(weight.grad + self.momentum * momentum)  # Nesterov's
-        rows, columns = weight.shape
-        weight.mul_(1 - rate * decay).add_(update, alpha=-rate * max(1.0, rows / columns) ** 0.5)
+    def _turn(self, weights: list[nn.Parameter], rate: float, decay: float) -> None:
+        updates = []
+        for weight in weights:
+            momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+            momentum.mul_(self.momentum).add_(weight.grad)
+            updates.append(weight.grad + self.momentum * momentum)  # Nesterov's
+        for weight, update in zip(weights, orthogonal(updates), strict=True):
+            rows, columns = weight.shape
+            weight.mul_(1 - rate * decay).add_(update, alpha=-rate * max(1.0, rows / columns) ** 0.5)
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About the nearest matrix (n, m) whose singular values are 1, by a Newton-Schulz iteration; 0 stays 0."""
-    x = matrix.float()
-    x = x / (x.norm() + 1e-7)
-    x = x.to(torch.bfloat16) if has_bf16(matrix.device.type) else x
-    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+def orthogonal(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
+    """About the nearest matrices whose singular values are 1, by a Newton-Schulz iteration; 0 stays 0.
+
+    Args:
+        matrices: (n, m) each, of any sizes. Those of one size go through the iteration together: a model has many, each
+            too small to keep a processor busy.
+    """
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, matrix in enumerate(matrices):
+        alike[min(matrix.shape), max(matrix.shape)].append(i)
+    found = list(matrices)
+    for indices in alike.values():
+        wide = torch.stack([_widened(matrices[i], matrices[i].shape) for i in indices])
+        for i, turned in zip(indices, _iterated(wide.float(), steps), strict=True):
+            found[i] = _widened(turned, matrices[i].shape).to(matrices[i].dtype)
+    return found
+
+
+def _widened(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """Turned over where `shape` has more rows than columns."""
+    return matrix.T if shape[0] > shape[1] else matrix
+
+
+def _iterated(x: Tensor, steps: int) -> Tensor:
+    """(B, n, m) float32 with n up to m -> their orthogonal factors, in the dtype computed in."""
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x.to(torch.bfloat16) if has_bf16(x.device.type) else x
     for _ in range(steps):
-        square = x @ x.T
-        x = _A * x + (_B * square + _C * square @ square) @ x
-    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=_B, alpha=_C), x, beta=_A)
+    return x
