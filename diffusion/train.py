@@ -23,12 +23,19 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
-from training.pretrained import exported
+from training.pretrained import exported, start_from
 from training.run import RunFolder
 from training.turns import Turns
 
 _LATENTS_AT_ONCE = 2**14
 """Of how many latents evaluation makes one pass: all of its pictures where they have 64."""
+
+
+_FREE = {
+    "dit.dropout", "unet.dropout", "text.dropout", "process.times", "process.times_mean", "process.min_snr",
+    "latent_bound",
+}  # fmt: skip
+"""What a model that training starts from may have had otherwise: it changes how one learns, not what is predicted."""
 
 
 def main(config: DiffusionTrainingConfig) -> None:
@@ -52,6 +59,9 @@ def main(config: DiffusionTrainingConfig) -> None:
     process = model.process
     if encoder is not None and model.text is not None:
         model.text.encoder.load_state_dict(encoder.state_dict())
+
+    if config.init:
+        start_from(model, config.init, free=_FREE)
 
     turns = Turns(latents.groups)
 

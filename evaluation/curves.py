@@ -14,7 +14,7 @@ from training.cli import command
 from training.errors import BadInput
 from training.files import atomic
 from training.pretrained import read_json
-from training.record import read_record
+from training.record import read_record, total, whole_curves
 
 _BACKENDS = {
     "autoregressive": ("token model", "nats an image token"),
@@ -36,14 +36,14 @@ def main(options: CurvesOptions) -> None:
     """Reads, plots, and says where."""
     parts = read_json(options.model / "bundle.json").get("parts", [])
     found = {name: read_record(options.model / name) for name in _BACKENDS if name in parts}
-    curves = {name: run["curves"] for name, run in found.items() if run.get("flops") and run.get("curves")}
+    curves = {name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves")}
     if not curves:
         raise BadInput(f"{options.model}: no training.json beside its models has the losses of their training")
     plot(curves, options.plot)
     for name, run in found.items():
         if name in curves:
             last = curves[name]["loss"][-1][1]
-            print(f"{_BACKENDS[name][0]}: {run['flops'] / 1e15:.3g} PFLOP, loss {last:.3f} at the end")
+            print(f"{_BACKENDS[name][0]}: {total(run, 'flops') / 1e15:.3g} PFLOP, loss {last:.3f} at the end")
     print(f"the curves are in {options.plot}")
 
 

@@ -1,7 +1,6 @@
 """Config of the token model's trainer."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from seq2seq.model import TokenModelConfig
 from training.config import require
@@ -27,9 +26,6 @@ class TokenTrainingConfig(TrainingConfig):
     """Largest share of a picture's tokens that is hidden from the model while it learns; each picture hides one between
     0 and this. Where pictures are few, a model that reads all tokens so far knows after a few of them which picture it
     is, and has no need of the caption."""
-    init: Path | None = None
-    """Token model to start from, the `model` folder of another run; by default random weights. It must have the
-    same shape and speak the same ids."""
     model: TokenModelConfig = field(default_factory=TokenModelConfig)
     """Shape of the model."""
 

@@ -16,15 +16,13 @@ from sampling.options import SamplingOptions
 from sampling.pipeline import Bundle
 from seq2seq.codes import code_folder, encode_once
 from seq2seq.loss import partly_hidden, token_loss
-from seq2seq.model import TokenModel, TokenModelConfig
+from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import CaptionCut, TextTokenizer, trimmed
 from training.cli import command
-from training.config import to_dict
-from training.errors import BadInput
 from training.loop import Batch, accelerator_for, train
-from training.pretrained import exported
+from training.pretrained import exported, start_from
 from training.run import RunFolder
 from training.turns import Turns
 
@@ -51,7 +49,7 @@ def main(config: TokenTrainingConfig) -> None:
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
     model = TokenModel(config.model)
     if config.init:
-        model.load_state_dict(_weights(config.init, config.model))
+        start_from(model, config.init, free={"dropout"})
 
     turns = Turns(codes.groups)
 
@@ -105,16 +103,6 @@ def main(config: TokenTrainingConfig) -> None:
         parts = BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), autoregressive=made, out=out)
         assemble(parts)
         print(f'ready to draw: python -m sampling.generate --model {out} --prompt "..."')
-
-
-def _weights(init: Path, config: TokenModelConfig) -> dict[str, Tensor]:
-    """Those of another model. Raises `BadInput` when it has another shape or speaks other ids."""
-    model = TokenModel.from_pretrained(init, dtype=torch.float32)
-    theirs, ours = to_dict(dataclasses.replace(model.config, dropout=config.dropout)), to_dict(config)
-    wrong = [f"{name}: {theirs[name]!r} there, {value!r} here" for name, value in ours.items() if theirs[name] != value]
-    if wrong:
-        raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
-    return model.state_dict()
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny_models import text_tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 import diffusion.train as trainer
 from data.source import open_source
 from diffusion import latents
 from diffusion.latents import LatentStore
+from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
 from sampling import load
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
@@ -190,6 +191,24 @@ def test_evaluation_in_parts_is_over_all_pictures(
     figures = log(tmp_path / "run")[-1]
     assert figures["validation_loss"] == pytest.approx(x_0.mean().item(), rel=1e-4)
     assert figures["validation_bits_per_dimension"] == pytest.approx(x_0[:, 0, 0, 0].mean().item(), rel=1e-4)
+
+
+def test_a_run_begins_with_the_weights_it_is_given(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other times may be drawn to train at; another target would be another model."""
+    fit(tmp_path / "first", parts, "--steps", "1")
+    init = tmp_path / "first" / "model"
+    given = DiffusionModel.from_pretrained(init, dtype=torch.float32).state_dict()
+    seen: list[nn.Module] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train", lambda accelerator, run, model, **rest: seen.append(model))
+        times = ["--model.process.times", "logit-normal", "--model.process.times_mean", "1"]
+        fit(tmp_path / "second", parts, "--init", str(init), "--seed", "1", *times)
+    assert seen[0].process.config.times_mean == 1
+    assert all(torch.equal(tensor, given[name]) for name, tensor in seen[0].state_dict().items())
+    with pytest.raises(BadInput, match=r"not a model to start from \(process.target: 'v' there, 'x0' here\)"):
+        fit(tmp_path / "third", parts, "--init", str(init), "--model.process.target", "x0")
 
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

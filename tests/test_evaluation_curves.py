@@ -8,6 +8,7 @@ from PIL import Image
 
 from evaluation.curves import CurvesOptions, main
 from training.errors import BadInput
+from training.record import whole_curves
 
 
 def bundle(folder: Path, **curves: list[list[float]]) -> Path:
@@ -25,6 +26,17 @@ def test_what_is_known_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "token model: 2 PFLOP, loss 4.000 at the end" in capsys.readouterr().out
     with Image.open(tmp_path / "plots" / "curves.png") as image:
         assert image.width > image.height
+
+
+def test_a_training_that_went_on_from_another_continues_its_curve() -> None:
+    first = {"flops": 2.0, "curves": {"loss": [[1.0, 5.0], [2.0, 4.0]], "validation_loss": [[2.0, 4.5]]}}
+    second = {"flops": 3.0, "init": first, "curves": {"loss": [[3.0, 3.0]], "validation_loss": []}}
+    third = {"flops": 1.0, "init": second, "curves": {"loss": [[1.0, 2.0]], "validation_loss": [[1.0, 6.0]]}}
+    assert whole_curves(third) == {
+        "loss": [[1.0, 5.0], [2.0, 4.0], [5.0, 3.0], [6.0, 2.0]],
+        "validation_loss": [[2.0, 4.5], [6.0, 6.0]],
+    }
+    assert whole_curves({}) == {}
 
 
 def test_nothing_is_known(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from torch import nn
 
+import tokenizer.train as trainer
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.options import TokenizerTrainingConfig
 from tokenizer.train import main
@@ -157,13 +159,30 @@ def test_what_a_run_leaves_behind(train: Train, photos: Path, tmp_path: Path) ->
     assert [line["step"] for line in trained] == list(range(1, 13))
     assert trained[0].keys() == {
         "step", "loss", "l1", "l2", "commitment", "psnr", "usage", "perplexity", "learning_rate", "grad_norm", "batch",
-        "flops",
+        "flops", "precision",
     }  # fmt: skip
     assert [line["step"] for line in lines if "validation_psnr" in line] == [6, 12]
     assert {path.name for path in (out / "samples").iterdir()} == {"step-00000006.png", "step-00000012.png"}
     with Image.open(out / "samples" / "step-00000012.png") as sheet:
         assert sheet.size == (4 * 136 + 8, 2 * 136 + 8)  # four originals, their reconstructions right below
     assert json.loads((out / "config.json").read_text())["data"] == str(photos)
+
+
+def test_a_run_begins_with_the_weights_it_is_given(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codebook included: its vectors are those of the other run, and are not begun anew from the first batch."""
+    assert train("--out", tmp_path / "first", "--steps", "4") == 0
+    init = tmp_path / "first" / "model"
+    given = ImageTokenizer.from_pretrained(init).state_dict()
+    seen: list[nn.Module] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train", lambda accelerator, run, model, **rest: seen.append(model))
+        assert train("--out", tmp_path / "second", "--init", init) == 0
+    assert all(torch.equal(tensor, given[name]) for name, tensor in seen[0].state_dict().items())
+    assert given["quantizer._codebook.initted"].item()
+    assert train("--out", tmp_path / "third", "--init", init, "--model.width", "32") == 2
+    assert "not a model to start from (width: 16 there, 32 here)" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_no_run(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,12 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
+from training import loop
 from training.errors import BadInput
 from training.files import write_tensors
 from training.loop import Batch, _optimizer, accelerator_for, train
@@ -142,7 +145,9 @@ def test_it_learns_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 61))
     assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
-    assert lines[0].keys() == {"step", "loss", "bias", "learning_rate", "grad_norm", "batch", "flops"} | SPEED
+    assert (
+        lines[0].keys() == {"step", "loss", "bias", "learning_rate", "grad_norm", "batch", "precision", "flops"} | SPEED
+    )
     assert [line["flops"] for line in lines] == [64 * step for step in range(1, 61)]  # forward and for the weight
     assert lines[0]["tokens_per_second"] == pytest.approx(3 * lines[0]["images_per_second"])
     assert lines[0]["learning_rate"] == 0.05
@@ -313,6 +318,21 @@ def test_a_kill_while_samples_are_drawn_has_them_drawn_again(tmp_path: Path) -> 
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
+def test_a_run_goes_on_where_the_arithmetic_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run begun on a machine with bf16 was refused on one without, where it could have gone on in float32."""
+    monkeypatch.setattr(loop, "has_bf16", lambda device: True)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "run", precision="auto", at=fail_at(8))
+    monkeypatch.setattr(loop, "has_bf16", lambda device: False)
+    fit(tmp_path / "run", precision="auto")
+    assert "goes on from step 5 in precision no, bf16 before" in capsys.readouterr().out
+    assert [line["precision"] for line in log(tmp_path / "run")] == 5 * ["bf16"] + 7 * ["no"]
+    assert json.loads((tmp_path / "run/model/training.json").read_text())["precision"] == "bf16, then no"
+    assert json.loads((tmp_path / "run/config.json").read_text())["precision"] == "auto"
+
+
 def test_muon_is_for_weight_matrices_alone() -> None:
     """It turned the tables of a diffusion transformer's blocks, whose six rows are six different things."""
 
@@ -364,7 +384,7 @@ def test_a_launcher_whose_processes_would_train_alone_is_refused(
 @pytest.mark.timeout(400)
 def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     """A real image tokenizer, whose codebook follows the encoder by sums over all processes; stopped at a signal to
-    the second of them, and resumed."""
+    the second of them, resumed, and paused with its launcher, to whose process group neither belongs."""
 
     def start(*arguments: object) -> tuple[int, str, str]:
         with socket.socket() as free:
@@ -378,9 +398,10 @@ def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]]
     code, said, errors = start("stop")
     assert code != 0
     assert "stopped after step 8; give the same command again to resume" in said, errors
-    code, said, errors = start()
+    code, said, errors = start("pause")
     assert code == 0, errors
     assert said.count("the model is in") == 1
+    assert re.search(r"2 s later it was at pass [01], then it went on", said)  # of 4
     fit(tmp_path / "one", pictures=True)
     for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
         assert two["batch"] == one["batch"]
@@ -396,8 +417,25 @@ def signal_the_second(forward_pass: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def pause_the_launcher(forward_pass: int) -> None:
+    """The first process stops its launcher in pass 0, and has it go on 2 seconds later."""
+    passes.append(forward_pass)
+    launcher = os.getppid()
+
+    def go_on() -> None:
+        print(f"2 s later it was at pass {passes[-1]}, then it went on", flush=True)
+        os.kill(launcher, signal.SIGCONT)
+
+    if forward_pass == 0 and os.environ["RANK"] == "0":
+        os.kill(launcher, signal.SIGSTOP)
+        threading.Timer(2, go_on).start()
+
+
+passes: list[int] = []
+
 if __name__ == "__main__":  # one of the two processes
-    fit(Path(sys.argv[1]), pictures=True, **({"at": signal_the_second} if sys.argv[2:] else {}))
+    what = {"stop": signal_the_second, "pause": pause_the_launcher}
+    fit(Path(sys.argv[1]), pictures=True, at=what[sys.argv[2]])
 
 
 def test_a_run_with_muon_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def test_operations_of_products_and_of_attention() -> None:
 def test_the_record_of_a_run(tmp_path: Path) -> None:
     """Two lines of 10 steps at 8 and 16 pictures/s: 10 * 4 / 8 + 10 * 4 / 16 seconds. The kinds of line are merged."""
     lines = [
-        {"step": 10, "loss": 2.0, "images_per_second": 8.0, "flops": 10.0, "batch": "a"},
+        {"step": 10, "loss": 2.0, "images_per_second": 8.0, "flops": 10.0, "batch": "a", "precision": "no"},
         {"step": 10, "validation_loss": 3.0},
-        {"step": 20, "loss": 1.0, "images_per_second": 16.0, "flops": 20.0, "batch": "b"},
+        {"step": 20, "loss": 1.0, "images_per_second": 16.0, "flops": 20.0, "batch": "b", "precision": "no"},
     ]
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -10,9 +10,10 @@ from test_training_loop import _fresh_accelerator, fit, log  # noqa: F401
 
 from training import trackers
 from training.cli import command
+from training.config import flat
 from training.errors import BadInput
 from training.options import TrainingConfig
-from training.trackers import flat, require_trackers
+from training.trackers import require_trackers
 
 
 class Notebook(GeneralTracker):

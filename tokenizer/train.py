@@ -16,7 +16,7 @@ from tokenizer.losses import TokenizerLoss, psnr
 from tokenizer.options import TokenizerTrainingConfig
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
-from training.pretrained import exported
+from training.pretrained import exported, start_from
 from training.run import RunFolder
 
 
@@ -31,6 +31,8 @@ def main(config: TokenizerTrainingConfig) -> None:
         unseen = source(split="validation", limit=128)
     shown = torch.stack([unseen[i] for i in range(len(unseen))]).to(accelerator.device)
     model = ImageTokenizer(config.model)
+    if config.init:
+        start_from(model, config.init)
     objective = TokenizerLoss(config.loss).to(accelerator.device)
 
     def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:

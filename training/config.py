@@ -62,6 +62,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config, dict_factory=plain)
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
+    """Nested options under dotted names: numbers as they are, and text for all else."""
+    found: dict[str, str | float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str | float | int) else str(value)
+    return found
+
+
 def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path = "") -> Config:
     """Builds `config` from nested plain values. Unknown fields and values of the wrong type raise `BadInput`.
 

@@ -18,18 +18,18 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from training import checkpoint, ema
-from training.config import to_dict
+from training.config import flat, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.muon import Muon
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
 from training.precision import has_bf16
-from training.processes import require_joined, share_cores
+from training.processes import Signals, require_joined, share_cores
 from training.record import FILE, flop_counter, record
 from training.run import RunFolder
 from training.schedule import learning_rate
-from training.trackers import flat, require_trackers
+from training.trackers import require_trackers
 
 Batch = dict[str, Tensor]
 MakeBatch = Callable[[NDArray[np.int64], torch.Generator], Batch]
@@ -37,17 +37,15 @@ Loss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 
 def accelerator_for(config: TrainingConfig) -> Accelerator:
-    """The `Accelerator` of a run, with threads set to cores / processes. Create it before any model.
-
-    Resolves `config.precision`, so that the run folder records what was computed with.
-    """
+    """The `Accelerator` of a run, with threads set to cores / processes. Create it before any model."""
     has_accelerator = torch.accelerator.is_available()
-    if config.precision == "auto":
+    precision: str = config.precision
+    if precision == "auto":
         device = torch.accelerator.current_accelerator() if has_accelerator else None
-        config.precision = "bf16" if has_bf16(device.type if device else "cpu") else "no"
+        precision = "bf16" if has_bf16(device.type if device else "cpu") else "no"
     require_trackers(config.trackers)
     accelerator = Accelerator(
-        mixed_precision=config.precision, cpu=not has_accelerator,
+        mixed_precision=precision, cpu=not has_accelerator,
         log_with=config.trackers or None, project_dir=config.out,
     )  # fmt: skip
     require_joined(accelerator.num_processes)
@@ -104,6 +102,8 @@ def train(
     start = checkpoint.restore(run.checkpoints, model, average, optimizer)
     if main:
         run.rewind_log(start)
+        if (before := run.precision_before()) not in (None, accelerator.mixed_precision):
+            print(f"goes on from step {start} in precision {accelerator.mixed_precision}, {before} before")
     accelerator.init_trackers("tessera", flat(to_dict(config)))
     flops, parts = run.flops_a_step() if main else None, accelerator.num_processes * config.accumulation
     counter = flop_counter()
@@ -112,7 +112,8 @@ def train(
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=not main, unit="step")
     model.train()
 
-    with _stopping_at_signals(accelerator), _batches(accelerator, config, make_batch, count, start) as batches:
+    signals = Signals(accelerator)
+    with signals.heard(), _batches(accelerator, config, make_batch, count, start) as batches:
         for step in bar:
             set_seed(config.seed + 7919 * (step * accelerator.num_processes + accelerator.process_index) & 0x7FFFFFFF)
             rate = _set_learning_rate(optimizer, step, config)
@@ -130,7 +131,8 @@ def train(
             ema.update(average, accelerator.unwrap_model(model), step, config.ema_decay)
 
             done = step + 1
-            stop = accelerator.check_trigger()
+            stop, paused = signals.agreed()
+            meter.leave_out(paused)
             save = done % config.checkpoint_every == 0 or done == config.steps or stop
             if done % config.log_every == 0 or save:  # at each save, so that a resumed run logs the same means
                 means = meter.read()
@@ -139,6 +141,7 @@ def train(
                     _log(
                         accelerator, run, done,
                         {**means, "learning_rate": rate, "grad_norm": float(norms[-1]), "batch": batch,
+                         "precision": accelerator.mixed_precision,
                          "flops": done * (flops or parts * counter.get_total_flops())},
                     )  # fmt: skip
                 bar.set_postfix_str(f"loss {means['loss']:.4f}")
@@ -282,23 +285,12 @@ class _Meter:
         self.restart_clock()
         return {**values, "images_per_second": speed, "tokens_per_second": speed * self._tokens}
 
+    def leave_out(self, seconds: float) -> None:
+        """Of the time since the last reading."""
+        self._clock += seconds
+
     def restart_clock(self) -> None:
         self._clock = time.perf_counter()
-
-
-@contextlib.contextmanager
-def _stopping_at_signals(accelerator: Accelerator) -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM into a stop after the running step, agreed between the processes."""
-
-    def stop(signum: int, frame: Any) -> None:
-        accelerator.set_trigger()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _describe(config: TrainingConfig, model: nn.Module, make_batch: MakeBatch, count: int) -> None:

@@ -50,6 +50,9 @@ class TrainingConfig:
     """Run folder: config, log, checkpoints, samples, and at the end the model. Give it again to resume."""
     steps: int
     """Optimizer steps in all."""
+    init: Path | None = None
+    """Model to start from, the `model` folder of another run; by default random weights. It must have the same shape
+    and speak the same ids."""
     seed: int = 0
     """Fixes the initial weights, the order of the data, dropout and augmentation."""
     dry_run: bool = False
@@ -63,7 +66,8 @@ class TrainingConfig:
     ema_decay: float = 0.999
     """Decay of the averaged weights, which are the ones exported."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """Autocast of the forward pass; `auto` is bf16 where the hardware computes in it, and none elsewhere."""
+    """Autocast of the forward pass; `auto` is bf16 where the hardware computes in it, and none elsewhere. A run may go
+    on in another one, as where it moves to another machine; the log says from which step on."""
     log_every: int = 20
     """Steps between log lines."""
     sample_every: int = 500

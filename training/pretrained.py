@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.config import from_dict, to_dict
+from training.config import flat, from_dict, to_dict
 from training.errors import BadInput
 from training.files import write_json, write_tensors
 
@@ -85,6 +85,27 @@ class PretrainedModel(nn.Module, ModelHubMixin):
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise BadInput(f"{file}: does not fit its config.json: {min(wrong)}{more}")
         self.load_state_dict(tensors, assign=True)
+
+
+def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -> None:
+    """Gives `model` the weights of another one of its class, the folder `init`.
+
+    Args:
+        free: fields of the config that need not agree, dotted where they are nested.
+
+    Raises:
+        BadInput: it has another shape or speaks other ids; the message names what differs.
+    """
+    other = type(model).from_pretrained(init, dtype=torch.float32)
+    theirs, ours = flat(to_dict(other.config)), flat(to_dict(model.config))
+    wrong = [
+        f"{name}: {theirs[name]!r} there, {value!r} here"
+        for name, value in ours.items()
+        if name not in free and theirs[name] != value
+    ]
+    if wrong:
+        raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
+    model.load_state_dict(other.state_dict())
 
 
 def _require_device(device: str | torch.device) -> None:

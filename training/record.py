@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
     of each kind in the log; `curves` the losses on the way, as pairs of operations so far and loss. The record of the
     model that it started from, if any, is in it, and not in its cost.
     """
-    init = getattr(config, "init", None)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     last = {name: value for line in lines for name, value in line.items()}
     seconds, step = 0.0, 0
@@ -47,14 +47,18 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
         if "images_per_second" in line:
             seconds += (line["step"] - step) * config.batch_size / line["images_per_second"]
             step = line["step"]
-    dull = {"step", "batch", "flops", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second"}
+    precisions = [name for name, _ in groupby(line["precision"] for line in lines if "precision" in line)]
+    dull = {
+        "step", "precision", "batch", "flops", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second",
+    }  # fmt: skip
     return {
         "command": command, "data": config.data, "seed": config.seed, "steps": config.steps,
         "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
-        "seconds": round(seconds, 1), "device": device.type, "precision": config.precision, "torch": torch.__version__,
+        "seconds": round(seconds, 1), "device": device.type, "precision": ", then ".join(precisions),
+        "torch": torch.__version__,
         "figures": {name: value for name, value in last.items() if name not in dull},
         "curves": {name: _curve(lines, name) for name in ("loss", "validation_loss")},
-        **({"init": read_record(Path(init))} if init else {}),
+        **({"init": read_record(config.init)} if config.init else {}),
     }  # fmt: skip
 
 
@@ -64,6 +68,17 @@ def _curve(lines: list[dict[str, Any]], name: str) -> list[list[float]]:
     logged = [(line["step"] * a_step, line[name]) for line in lines if name in line]
     parts = [logged[first : first + 1 + len(logged) // 100] for first in range(0, len(logged), 1 + len(logged) // 100)]
     return [[part[-1][0], sum(value for _, value in part) / len(part)] for part in parts]
+
+
+def whole_curves(found: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    """The curves of a record, after those of the training that it started from: operations count from the first on."""
+    before = found.get("init") or {}
+    earlier, offset = whole_curves(before) if before else {}, total(before, "flops")
+    own = found.get("curves", {})
+    return {
+        name: earlier.get(name, []) + [[flops + offset, value] for flops, value in own.get(name, [])]
+        for name in earlier.keys() | own.keys()
+    }
 
 
 def total(found: Mapping[str, Any], cost: str) -> float:

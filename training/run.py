@@ -19,7 +19,8 @@ from training.pretrained import read_json
 
 # A run may be continued with other values of these; any other change is another run.
 _MAY_CHANGE = {
-    "out", "steps", "dry_run", "log_every", "sample_every", "checkpoint_every", "workers", "cache", "trackers",
+    "out", "steps", "dry_run", "precision", "log_every", "sample_every", "checkpoint_every", "workers", "cache",
+    "trackers",
 }  # fmt: skip
 
 
@@ -95,9 +96,16 @@ class RunFolder:
 
     def flops_a_step(self) -> float | None:
         """As the log has it, so that a resumed run goes on with the same number."""
-        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
-        counted = (line for line in map(json.loads, lines) if "flops" in line)
+        counted = (line for line in self._lines() if "flops" in line)
         return next((line["flops"] / line["step"] for line in counted), None)
+
+    def precision_before(self) -> str | None:
+        """What the last step in the log was computed in."""
+        return next((line["precision"] for line in reversed(self._lines()) if "precision" in line), None)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
+        return [json.loads(line) for line in lines]
 
     def log(self, values: dict[str, Any]) -> None:
         """Appends one JSON line."""
