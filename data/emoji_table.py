@@ -32,7 +32,7 @@ class Emoji:
 
     @cached_property
     def split(self) -> str:
-        """`train`, `validation`, `heldout-style` or `heldout-concept`."""
+        """`train`, `validation`, `validation-style`, `heldout-style` or `heldout-concept`."""
         return picture_split(self.family, self.style, STYLES)
 
     @cached_property

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 TRAIN = "train"
 VALIDATION = "validation"
+VALIDATION_STYLE = "validation-style"
 HELDOUT_STYLE = "heldout-style"
 HELDOUT_CONCEPT = "heldout-concept"
 
@@ -22,7 +23,8 @@ def picture_split(family: str, style: str, styles: tuple[str, ...]) -> str:
     """The split of a picture, given its family's name and which of `styles` it is drawn in.
 
     5 % of families are `heldout-concept` and 5 % `validation`, whole. Of another 10 % one style, chosen by hash, is
-    `heldout-style`; the other styles of those families are trained on.
+    never trained on; the other styles of those families are. In one half of these families, by another hash, it is
+    `validation-style`, on which to tune how a known concept is drawn in another style; in the other, `heldout-style`.
     """
     place = fraction(family)
     if place < 0.05:
@@ -30,7 +32,7 @@ def picture_split(family: str, style: str, styles: tuple[str, ...]) -> str:
     if place < 0.10:
         return VALIDATION
     if place < 0.20 and style == styles[int(fraction(f"style of {family}") * len(styles))]:
-        return HELDOUT_STYLE
+        return VALIDATION_STYLE if fraction(f"tuned {family}") < 0.5 else HELDOUT_STYLE
     return TRAIN
 
 

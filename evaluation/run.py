@@ -52,8 +52,8 @@ class RunOptions(JudgeOptions, BackendOptions):
     model: str = str(SHIPPED)
     """Bundle: a folder or a Hub id. By default the one that comes with Tessera."""
     suite: str = "emoji/validation"
-    """`emoji/train-sample`, `emoji/validation`, `emoji/heldout-style`, `attributes`, `free`, `lab`, a file of prompts,
-    or `SOURCE@SPLIT`, the captions of your own pictures."""
+    """`emoji/train-sample`, `emoji/train-tuning`, `emoji/validation`, `emoji/validation-style`, `emoji/heldout-style`,
+    `attributes`, `free`, `lab`, a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
     limit: int | None = None
     """Only this many prompts, chosen by a fixed hash."""
     num_images: int = 1

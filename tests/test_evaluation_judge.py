@@ -262,11 +262,16 @@ def test_nearest_captions_go_by_rare_words() -> None:
 
 def test_suites_are_what_they_say() -> None:
     splits = {emoji.key: emoji.split for emoji in emojis()}
-    for name in ("train-sample", "validation", "heldout-style"):
+    for name in ("train-sample", "train-tuning", "validation", "validation-style", "heldout-style"):
         suite = open_suite(f"emoji/{name}")
-        assert {splits[prompt.key] for prompt in suite.prompts} == {name.removesuffix("-sample")}
+        split = "train" if name.startswith("train") else name
+        assert {splits[prompt.key] for prompt in suite.prompts} == {split}
         assert open_suite(f"emoji/{name}", 7).prompts == open_suite(f"emoji/{name}", 7).prompts
         assert len(open_suite(f"emoji/{name}", 7).prompts) == 7
+    sample, tuning = (
+        {prompt.key for prompt in open_suite(f"emoji/{name}").prompts} for name in ("train-sample", "train-tuning")
+    )
+    assert not sample & tuning
     assert len(open_suite("lab").prompts) == 6
     assert len({open_suite(name).hash for name in SUITES}) == len(SUITES)
     assert all(prompt.expected for prompt in open_suite("attributes").prompts)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from data.emoji import Emoji, emojis
-from data.splits import HELDOUT_STYLE, TRAIN, VALIDATION, fraction
+from data.splits import HELDOUT_STYLE, TRAIN, VALIDATION, VALIDATION_STYLE, fraction
 from evaluation.suites.prompts import Prompt, Suite
 
-_TRAIN_SAMPLE = 500
+_SAMPLE = 500
 
 _FILLED = ("heart", "circle", "square")
 _COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black")
@@ -22,8 +22,16 @@ _COUNTED = {
 
 def train_sample() -> Suite:
     """500 training pictures chosen by hash: what the model should have learned by heart."""
-    chosen = sorted((e for e in emojis() if e.split == TRAIN), key=lambda e: fraction(f"sample {e.key}"))
-    return _suite("emoji/train-sample", chosen[:_TRAIN_SAMPLE])
+    return _suite("emoji/train-sample", _training_pictures()[:_SAMPLE])
+
+
+def train_tuning() -> Suite:
+    """500 others, to tune on how they are drawn."""
+    return _suite("emoji/train-tuning", _training_pictures()[_SAMPLE : 2 * _SAMPLE])
+
+
+def _training_pictures() -> list[Emoji]:
+    return sorted((e for e in emojis() if e.split == TRAIN), key=lambda e: fraction(f"sample {e.key}"))
 
 
 def validation() -> Suite:
@@ -31,8 +39,13 @@ def validation() -> Suite:
     return _suite("emoji/validation", [e for e in emojis() if e.split == VALIDATION])
 
 
+def validation_style() -> Suite:
+    """Pairs of concept and style that were seen only apart in training, for tuning."""
+    return _suite("emoji/validation-style", [e for e in emojis() if e.split == VALIDATION_STYLE])
+
+
 def heldout_style() -> Suite:
-    """Pairs of concept and style that were seen only apart in training."""
+    """Others of that kind, on which nothing is tuned."""
     return _suite("emoji/heldout-style", [e for e in emojis() if e.split == HELDOUT_STYLE])
 
 

@@ -18,7 +18,9 @@ def _ours(name: str) -> Callable[[], Suite]:
 
 SUITES: Mapping[str, Callable[[], Suite]] = {
     "emoji/train-sample": emoji.train_sample,
+    "emoji/train-tuning": emoji.train_tuning,
     "emoji/validation": emoji.validation,
+    "emoji/validation-style": emoji.validation_style,
     "emoji/heldout-style": emoji.heldout_style,
     "attributes": emoji.attributes,
     "free": _ours("free"),
