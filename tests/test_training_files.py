@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from training import files
-from training.files import atomic, remove_leftovers, write_json, write_tensors, write_text
+from training.errors import BadInput
+from training.files import atomic, inside, remove_leftovers, write_json, write_tensors, write_text
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -143,3 +144,40 @@ def test_what_was_moved_aside_for_nothing_is_put_back(tmp_path: Path) -> None:
     write_text(tmp_path / ".model.1234.tmp" / "file", "new")
     remove_leftovers(tmp_path)
     assert content(tmp_path) == {"model/file": "old"}
+
+
+@pytest.mark.parametrize("name", ["picture.png", "deep/er/picture.png", "./picture.png"])
+def test_a_file_inside_is_found(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / "folder" / name, "x")
+    assert inside(tmp_path / "folder", name).read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/etc/passwd", "a relative path inside the folder"),
+        ("../secret", "a relative path inside the folder"),
+        ("deep/../../secret", "a relative path inside the folder"),
+        ("..\\secret", "a relative path inside the folder"),
+        ("", "a relative path inside the folder"),
+        ("a\0b", "a relative path inside the folder"),
+        ("link", "a link to somewhere outside of it"),
+        ("linked/secret", "a link to somewhere outside of it"),
+        ("nothing", "but there is none"),
+        ("loop", "but there is none"),
+        ("x" * 300, "but there is none"),
+        ("deep", "not a regular file"),
+        ("pipe", "not a regular file"),
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    """`compare` put any of the reader's files that a result named into a page that is made to be passed on."""
+    write_text(tmp_path / "secret", "x")
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "linked").symlink_to(tmp_path)
+    (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(BadInput, match=why):
+        inside(folder, name)

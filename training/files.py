@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError
@@ -59,6 +59,32 @@ def _exchange(path: Path, newer: Path) -> None:
         aside.rename(path)
         raise
     _remove(aside)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` below `folder`, where somebody else may have written the name: in a result, a bundle, metadata.
+
+    Raises:
+        BadInput: it leads outside the folder, by itself or through a link, or no regular file is there.
+    """
+    shown = f"{folder}: names the file {name[:200]!r}"
+    if (
+        not name
+        or "\0" in name
+        or "\\" in name
+        or PurePosixPath(name).is_absolute()
+        or ".." in PurePosixPath(name).parts
+    ):
+        raise BadInput(f"{shown}: must be a relative path inside the folder")
+    try:
+        path = (folder / name).resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise BadInput(f"{shown}, but there is none") from None
+    if not path.is_relative_to(folder.resolve()):
+        raise BadInput(f"{shown}, which is a link to somewhere outside of it")
+    if not path.is_file():
+        raise BadInput(f"{shown}, which is not a regular file")
+    return path
 
 
 def write_text(path: Path, text: str) -> None:
