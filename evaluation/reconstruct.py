@@ -33,6 +33,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
+from training.shared import shared_path
 
 
 @dataclass(kw_only=True)
@@ -98,7 +99,7 @@ def main(options: ReconstructOptions) -> None:
     write_result(
         options.out / "report.json",
         {
-            **head("reconstruction", str(options.model), protocol),
+            **head("reconstruction", shared_path(options.model), protocol),
             "codes_id": model.codes_id, "pixels_id": model.pixels_id, "source": pictures.name,
             "fingerprint": pictures.fingerprint, "count": len(pictures),
             "subject": {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__},
