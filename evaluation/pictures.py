@@ -14,6 +14,7 @@ from data.grid import from_pil
 from data.store import Unreadable
 from evaluation.features import Pictures
 from training.errors import BadInput
+from training.files import inside
 from training.pretrained import read_json
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -67,7 +68,10 @@ def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor
 
 
 def prompted(folder: Path) -> tuple[list[Path], list[str]]:
-    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts."""
+    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts.
+
+    Raises `BadInput` where these cannot be read, or name a file that is not in the folder.
+    """
     if (folder / "generation.json").is_file():
         file, names = folder / "generation.json", ("file", "prompt")
         rows = read_json(file).get("images", [])
@@ -80,7 +84,10 @@ def prompted(folder: Path) -> tuple[list[Path], list[str]]:
     else:
         return list_pictures(folder), []
     try:
-        return [folder / row[names[0]] for row in rows], [str(row[names[1]]) for row in rows]
+        told = [(row[names[0]], str(row[names[1]])) for row in rows]
+        for name, _ in told:
+            inside(folder, name)
+        return [folder / name for name, _ in told], [text for _, text in told]
     except (KeyError, TypeError) as error:
         raise BadInput(f"{file}: does not name {' and '.join(names)} of each picture ({error})") from None
 
