@@ -27,6 +27,9 @@ from training.files import splice, write_json, write_text
 from training.pretrained import read_json
 from training.shared import shared, shared_path
 
+_MARK = "<!-- python -m evaluation.compare -->"
+"""What says in a page that it may be replaced."""
+
 
 @dataclass(kw_only=True)
 class CompareOptions:
@@ -58,6 +61,7 @@ class CompareOptions:
 
 def main(options: CompareOptions) -> None:
     """Reads, checks, writes, and says where."""
+    _require_ours(options.out)
     columns = bits_apart(named_apart([_column(path) for path in options.result]))
     mismatch = mismatches(columns)
     if mismatch and not options.force:
@@ -70,7 +74,7 @@ def main(options: CompareOptions) -> None:
     else:
         judged = {}
     table, page = markdown_table(columns, mismatch, judged), html_report(columns, mismatch, judged)
-    write_text(options.out / "report.md", table)
+    write_text(options.out / "report.md", f"{table}\n{_MARK}\n")
     write_text(options.out / "report.html", page)
     if len(pairs) == 2 and options.answers is None:
         page, key = blind(pairs[0], pairs[1], options.seed)
@@ -81,6 +85,17 @@ def main(options: CompareOptions) -> None:
     if options.readme:
         splice(options.readme, "comparison", markdown_table(columns, mismatch, judged, HEADLINES))
     print(f"the comparison is in {options.out / 'report.html'} and {options.out / 'report.md'}")
+
+
+def _require_ours(out: Path) -> None:
+    """Raises `BadInput` where a file that would be written is there and somebody else's."""
+    for name in ("report.md", "report.html", "blind.html"):
+        file = out / name
+        if file.exists() and not (file.is_file() and _MARK in file.read_text(encoding="utf-8", errors="replace")):
+            raise BadInput(f"{file}: is there already and is no comparison; choose another --out")
+    key = out / "blind-key.json"
+    if key.exists() and "sides" not in read_json(key):
+        raise BadInput(f"{key}: is there already and is no key to a blind page; choose another --out")
 
 
 def mismatches(columns: Sequence[Column]) -> list[str]:

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from tiny_models import IMAGES, add_diffusion, save_bundle
 
 from data.grid import to_pil
-from evaluation import compare, harness, report, run, score
+from evaluation import compare, harness, reconstruct, report, run, score
 from evaluation.report import Column
 from evaluation.result import SCHEMA, VERSION, read_result, write_result
 from sampling import generate
@@ -536,6 +536,30 @@ def test_results_tell_nothing_of_where_things_lie(results: dict[str, Path], hand
     call(compare, compare.CompareOptions, rewritten(handed_over, subject=subject), results["b"], "--out", out)
     assert "/home/me" not in (out / "report.html").read_text()
     assert str(handed_over.parent) not in (out / "report.html").read_text()
+
+
+def test_an_evaluation_takes_the_place_of_an_evaluation_alone(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    """`--out .` in somebody's project replaced their report.md and result.json."""
+    words = [results["a"], results["b"], "--out", tmp_path]
+    for name in ("report.md", "report.html", "blind.html", "blind-key.json"):
+        (tmp_path / name).write_text('{"mine": 1}')
+        said = call(compare, compare.CompareOptions, *words)
+        assert said.startswith(f"{tmp_path / name}: is there already and is no")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        assert "the comparison is in" in call(compare, compare.CompareOptions, *words)
+    (tmp_path / "result.json").write_text('{"mine": 1}')
+    words = ["--images", results["a"] / "pictures", "--reference", photos, "--out", tmp_path]
+    assert "result.json: is there already and is no result" in call(score, score.ScoreOptions, *words)
+    (tmp_path / "report.json").write_text('{"mine": 1}')
+    words = ["--model", results["bundle"] / "tokenizer", "--data", photos, "--split", "validation", "--out", tmp_path]
+    assert "report.json: is there already" in call(reconstruct, reconstruct.ReconstructOptions, *words)
+    (tmp_path / "report.json").unlink()
+    Image.new("RGB", (2, 2)).save(tmp_path / "pictures.png")
+    assert "pictures.png: is there already" in call(reconstruct, reconstruct.ReconstructOptions, *words)
 
 
 def test_a_run_leaves_alone_what_it_did_not_draw(

@@ -482,7 +482,7 @@ def test_a_list_names_no_picture_outside_its_folder(tmp_path: Path, name: str) -
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}))
-    with pytest.raises(BadInput, match="folder: names the file"):
+    with pytest.raises(BadInput, match="folder"):
         prompted(folder)
     (folder / "generation.json").write_text(json.dumps({"images": [{"file": name, "prompt": "a"}]}))
     with pytest.raises(BadInput, match="folder: names the file"):
