@@ -4,7 +4,7 @@ import hashlib
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +20,11 @@ from training.pretrained import read_json
 from training.record import FILE as RECORD
 from training.record import read_record
 
-_PARTS = ("text", "tokenizer", "autoregressive", "diffusion")
-_FILES = ("config.json", "model.safetensors", "spiece.model", RECORD)
-"""What a part may have; all else in its folder stays where it is."""
+_MODEL = ("config.json", "model.safetensors", RECORD)
+_FILES = {
+    "text": ("config.json", "spiece.model"), "tokenizer": _MODEL, "autoregressive": _MODEL, "diffusion": _MODEL,
+}  # fmt: skip
+"""What each part may have; all else in its folder stays where it is."""
 
 _ART = """
 The pictures are emoji in three hands: Twemoji (c) Twitter, Inc and other contributors, CC-BY 4.0; OpenMoji, CC BY-SA
@@ -78,7 +80,7 @@ def assemble(options: BundleOptions) -> None:
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         new, old = Path(work) / "new", Path(work) / "old"
         for name, folder in parts.items():
-            _copy(folder, new / name)
+            _copy(folder, new / name, _FILES[name])
         write_json(new / "bundle.json", {"version": 1, "parts": list(parts)})
         bundle = _loaded(new, parts)
         if report and report["pixels_id"] != bundle.tokenizer.pixels_id:
@@ -109,15 +111,15 @@ def _require_apart(parts: Mapping[str, Path], out: Path) -> None:
         part = folder.resolve()
         if part.is_relative_to(out) or out.is_relative_to(part):
             raise BadInput(f"--{name} {folder}: one of it and --out lies in the other; choose another --out")
-    for name in _PARTS:
+    for name in _FILES:
         if (out / name).is_symlink():
             raise BadInput(f"{out / name}: is a link, through which files elsewhere would be replaced; remove it")
 
 
-def _copy(part: Path, to: Path) -> None:
-    """Copies what a part may have. Raises `BadInput` where that is no regular file."""
+def _copy(part: Path, to: Path, names: Iterable[str]) -> None:
+    """Copies the files called `names`, where they are there. Raises `BadInput` where one is no regular file."""
     to.mkdir(parents=True)
-    for name in _FILES:
+    for name in names:
         file = part / name
         if file.is_symlink() or (file.exists() and not file.is_file()):
             raise BadInput(f"{file}: must be a regular file, not a link or a folder; put a copy in its place")
@@ -134,7 +136,7 @@ def _is_bundle(folder: Path) -> bool:
 
 def _ours(folder: Path) -> list[str]:
     """The files of a bundle that assembling has written; a card only as it was written."""
-    names = [f"{part}/{name}" for part in _PARTS for name in _FILES] + ["bundle.json", "README.md"]
+    names = [f"{part}/{name}" for part, its in _FILES.items() for name in its] + ["bundle.json", "README.md"]
     there = [name for name in names if (folder / name).is_file()]
     return [name for name in there if name != "README.md" or _is_signed(folder / name)]
 
@@ -170,7 +172,7 @@ def _replace(out: Path, new: Path, old: Path) -> None:
         (out / "bundle.json").write_bytes(index)
         raise
     finally:
-        for part in _PARTS:
+        for part in _FILES:
             if (out / part).is_dir() and not any((out / part).iterdir()):
                 (out / part).rmdir()
 

@@ -21,7 +21,7 @@ from sampling.bundle import BundleOptions
 from sampling.bundle import assemble as assemble_bundle
 from sampling.choose import candidate_seeds, caption_gain
 from sampling.generate import GenerateOptions, main
-from sampling.picture_files import file_name
+from sampling.picture_files import file_name, read_png, require_record, write_picture
 from training.cli import command
 from training.config import parse, to_dict
 from training.errors import BadInput
@@ -489,6 +489,14 @@ def test_names_of_files_fit_any_file_system() -> None:
         assert not {*'/\\:*?"<>|\0\u202e'} & {*name}
     same = {file_name(0, prompt, 0, {"prompt": "x"}) for prompt in ("\u00e9", "e\u0301")}
     assert len(same) == 1  # some file systems take both for one name
+
+
+def test_a_grid_of_any_size_is_known_again(tmp_path: Path) -> None:
+    """A picture larger than any model draws is not decoded; but a grid of 120 is large, and it is ours."""
+    write_picture(tmp_path / "grid.png", Image.new("RGB", (15000, 10)), {"Title": "grid"})
+    require_record(tmp_path / "grid.png", {"Title": "grid"})
+    with pytest.raises(BadInput, match="15000x10 pixels; at most 4096 a side are read"):
+        read_png(tmp_path / "grid.png")
 
 
 def test_what_somebody_else_put_there_stays(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
