@@ -33,6 +33,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
+from training.files import atomic
 
 
 @dataclass(kw_only=True)
@@ -111,7 +112,8 @@ def main(options: ReconstructOptions) -> None:
     chosen = order[sorted({*range(min(3, len(order))), *spread})].tolist()
     labels = [f"{quality[i]:.1f} dB" for i in chosen]
     sheet = grid([*images[chosen], *made[chosen]], ["original"] * len(chosen) + labels, columns=len(chosen))
-    sheet.save(options.out / "pictures.png")
+    with atomic(options.out / "pictures.png") as temporary:
+        sheet.save(temporary, format="PNG")
     figures = ", ".join(f"{name} {metric.value:.4g}" for name, metric in metrics.items())
     print(f"{figures} on {len(pictures)} pictures of {pictures.name}: {options.out / 'report.json'}")
 

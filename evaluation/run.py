@@ -40,7 +40,7 @@ from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.files import atomic, write_json
+from training.files import appending, atomic, claim, write_json
 from training.pretrained import read_json
 from training.processes import require_joined, share_cores
 
@@ -127,8 +127,6 @@ def draw(suite: Suite, bundle: Bundle, options: RunOptions, state: PartialState,
     """Writes the pictures that are not there yet, each process its share, and a clock of this `turn` at drawing."""
     wanted = [(i, prompt.text) for i, prompt in enumerate(suite.prompts)][state.process_index :: state.num_processes]
     missing = [(i, text) for i, text in wanted if not all(path.is_file() for path in _files(i, options))]
-    if missing:
-        (options.out / "result.json").unlink(missing_ok=True)  # it is of other pictures
     step = max(1, options.batch_size // options.num_images)
     total, left = len(wanted) * options.num_images, len(missing) * options.num_images
     show = state.is_main_process
@@ -146,8 +144,8 @@ def draw(suite: Suite, bundle: Bundle, options: RunOptions, state: PartialState,
                 "images": len(files), "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),
                 "batch_size": options.batch_size, "processes": state.num_processes,
             }  # fmt: skip
-            with (options.out / f"clock-{turn}-{state.process_index}.jsonl").open("a") as clock:
-                clock.write(json.dumps(line) + "\n")
+            with appending(options.out / f"clock-{turn}-{state.process_index}.jsonl") as clock:
+                clock.write((json.dumps(line) + "\n").encode())
             bar.update(len(files))
 
 
@@ -196,7 +194,7 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
 
 
 def _finished(file: Path, protocol: dict[str, Any]) -> bool:
-    """Whether a result of this protocol is there; `draw` removes one of other pictures."""
+    """Whether a result of this protocol is there."""
     try:
         return file.is_file() and read_result(file)["protocol"] == protocol
     except BadInput:  # of another version
@@ -234,7 +232,8 @@ def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Writes what a folder's pictures are drawn with. Raises `BadInput` where it holds others."""
+    """Writes what a folder's pictures are drawn with. Raises `BadInput` where it holds others, or anything else."""
+    claim(out, "the pictures of a suite")
     file = out / "settings.json"
     if file.is_file():
         changed = differences(read_json(file), json.loads(json.dumps(settings)))

@@ -1,8 +1,9 @@
 """Files are written whole or not at all."""
 
+import ast
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -275,3 +276,55 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, why: 
     os.mkfifo(folder / "pipe")
     with pytest.raises(BadInput, match=why):
         inside(folder, name)
+
+
+FORBIDDEN = {"write_text", "write_bytes", "rename", "renames", "rmtree", "unlink", "rmdir", "removedirs", "copytree",
+              "copy2", "copyfile", "move", "symlink_to", "hardlink_to", "tofile", "savez"}  # fmt: skip
+"""Methods and functions that write, move or delete files."""
+
+
+def writes(tree: ast.AST) -> Iterator[int]:
+    """Lines of a module on which it writes, moves or deletes a file by itself."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            if called in FORBIDDEN and owner not in ("temporary"):
+                yield node.lineno
+            if called == "replace" and len(values) == 1 and owner != "dataclasses":  # of a path: a string's takes two
+                yield node.lineno
+        modes = [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
+        writing = [mode for mode in modes if set(mode) <= set("rwaxbt+") and set(mode) & set("wax+")]
+        if called in ("open", "fdopen") and writing:
+            yield node.lineno
+
+
+def test_no_module_writes_files_by_itself() -> None:
+    """Each that did survived neither a full disk, nor two writers, nor a link in its way; `training.files` does."""
+    root = Path(files.__file__).parents[1]
+    rooms = ("data", "diffusion", "evaluation", "sampling", "seq2seq", "tokenizer", "training")
+    found = [
+        f"{file.relative_to(root)}:{line}"
+        for room in rooms
+        for file in sorted((root / room).rglob("*.py"))
+        if file != Path(files.__file__)
+        for line in writes(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert not found, found
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("path.write_text('x')", True), ("open(path, 'w')", True), ("path.open('ab')", True),
+        ("path.open(mode='r+')", True), ("shutil.rmtree(path)", True), ("path.rename(other)", True),
+        ("path.replace(other)", True), ("os.replace(a)", True), ("path.read_text()", False), ("open(path)", False),
+        ("path.open('rb')", False), ("text.replace('a', 'b')", False), ("write_text(path, 'x')", False),
+        ("copy.copy(model)", False), ("temporary.write_bytes(x)", False),
+    ],
+)  # fmt: skip
+def test_it_is_noticed(code: str, expected: bool) -> None:
+    assert bool([*writes(ast.parse(code))]) == expected

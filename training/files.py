@@ -57,17 +57,22 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-            if path.is_file() and not path.is_symlink():
-                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
-            _sync(temporary)
-            with _alone(path.parent):
-                if temporary.is_dir() and os.path.lexists(path):
-                    _exchange(path, temporary)
-                else:
-                    temporary.replace(path)
-                _reach_the_disk(path.parent)
+            put(temporary, path)
     finally:
         remove(temporary)
+
+
+def put(new: Path, path: Path) -> None:
+    """Gives `new`, a finished file or folder beside `path`, that name, in place of what stands there (see `atomic`)."""
+    if path.is_file() and not path.is_symlink():
+        new.chmod(stat.S_IMODE(path.stat().st_mode))
+    _sync(new)
+    with _alone(path.parent):
+        if new.is_dir() and os.path.lexists(path):
+            _exchange(path, new)
+        else:
+            new.replace(path)
+        _reach_the_disk(path.parent)
 
 
 def _sibling(path: Path, kind: str) -> Path:
@@ -228,7 +233,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
     Not atomic: for logs and journals, whose readers do without a last line cut short, and for files in a folder that
     is not there yet.
     """
-    with naming(path), path.open("ab") as file:
+    with path.open("ab") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from training.checkpoint import last_step
 from training.config import to_dict
 from training.errors import BadInput
-from training.files import appending, claim, remove_leftovers, write_json, write_text
+from training.files import appending, claim, naming, remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
 from training.pretrained import read_json
 
@@ -125,7 +125,7 @@ class RunFolder:
 
     def log(self, values: dict[str, Any]) -> None:
         """Appends one JSON line."""
-        with appending(self.log_file) as file:
+        with naming(self.log_file), appending(self.log_file) as file:
             file.write((json.dumps(values) + "\n").encode())
 
 
