@@ -1,6 +1,7 @@
 """Checkpoints: model, averaged model and optimizer, written whole or not at all, as safetensors."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ def last_step(folder: Path) -> int:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
 
 
 def _flat(state: State) -> dict[str, Tensor]:
