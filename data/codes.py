@@ -108,7 +108,7 @@ def write_codes(folder: Path, info: CodeStoreInfo, pictures: Iterable[CodedPictu
 
     Raises `BadInput` when `folder` holds anything else.
     """
-    if folder.exists() and not (folder / "store.json").is_file() and not _is_empty(folder):
+    if folder.exists() and not _is_free(folder):
         raise BadInput(f"{folder}: holds something else than a code store; choose another --out")
 
     with atomic(folder) as temporary:
@@ -139,5 +139,7 @@ def _features(info: CodeStoreInfo) -> datasets.Features:
     )
 
 
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _is_free(folder: Path) -> bool:
+    """Whether there is nothing in a folder, or nothing but a store."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    return not names or ("store.json" in names and names <= {"store.json", "codes"})

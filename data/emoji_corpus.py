@@ -9,7 +9,7 @@ from data.corpus import Corpus
 from data.emoji_art import PACKAGES, VERSION, draw, package
 from data.emoji_table import Emoji, emojis, find
 from data.store import PictureStore
-from training.errors import BadInput
+from training.errors import BadInput, install
 
 
 class EmojiCorpus(Corpus):
@@ -48,5 +48,5 @@ class EmojiCorpus(Corpus):
             if twin.family != emoji.family:
                 raise BadInput(
                     f"{twin.key} and {key} are the same picture, but the splits take them for different ones: "
-                    'install the art that they were made for: pip install "tessera[emoji]"'
+                    f"for the art that they were made for, {install('emoji')}"
                 )

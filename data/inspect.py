@@ -16,6 +16,7 @@ from data.grid import grid
 from data.source import open_source
 from data.splits import fraction
 from training.cli import command
+from training.errors import printable
 from training.files import atomic
 
 _COLUMNS, _ROWS = 8, 6
@@ -45,7 +46,7 @@ def main(options: InspectOptions) -> None:
         options.source, size=options.size, split=options.split, cache=options.cache, strict=options.strict
     )
     for line in report(pictures):
-        print(line)
+        print(printable(line))  # names and reasons come from the source
     path = options.out / "contact-sheet.png"
     with atomic(path) as temporary:
         contact_sheet(pictures).save(temporary, format="PNG")

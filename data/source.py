@@ -18,7 +18,7 @@ from data.folder import METADATA, FolderCorpus
 from data.parquet import ParquetCorpus
 from data.splits import VALIDATION, fraction
 from data.store import PictureStore, open_store
-from training.errors import BadInput
+from training.errors import BadInput, printable
 
 __all__ = ["CaptionedImages", "StoredImages", "open_source"]
 
@@ -116,7 +116,7 @@ def _draw(corpus: Corpus, positions: Sequence[int], size: int, cache: Path, limi
         folder = _folder(corpus, keys, size, cache)
     else:
         positions = range(len(keys))
-    store = open_store(folder, size, keys, positions, draw, label=f"{corpus.name} at {size} px")
+    store = open_store(folder, size, keys, positions, draw, label=f"{printable(corpus.name)} at {size} px")
     corpus.check(store)
     return store
 

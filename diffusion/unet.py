@@ -9,7 +9,7 @@ from diffusion.condition import Caption, mean_state
 from seq2seq.layers import KeysValues
 from training.attention import attention
 from training.config import require
-from training.errors import BadInput
+from training.errors import BadInput, install
 
 
 @dataclass(kw_only=True)
@@ -85,7 +85,7 @@ class UNet(nn.Module):
         try:
             from diffusers import UNet2DConditionModel
         except ImportError:
-            raise BadInput('the U-Net is not installed: pip install "tessera[diffusion]"') from None
+            raise BadInput(f"the U-Net is not installed: {install('diffusion')}") from None
         self.net = UNet2DConditionModel(
             sample_size=grid,
             in_channels=channels,

@@ -5,7 +5,6 @@ which two) `blind.html`, a page on which a person says which of two pictures is 
 with its `blind-key.json`. Answers saved from that page come back with `--answers`.
 """
 
-import base64
 import hashlib
 import json
 import random
@@ -20,13 +19,17 @@ import torch
 
 from data.files import json_lines
 from evaluation.metrics import Metric, mean
-from evaluation.report import HEADLINES, Column, html_report, markdown_table, numbered, render
+from evaluation.report import HEADLINES, Column, embedded, html_report, markdown_table, numbered, render
 from evaluation.result import differences, read_result
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
 from training.files import splice, write_json, write_text
 from training.pretrained import read_json
+from training.shared import shared, shared_path
+
+_MARK = "<!-- python -m evaluation.compare -->"
+"""What says in a page that it may be replaced."""
 
 
 @dataclass(kw_only=True)
@@ -59,6 +62,7 @@ class CompareOptions:
 
 def main(options: CompareOptions) -> None:
     """Reads, checks, writes, and says where."""
+    _require_ours(options.out)
     columns = bits_apart(named_apart([_column(path) for path in options.result]))
     mismatch = mismatches(columns)
     if mismatch and not options.force:
@@ -70,9 +74,9 @@ def main(options: CompareOptions) -> None:
         judged = win_rate(options.answers, options.out / "blind-key.json", [column.name for column in pairs])
     else:
         judged = {}
-    table = markdown_table(columns, mismatch, judged)
-    write_text(options.out / "report.md", table)
-    write_text(options.out / "report.html", html_report(columns, mismatch, judged))
+    table, page = markdown_table(columns, mismatch, judged), html_report(columns, mismatch, judged)
+    write_text(options.out / "report.md", f"{table}\n{_MARK}\n")
+    write_text(options.out / "report.html", page)
     if len(pairs) == 2 and options.answers is None:
         page, key = blind(pairs[0], pairs[1], options.seed)
         write_text(options.out / "blind.html", page)
@@ -82,6 +86,17 @@ def main(options: CompareOptions) -> None:
     if options.readme:
         splice(options.readme, "comparison", markdown_table(columns, mismatch, judged, HEADLINES))
     print(f"the comparison is in {options.out / 'report.html'} and {options.out / 'report.md'}")
+
+
+def _require_ours(out: Path) -> None:
+    """Raises `BadInput` where a file that would be written is there and somebody else's."""
+    for name in ("report.md", "report.html", "blind.html"):
+        file = out / name
+        if file.exists() and not (file.is_file() and _MARK in file.read_text(encoding="utf-8", errors="replace")):
+            raise BadInput(f"{file}: is there already and is no comparison; choose another --out")
+    key = out / "blind-key.json"
+    if key.exists() and "sides" not in read_json(key):
+        raise BadInput(f"{key}: is there already and is no key to a blind page; choose another --out")
 
 
 def mismatches(columns: Sequence[Column]) -> list[str]:
@@ -104,12 +119,10 @@ def blind(first: Column, second: Column, seed: int) -> tuple[str, dict[str, Any]
     draw.shuffle(both)
     pairs, sides = [], {}
     for number, (picture, other) in enumerate(both):
-        files = [first.folder / picture["file"], second.folder / other["file"]]
+        shown = [_shown(first, picture["file"]), _shown(second, other["file"])]
         flipped = draw.random() < 0.5
-        left, right = reversed(files) if flipped else files
-        pairs.append(
-            {"id": number, "prompt": picture.get("prompt", ""), "left": embedded(left), "right": embedded(right)}
-        )
+        left, right = reversed(shown) if flipped else shown
+        pairs.append({"id": number, "prompt": picture.get("prompt", ""), "left": left, "right": right})
         sides[str(number)] = {"left": int(flipped), "right": int(not flipped)}
     # a browser keeps the answers of all local pages together
     page = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
@@ -146,25 +159,27 @@ def win_rate(answers: Path, key_file: Path, names: Sequence[str]) -> dict[str, M
     return {first: mean(wins), second: mean(losses)}
 
 
-def embedded(file: Path) -> str:
-    """A picture file as a data URI, so that a page needs nothing beside it."""
-    try:
-        return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-    except FileNotFoundError:
-        raise BadInput(f"{file}: no such file; results are compared where their pictures are") from None
+def _shown(column: Column, name: str) -> str:
+    picture = embedded(column.folder, name)
+    if not picture:
+        raise BadInput(f"{column.folder}: no file {name[:200]!r}; results are compared where their pictures are")
+    return picture
 
 
 def _column(path: Path) -> Column:
     folder = path if path.is_dir() else path.parent
     result = read_result(path)
+    result = {**result, "name": shared_path(result["name"]), "subject": shared(result.get("subject", {}))}
     pictures = result.get("pictures", []) if result["kind"] == "generation" else []
     return Column(name=result["name"], folder=folder, result=result, pictures=pictures)
 
 
 def named_apart(columns: Sequence[Column]) -> list[Column]:
-    """The columns with the folder beside names that occur twice."""
+    """The columns with the folder beside names that occur twice, and their number where that does not suffice."""
     names = [column.name for column in columns]
-    return [replace(c, name=f"{c.name} ({c.folder})") if names.count(c.name) > 1 else c for c in columns]
+    told = [f"{c.name} ({shared_path(c.folder)})" if names.count(c.name) > 1 else c.name for c in columns]
+    apart = [f"{name}, {n}" if told.count(name) > 1 else name for n, name in enumerate(told, start=1)]
+    return [replace(column, name=name) for column, name in zip(columns, apart, strict=True)]
 
 
 def bits_apart(columns: Sequence[Column]) -> list[Column]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sampling.generate import SHIPPED
 from training.cli import command
-from training.errors import BadInput
+from training.errors import BadInput, install
 from training.files import atomic
 from training.pretrained import read_json
 from training.record import read_record, total, whole_curves
@@ -52,7 +52,7 @@ def plot(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise BadInput('plots are not installed: pip install "tessera[bench]"') from None
+        raise BadInput(f"plots are not installed: {install('bench')}") from None
     figure = Figure(figsize=(5 * len(curves) + 1, 3.5), layout="constrained")
     most = max(pair[0] for losses in curves.values() for line in losses.values() for pair in line)
     for panel, (name, losses) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):

@@ -19,12 +19,13 @@ from evaluation.features import ClipFeatures, Inception, Lite, Network, Pictures
 from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
 from evaluation.pictures import Folder, stacked
-from evaluation.result import scored
+from evaluation.result import FORMAT, scored
 from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
 from training.errors import BadInput
 from training.files import atomic
+from training.pretrained import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,12 @@ def report(made: Scores, controls: dict[str, Scores], count: int) -> dict[str, A
 def per_picture(scores: Scores, i: int) -> dict[str, float]:
     """What picture `i` alone scored."""
     return {name: round(float(values[i]), 6) for name, values in scores.pictures.items()}
+
+
+def require_result_or_nothing(file: Path) -> None:
+    """Raises `BadInput` where a result would take the place of something else."""
+    if file.exists() and read_json(file).get("format") != FORMAT:
+        raise BadInput(f"{file}: is there already and is no result of the evaluation; choose another --out")
 
 
 def save_pictures(folder: Path, pictures: Pictures) -> None:

@@ -67,7 +67,10 @@ def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor
 
 
 def prompted(folder: Path) -> tuple[list[Path], list[str]]:
-    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts."""
+    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts.
+
+    Raises `BadInput` where these cannot be read, or name a file that is not in the folder.
+    """
     if (folder / "generation.json").is_file():
         return _generated(folder, folder / "generation.json")
     rows = list(metadata_rows(folder)) if is_captioned(folder) else []
@@ -83,7 +86,9 @@ def _generated(folder: Path, file: Path) -> tuple[list[Path], list[str]]:
         for image in images
     ):
         raise BadInput(f"{file}: does not name file and prompt of each picture")
-    return [inside(folder, image["file"]) for image in images], [image["prompt"] for image in images]
+    for image in images:
+        inside(folder, image["file"])
+    return [folder / image["file"] for image in images], [image["prompt"] for image in images]
 
 
 def padded(picture: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from data.grid import grid
 from data.source import open_source
 from evaluation.features import Lite, cached, extract
+from evaluation.harness import require_result_or_nothing
 from evaluation.metrics import (
     ENOUGH_FOR_FRECHET,
     VERSION,
@@ -28,12 +29,16 @@ from evaluation.metrics import (
     usage,
 )
 from evaluation.result import head, write_result
+from sampling.picture_files import require_record, write_picture
 from tokenizer.features import RESIZER
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
-from training.files import atomic
+from training.shared import shared_path
+
+_SHEET = {"Software": "python -m evaluation.reconstruct", "Title": "originals above reconstructions"}
+"""What a sheet of pictures says of itself."""
 
 
 @dataclass(kw_only=True)
@@ -67,6 +72,8 @@ class ReconstructOptions:
 
 def main(options: ReconstructOptions) -> None:
     """Reconstructs, measures, writes, and says where."""
+    require_result_or_nothing(options.out / "report.json")
+    require_record(options.out / "pictures.png", _SHEET)
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
     config = model.config
     pictures = open_source(
@@ -99,7 +106,7 @@ def main(options: ReconstructOptions) -> None:
     write_result(
         options.out / "report.json",
         {
-            **head("reconstruction", str(options.model), protocol),
+            **head("reconstruction", shared_path(options.model), protocol),
             "codes_id": model.codes_id, "pixels_id": model.pixels_id, "source": pictures.name,
             "fingerprint": pictures.fingerprint, "count": len(pictures),
             "subject": {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__},
@@ -112,8 +119,7 @@ def main(options: ReconstructOptions) -> None:
     chosen = order[sorted({*range(min(3, len(order))), *spread})].tolist()
     labels = [f"{quality[i]:.1f} dB" for i in chosen]
     sheet = grid([*images[chosen], *made[chosen]], ["original"] * len(chosen) + labels, columns=len(chosen))
-    with atomic(options.out / "pictures.png") as temporary:
-        sheet.save(temporary, format="PNG")
+    write_picture(options.out / "pictures.png", sheet, _SHEET)
     figures = ", ".join(f"{name} {metric.value:.4g}" for name, metric in metrics.items())
     print(f"{figures} on {len(pictures)} pictures of {pictures.name}: {options.out / 'report.json'}")
 

@@ -1,6 +1,7 @@
 """The comparison as HTML and Markdown: figures with intervals and controls, curves, pictures in rows."""
 
 import base64
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,12 @@ from typing import Any
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from data.grid import to_pil
 from evaluation.metrics import Metric
 from evaluation.result import figures
+from sampling.picture_files import read_png
+from training.files import inside
+from training.markdown import plain, tabulated
 from training.record import total
 
 _CURVES = (
@@ -78,15 +83,14 @@ def markdown_table(
     `metrics`: only these, of them that there are; where there are none, all.
     """
     heads, rows = _table(columns, metrics)
-    lines = [f"**Not the same protocol:** {'; '.join(mismatch)}\n"] if mismatch else []
-    lines += [_line(["", *heads]), _line(["---"] * (1 + len(heads)))]
-    lines += [_line([name, *cells]) for name, cells in rows]
+    lines = [f"**Not the same protocol:** {plain('; '.join(mismatch))}\n"] if mismatch else []
+    lines.append(tabulated(["", *heads], [[name, *cells] for name, cells in rows]))
     first = columns[0].result
     suite = (first["protocol"].get("suite") or {}).get("name", "no suite")
-    lines += ["", f"{first['count']:,} pictures; {suite}; 95 % intervals by bootstrap; reference: "
-              f"{first['protocol']['reference']['name']}."]  # fmt: skip
+    lines += ["", f"{first['count']:,} pictures; {plain(suite)}; 95 % intervals by bootstrap; reference: "
+              f"{plain(first['protocol']['reference']['name'])}."]  # fmt: skip
     for name, rate in figures(judged).items():
-        lines.append(f"Preferred by people: {name} {_figure(rate)}.")
+        lines.append(f"Preferred by people: {plain(name)} {_figure(rate)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -191,10 +195,6 @@ def _compute(subject: Mapping[str, Any]) -> str:
 _COSTS = {"images/s": _speed, "parameters": _size, "training": _compute}
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def _option(name: str) -> Callable[[Column], float | None]:
     return lambda column: column.result.get("subject", {}).get("options", {}).get(name)
 
@@ -273,7 +273,7 @@ def _shown(columns: Sequence[Column]) -> dict[str, Any]:
     rows = []
     for key in (ranked[i] for i in some):
         cells = [
-            _image(column.folder / pictures[key]["file"]) for column, pictures in zip(columns, by_prompt, strict=True)
+            embedded(column.folder, pictures[key]["file"]) for column, pictures in zip(columns, by_prompt, strict=True)
         ]
         rows.append({"prompt": key[0], "seed": key[1], "cells": [*cells, *_controls(columns[0], places[0][key])]})
     return {"heads": [*(c.name for c in columns), *_control_names(columns[0])], "rows": rows}
@@ -292,9 +292,18 @@ def _control_names(column: Column) -> list[str]:
 def _controls(column: Column, place: int) -> list[str]:
     """The controls' pictures beside the picture at a place; theirs are numbered by prompt."""
     prompt = place // len(column.result["protocol"].get("seeds", [0]))
-    return [_image(column.folder / "controls" / name / f"{prompt:05d}.png") for name in _control_names(column)]
+    return [embedded(column.folder, f"controls/{name}/{prompt:05d}.png") for name in _control_names(column)]
 
 
-def _image(file: Path) -> str:
-    """A data URI, or nothing where the picture is not there any more."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
+def embedded(folder: Path, name: str) -> str:
+    """A PNG that a result in `folder` names as a data URI, so that a page needs nothing beside it; "" where it is gone.
+
+    It is written anew: of the file only the pixels get into the page. Raises `BadInput` as `inside` and `read_png` do.
+    """
+    try:
+        (folder / name).lstat()
+    except (OSError, ValueError):  # also what is no name
+        return ""
+    anew = io.BytesIO()
+    to_pil(read_png(inside(folder, name))).save(anew, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(anew.getvalue()).decode()

@@ -40,9 +40,10 @@ from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.files import appending, atomic, claim, write_json
+from training.files import appending, atomic, write_json
 from training.pretrained import read_json
 from training.processes import require_joined, share_cores
+from training.shared import shared, shared_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,16 +226,19 @@ def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, An
 def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """The model and what its pictures are computed with."""
     return {
-        "backend": options.backend, "options": to_dict(options.sampling), **bundle.ids,
+        "backend": options.backend, "options": shared(to_dict(options.sampling)), **bundle.ids,
         **bundle.arithmetic(options.backend), "model_id": bundle.model_id(options.backend),
         "parameters": _parameters(bundle),
     }  # fmt: skip
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Writes what a folder's pictures are drawn with. Raises `BadInput` where it holds others, or anything else."""
-    claim(out, "the pictures of a suite")
+    """Writes what a folder's pictures are drawn with. Raises `BadInput` where it holds others, or anyone's."""
     file = out / "settings.json"
+    for name in ("pictures", "controls", "result.json"):
+        if not file.exists() and (out / name).exists():
+            raise BadInput(f"{out / name}: is there already, and no settings.json says what drew it; "
+                           "choose another --out")  # fmt: skip
     if file.is_file():
         changed = differences(read_json(file), json.loads(json.dumps(settings)))
         if changed:
@@ -247,7 +251,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
     told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": options.model, **_drawn_by(bundle, options),
+        "model": shared_path(options.model), **_drawn_by(bundle, options),
         "training": bundle.training.get(options.backend, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: most[name] for name in told if name in most}, "turns": turns,

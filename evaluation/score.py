@@ -7,7 +7,14 @@ pictures are theirs in order of their file names.
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.harness import JudgeOptions, open_real, per_picture, report, with_controls
+from evaluation.harness import (
+    JudgeOptions,
+    open_real,
+    per_picture,
+    report,
+    require_result_or_nothing,
+    with_controls,
+)
 from evaluation.pictures import list_pictures, prompted, read_pictures
 from evaluation.result import head, write_result
 from evaluation.suites import Prompt, Suite, open_suite
@@ -41,6 +48,7 @@ class ScoreOptions(JudgeOptions):
 
 def main(options: ScoreOptions) -> None:
     """Reads, scores, writes, and says where."""
+    require_result_or_nothing(options.out / "result.json")
     files, suite, repeats = _asked(options)
     prompts = suite.prompts if suite else ()
     ours = (options.images / "generation.json").is_file()

@@ -24,7 +24,9 @@ from sampling.options import SamplingOptions
 from seq2seq.model import TokenModel, TokenModelConfig
 from training.cli import command
 from training.config import require, to_dict
+from training.errors import BadInput, install
 from training.files import atomic, splice, write_json
+from training.markdown import tabulated
 from training.precision import has_bf16
 
 OPTIONS = SamplingOptions(guidance=2.0, temperature=1.0, parallel=0)
@@ -233,7 +235,7 @@ def markdown(result: dict[str, Any]) -> str:
     names = list(dict.fromkeys(row["variant"] for row in rows))
     sizes = list(dict.fromkeys((row["tokens"], row["batch"]) for row in rows))
     head = ["tokens", "pictures at a time", *names, "times as fast", "of the bandwidth"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for tokens, batch in sizes:
         here = {row["variant"]: row for row in rows if (row["tokens"], row["batch"]) == (tokens, batch)}
         fastest = min((row for row in here.values() if "bandwidth_share" in row), key=lambda row: row["ms_per_step"])
@@ -246,13 +248,15 @@ def markdown(result: dict[str, Any]) -> str:
         f"Milliseconds a step, {model['depth']} blocks of width {model['width']}, guidance on; {machine['device']}, "
         f"{machine['threads']} threads, torch {machine['torch']}, transformers {machine['transformers']}."
     )
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", said, ""])
+    return f"{tabulated(head, lines)}\n\n{said}\n"
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """Milliseconds a step by batch, a line a variant, a panel a length."""
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise BadInput(f"plots are not installed: {install('bench')}") from None
     lengths = sorted({row["tokens"] for row in rows})
     figure = Figure(figsize=(5 * len(lengths) + 2, 4), layout="constrained")
     for panel, tokens in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths, strict=True):

@@ -27,6 +27,7 @@ from seq2seq.model import null_caption
 from training.cli import command
 from training.config import require
 from training.files import splice, write_json
+from training.markdown import tabulated
 
 PROMPT = "a noto emoji of a fox"
 CAPTION = 24
@@ -146,14 +147,14 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The figures as a table: a row a variant, images/s by batch."""
     rows = result["rows"]
     batches = list(dict.fromkeys(row["batch"] for row in rows))
-    lines = [["images/s", *(f"{batch} at a time" for batch in batches)], ["---"] * (1 + len(batches))]
+    head, lines = ["images/s", *(f"{batch} at a time" for batch in batches)], []
     for of, name in dict.fromkeys((row["of"], row["variant"]) for row in rows):
         here = {row["batch"]: row["images_per_second"] for row in rows if (row["of"], row["variant"]) == (of, name)}
         lines.append([f"{of}: {name}", *(f"{here[batch]:.2f}" for batch in batches)])
     told = result["machine"]
     ratios = ", ".join(f"{ratio:.2f} at {batch}" for batch, ratio in result["ratios"].items())
     said = f"The U-Net is {ratios} times as fast as in a plain loop. {told['device']}, {told['threads']} threads."
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", said, ""])
+    return f"{tabulated(head, lines)}\n\n{said}\n"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,27 @@
 """Assembles trained parts into a bundle: `python -m sampling.bundle --text T --tokenizer V ... --out B`."""
 
-import shutil
-from collections.abc import Sequence
+import hashlib
+import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sampling.pipeline import Bundle, load
 from training.cli import command
 from training.errors import BadInput
-from training.files import atomic, write_json, write_text
+from training.files import copy, put, remove, write_bytes, write_json, write_text
+from training.markdown import fenced, plain, tabulated
 from training.pretrained import read_json
+from training.record import FILE as RECORD
 from training.record import read_record
+
+_PARTS = ("text", "tokenizer", "autoregressive", "diffusion")
+_FILES = ("config.json", "model.safetensors", "spiece.model", RECORD)
+"""What a part may have; all else in its folder stays where it is."""
 
 _ART = """
 The pictures are emoji in three hands: Twemoji (c) Twitter, Inc and other contributors, CC-BY 4.0; OpenMoji, CC BY-SA
@@ -44,37 +53,141 @@ class BundleOptions:
 def main(options: BundleOptions) -> None:
     """Assembles, and says where."""
     assemble(options)
-    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+    size = sum((options.out / name).stat().st_size for name in _ours(options.out))
     print(f"the bundle is in {options.out} ({size / 1e6:.1f} MB)")
 
 
 def assemble(options: BundleOptions) -> None:
-    """Copies the parts, checks that they fit, and writes index and card. Raises `BadInput` when they do not."""
+    """Copies the parts, checks that they fit, and writes index and card; of an older bundle it replaces these alone.
+
+    Raises `BadInput` when the parts do not fit, when one has a link among its files, when one lies in `out` or `out` in
+    one, or when `out` is there and is no bundle. The older bundle then stays as it is.
+    """
     backends = {"autoregressive": options.autoregressive, "diffusion": options.diffusion}
     parts = {"text": options.text, "tokenizer": options.tokenizer}
     parts |= {name: folder for name, folder in backends.items() if folder is not None}
     if len(parts) == 2:
         raise BadInput("nothing in it could draw: give --autoregressive, --diffusion or both")
-    for name, folder in parts.items():
-        if not folder.is_dir():
-            raise BadInput(f"--{name} {folder}: no such folder")
-    out = options.out
-    if out.exists() and not (out / "bundle.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadInput(f"{out}: is there already and is no bundle; choose another --out")
+    out = options.out.resolve()
+    _require_apart(parts, out)
+    if out.exists() and not _is_bundle(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise BadInput(f"{options.out}: is there already and is no bundle; choose another --out")
     report = _report(options.reconstruction) if options.reconstruction else {}
-    with atomic(options.out) as temporary:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
+        new, old = Path(work) / "new", Path(work) / "old"
         for name, folder in parts.items():
-            shutil.copytree(folder, temporary / name, ignore=shutil.ignore_patterns("README.md"))
-        write_json(temporary / "bundle.json", {"version": 1, "parts": list(parts)})
-        bundle = load(temporary)  # which refuses parts that do not belong together
+            _copy(folder, new / name)
+        write_json(new / "bundle.json", {"version": 1, "parts": list(parts)})
+        bundle = _loaded(new, parts)
         if report and report["pixels_id"] != bundle.tokenizer.pixels_id:
             raise BadInput(
                 f"{options.reconstruction}: is of the image tokenizer {report['pixels_id']}, "
                 f"but this one is {bundle.tokenizer.pixels_id}"
             )
-        for file in out.glob("*.png") if out.is_dir() else ():  # pictures that a card or a README shows
-            shutil.copy2(file, temporary)
-        write_text(temporary / "README.md", card(options, bundle, report))
+        write_text(new / "README.md", _signed(card(options, bundle, report)))
+        _replace(out, new, old)
+
+
+def _loaded(copies: Path, parts: Mapping[str, Path]) -> Bundle:
+    """Raises `BadInput`, naming the part and not its copy, for one that is damaged or belongs to another."""
+    try:
+        return load(copies)
+    except BadInput as error:
+        message = str(error)
+        for name, folder in parts.items():
+            message = message.replace(str(copies / name), str(folder))
+        raise BadInput(message) from None
+
+
+def _require_apart(parts: Mapping[str, Path], out: Path) -> None:
+    """Raises `BadInput` for a part that is not there, lies in `out` or has it inside, or in whose place a link is."""
+    for name, folder in parts.items():
+        if not folder.is_dir():
+            raise BadInput(f"--{name} {folder}: no such folder")
+        part = folder.resolve()
+        if part != out / name and (part.is_relative_to(out) or out.is_relative_to(part)):
+            raise BadInput(f"--{name} {folder}: one of it and --out lies in the other; choose another --out")
+    for name in _PARTS:
+        if (out / name).is_symlink():
+            raise BadInput(f"{out / name}: is a link, through which files elsewhere would be replaced; remove it")
+
+
+def _copy(part: Path, to: Path) -> None:
+    """Copies what a part may have. Raises `BadInput` where that is no regular file."""
+    to.mkdir(parents=True)
+    for name in _FILES:
+        file = part / name
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise BadInput(f"{file}: must be a regular file, not a link or a folder; put a copy in its place")
+        if name == RECORD and file.exists():
+            write_json(to / name, read_record(part))  # without the paths of this machine
+        elif file.exists():
+            copy(file, to / name)
+
+
+def _is_bundle(folder: Path) -> bool:
+    index = folder / "bundle.json"
+    return index.is_file() and isinstance(read_json(index).get("parts"), list)
+
+
+def _ours(folder: Path) -> list[str]:
+    """The files of a bundle that assembling has written; a card only as it was written."""
+    names = [f"{part}/{name}" for part in _PARTS for name in _FILES] + ["bundle.json", "README.md"]
+    there = [name for name in names if (folder / name).is_file()]
+    return [name for name in there if name != "README.md" or _is_signed(folder / name)]
+
+
+def _replace(out: Path, new: Path, old: Path) -> None:
+    """Moves what is `new` into `out` and what is there of ours into `old`, or nothing where that fails.
+
+    Until all is in place the index lists no parts, so that a bundle half replaced by a process that was killed is not
+    taken for one, and assembling again mends it.
+    """
+    if not out.exists() or not any(out.iterdir()):
+        put(new, out)
+        return
+    older, newer, readme = _ours(out), _ours(new), out / "README.md"
+    older.remove("bundle.json")
+    if "README.md" not in older and (readme.exists() or readme.is_symlink()):
+        warnings.warn(f"{readme}: was not written by this command, or changed since, and stays", stacklevel=3)
+        newer.remove("README.md")
+    moved: list[tuple[Path, Path]] = []
+    index = (out / "bundle.json").read_bytes()
+    try:
+        write_json(out / "bundle.json", {"version": 1, "parts": []})
+        for names, source, target in ((older, out, old), (newer, new, out)):
+            for name in sorted(names, key="bundle.json".__eq__):  # the index last
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                put(source / name, target / name)
+                moved.append((source / name, target / name))
+    except BaseException:
+        for source, target in reversed(moved):
+            put(target, source)
+        write_bytes(out / "bundle.json", index)
+        raise
+    finally:
+        for part in _PARTS:
+            if (out / part).is_dir() and not any((out / part).iterdir()):
+                remove(out / part)
+
+
+def _signed(text: str) -> str:
+    """A card with a mark, which readers do not see, after its front matter: a hash of the rest."""
+    front, end, rest = text.partition("\n---\n")
+    return f"{front}{end}\n<!-- python -m sampling.bundle {_digest(front + end + rest)} -->\n{rest}"
+
+
+def _is_signed(file: Path) -> bool:
+    """Whether a card is as it was written: nobody's words are in it."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    rest, marks = re.subn(r"\n<!-- python -m sampling\.bundle (\w+) -->\n", "", text)
+    mark = re.search(r"sampling\.bundle (\w+) -->", text)
+    return marks == 1 and mark is not None and mark[1] == _digest(rest)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _report(file: Path) -> dict[str, Any]:
@@ -97,7 +210,7 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     licence = "cc-by-sa-4.0" if emoji else "other"
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
-        f"# {options.name}",
+        f"# {plain(options.name)}",
         f"Text to image: {_contents(bundle)}, belonging together.\n"
         "Assembled "
         + datetime.now(UTC).strftime("%Y-%m-%d")
@@ -128,33 +241,31 @@ def _parts(bundle: Bundle) -> str:
 
     image = bundle.tokenizer.config
     rows = [
-        ("text", f"SentencePiece, {bundle.text.vocab_size} pieces", f"`text_id` {bundle.text.text_id}"),
+        ("text", f"SentencePiece, {bundle.text.vocab_size} pieces", f"text_id {bundle.text.text_id}"),
         (
             "tokenizer",
             f"{image.image_size} px, {image.grid}x{image.grid} tokens of {image.codebook_size} codes, "
             + millions(bundle.tokenizer),
-            f"`codes_id` {bundle.tokenizer.codes_id}, `pixels_id` {bundle.tokenizer.pixels_id}",
+            f"codes_id {bundle.tokenizer.codes_id}, pixels_id {bundle.tokenizer.pixels_id}",
         ),
     ]
     for name, model in (("autoregressive", bundle.autoregressive), ("diffusion", bundle.diffusion)):
         if model is not None:
-            rows.append((name, millions(model), f"`codes_id` {model.config.codes_id}"))
-    return _table(("part", "what", "ids"), rows)
+            rows.append((name, millions(model), f"codes_id {model.config.codes_id}"))
+    return tabulated(("part", "what", "ids"), rows)
 
 
 def _training(name: str, run: dict[str, Any]) -> str:
     if not run:
         return f"**{name}**: no `training.json` lies beside the weights, so nothing is known of its training."
-    figures = ", ".join(f"{key} {value:.3f}" for key, value in sorted(run["figures"].items()))
+    figures = ", ".join(f"{plain(key)} {value:.3f}" for key, value in sorted(run["figures"].items()))
     cost = [f"{run['flops'] / 1e15:.3g} PFLOP"] if run.get("flops") else []
-    cost += (
-        [f"{run['seconds'] / 60:.0f} minutes on {run['device']} in {run['precision'].replace('no', 'float32')}"]
-        if run.get("seconds")
-        else []
-    )
+    if run.get("seconds"):
+        precision = plain(run["precision"].replace("no", "float32"))
+        cost.append(f"{run['seconds'] / 60:.0f} minutes on {plain(run['device'])} in {precision}")
     return (
-        f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of `{run['data']}`, seed {run['seed']}"
-        f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.\n\n```\n{run['command']}\n```"
+        f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of {plain(run['data'])}, seed {run['seed']}"
+        f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.\n\n{fenced(run['command'])}"
         + ("\n\n" + _training(f"{name}, which that started from", run["init"]) if "init" in run else "")
     )
 
@@ -164,13 +275,8 @@ def _metrics(report: dict[str, Any]) -> str:
         (name, f"{m['value']:.4g}", f"{m['low']:.4g} to {m['high']:.4g}" if m.get("low") is not None else "")
         for name, m in report["metrics"].items()
     ]
-    head = f"On {report['count']} pictures of `{report['source']}`, 95 % intervals by bootstrap.\n\n"
-    return head + _table(("metric", "value", "interval"), rows)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    head = f"On {report['count']} pictures of {plain(report['source'])}, 95 % intervals by bootstrap.\n\n"
+    return head + tabulated(("metric", "value", "interval"), rows)
 
 
 if __name__ == "__main__":

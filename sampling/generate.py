@@ -16,19 +16,23 @@ from tqdm import tqdm
 
 from data.files import text_lines
 from data.fit import fit, fit_mask
-from data.grid import grid
+from data.grid import grid, to_pil
 from data.store import Unreadable
 from sampling.options import BackendOptions, DiffusionOptions
-from sampling.picture_files import file_name, read_picture, write_picture
+from sampling.picture_files import file_name, read_picture, require_record, write_picture
 from sampling.pipeline import Bundle, Start, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.files import atomic, write_json
+from training.files import write_json
+from training.pretrained import read_json
 from training.processes import require_joined, share_cores
+from training.shared import shared, shared_path
 
 MOST_IN_GRID = 120
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"
+_GRID = {"Software": "python -m sampling.generate", "Title": "grid"}
+"""What a grid says of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,8 @@ class GenerateOptions(BackendOptions):
             for name in ("init_image", "mask"):  # by content too: under an old name may be another picture
                 file = getattr(self, name)
                 settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
-        found: dict[str, Any] = json.loads(json.dumps(settings))
+        settings |= {"interpolate": self.interpolate} if self.interpolate else {}
+        found: dict[str, Any] = shared(json.loads(json.dumps(settings)))
         return found
 
 
@@ -106,20 +111,21 @@ def main(options: GenerateOptions) -> None:
     bundle = load(options.model, device=_device(options.device), dtype=options.dtype, engine=options.engine)
     bundle.require(options.backend)
     start = _start(options, bundle)
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.interpolate:
         if state.num_processes > 1:
             raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")
-        wanted, seconds = _interpolate(prompts, bundle, options)
-        drawn = len(wanted)
+        labelled = [(label, options.seed) for label in _way(prompts, options)]
     else:
-        wanted = [
-            Wanted(n, prompt, options.seed + i, bundle, options)
-            for n, (prompt, i) in enumerate(product(prompts, range(options.num_images)))
-        ]
-        missing = [one for one in wanted if read_picture(one.file, one.record) is None]
-        drawn = len(missing)
-        state.wait_for_everyone()  # all have looked before any writes
+        labelled = [(prompt, options.seed + i) for prompt, i in product(prompts, range(options.num_images))]
+    wanted = [Wanted(n, prompt, seed, bundle, options) for n, (prompt, seed) in enumerate(labelled)]
+    _require_free(wanted, options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    missing = [one for one in wanted if read_picture(one.file, one.record) is None]
+    drawn = len(missing)
+    state.wait_for_everyone()  # all have looked before any writes
+    if options.interpolate:
+        seconds = _interpolate(missing, wanted, prompts, bundle, options)
+    else:
         mine = missing[state.process_index :: state.num_processes]
         seconds = draw(mine, bundle, options, start, show=state.is_main_process)
     state.wait_for_everyone()
@@ -135,12 +141,12 @@ class Wanted:
 
     def __init__(self, number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> None:
         self.prompt, self.seed = prompt, seed
-        self.file = options.out / file_name(number, prompt, seed)
         self.record = {
             "prompt": prompt, "seed": seed, "backend": options.backend, "options": options.settings, **bundle.ids,
             "model_id": bundle.model_id(options.backend), "device": torch.device(options.device).type,
             **bundle.arithmetic(options.backend),
         }  # fmt: skip
+        self.file = options.out / file_name(number, prompt, seed, self.record)
 
 
 def draw(
@@ -153,7 +159,7 @@ def draw(
             batch = wanted[first : first + options.batch_size]
             pictures = bundle.draw([(one.prompt, one.seed) for one in batch], options.sampling, start)
             for one, picture in zip(batch, pictures, strict=True):
-                write_picture(one.file, picture, one.record)
+                write_picture(one.file, to_pil(picture), one.record)
             bar.update(len(batch))
     return time.perf_counter() - begin
 
@@ -169,12 +175,11 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
     shown = wanted[:MOST_IN_GRID]
     labels = [f"{one.prompt} ({one.seed})" if options.num_images > 1 else one.prompt for one in shown]
     columns = options.columns or (options.num_images if options.num_images > 1 else min(len(shown), 6))
-    with atomic(options.out / "grid.png") as temporary:
-        grid(pictures[:MOST_IN_GRID], labels, columns=columns).save(temporary, format="PNG")
+    write_picture(options.out / "grid.png", grid(pictures[:MOST_IN_GRID], labels, columns=columns), _GRID)
     write_json(
         options.out / "generation.json",
         {
-            "model": options.model, "backend": options.backend, "options": options.settings, **bundle.ids,
+            "model": shared_path(options.model), "backend": options.backend, "options": options.settings, **bundle.ids,
             "model_id": bundle.model_id(options.backend), "device": options.device,
             **bundle.arithmetic(options.backend),
             **({} if options.backend == "diffusion" else _passes(bundle)),
@@ -204,22 +209,43 @@ def _prompts(options: GenerateOptions) -> list[str]:
     return prompts
 
 
-def _interpolate(prompts: list[str], bundle: Bundle, options: GenerateOptions) -> tuple[list[Wanted], float]:
-    """Draws and writes; returns what was drawn and the seconds that it took."""
-    count, seed = options.interpolate, options.seed
+def _require_free(wanted: Sequence[Wanted], options: GenerateOptions) -> None:
+    """Raises `BadInput` where something would be written over what is read, or over what this command did not write."""
+    grid_file, record_file = options.out / "grid.png", options.out / "generation.json"
+    for name in ("init_image", "mask", "prompts"):
+        given = getattr(options, name)
+        for file in (grid_file, record_file, *(one.file for one in wanted)):
+            if given and file.exists() and file.samefile(given):
+                raise BadInput(f"--{name} {given}: would be written over; choose another --out")
+    require_record(grid_file, _GRID)
+    if record_file.exists() and not {"images", "model_id", "codes_id", "pixels_id"} <= read_json(record_file).keys():
+        raise BadInput(f"{record_file}: is there already and is no record of drawing; choose another --out")
+
+
+def _way(prompts: list[str], options: GenerateOptions) -> list[str]:
+    """What each picture of an interpolation is called."""
     if len(prompts) > 2:
         raise BadInput(f"interpolate goes between two prompts, or two seeds of one: {len(prompts)} prompts are given")
-    first, last = prompts[0], prompts[-1]
-    seeds = (seed, seed if len(prompts) == 2 else seed + 1)
-    way = f"{first} to {last}" if len(prompts) == 2 else f"{first}, seed {seed} to {seed + 1}"
-    sampling = options.sampling
-    assert isinstance(sampling, DiffusionOptions)
+    count, seed = options.interpolate, options.seed
+    way = " to ".join(prompts) if len(prompts) == 2 else f"{prompts[0]}, seed {seed} to {seed + 1}"
+    return [f"{way}: {100 * i / (count - 1):.0f} %" for i in range(count)]
+
+
+def _interpolate(
+    missing: Sequence[Wanted], wanted: Sequence[Wanted], prompts: list[str], bundle: Bundle, options: GenerateOptions
+) -> float:
+    """Draws all that are `wanted` if any is `missing`, and writes these; returns the seconds that it took."""
     begin = time.perf_counter()
-    pictures = bundle.interpolate((first, last), seeds, count, sampling, options.batch_size)
-    wanted = [Wanted(i, f"{way}: {100 * i / (count - 1):.0f} %", seed, bundle, options) for i in range(count)]
-    for one, picture in zip(wanted, pictures, strict=True):
-        write_picture(one.file, picture, one.record)
-    return wanted, time.perf_counter() - begin
+    if missing:
+        sampling, seed = options.sampling, options.seed
+        assert isinstance(sampling, DiffusionOptions)
+        seeds = (seed, seed if len(prompts) == 2 else seed + 1)
+        ends = (prompts[0], prompts[-1])
+        pictures = bundle.interpolate(ends, seeds, options.interpolate, sampling, options.batch_size)
+        for one, picture in zip(wanted, pictures, strict=True):
+            if one in missing:
+                write_picture(one.file, to_pil(picture), one.record)
+    return time.perf_counter() - begin
 
 
 def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion.process import Process
 from sampling.options import DiffusionOptions
-from training.errors import BadInput
+from training.errors import BadInput, install
 
 Noise = Callable[[int], Tensor]
 """The standard normal noise (B, C, h, w) of a step; step 0 is what sampling starts from."""
@@ -156,5 +156,5 @@ def _diffusers(name: str) -> Any:
     try:
         import diffusers
     except ImportError:
-        raise BadInput('the schedulers are not installed: pip install "tessera[diffusion]"') from None
+        raise BadInput(f"the schedulers are not installed: {install('diffusion')}") from None
     return getattr(diffusers, name)

@@ -108,7 +108,9 @@ def test_nothing_else_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "cat.jpg").write_text("dear")
     (tmp_path / "file").write_text("dear")
-    for taken in ("validation", "file"):
+    write_codes(tmp_path / "published", INFO, pictures())
+    (tmp_path / "published" / "LICENSE").write_text("dear")
+    for taken in ("validation", "file", "published"):
         with pytest.raises(BadInput, match="holds something else than a code store; choose another --out"):
             write_codes(tmp_path / taken, INFO, pictures())
     assert (tmp_path / "validation" / "cat.jpg").read_text() == "dear"

@@ -116,7 +116,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: st
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(emoji_art, "find_spec", lambda name: None if name == package else find_spec(name))
     emoji_art.package.cache_clear()
-    with pytest.raises(BadInput, match=rf'{package}, which is not installed: pip install "tessera\[emoji\]"'):
+    with pytest.raises(BadInput, match=rf'{package}, which is not installed: run pip install -e "\.\[emoji\]"'):
         EmojiCorpus()
     emoji_art.package.cache_clear()
 

@@ -52,6 +52,18 @@ def test_inspect(
         assert np.asarray(sheet)[20, 20].tolist() == [255, 0, 0]
 
 
+def test_names_in_metadata_do_not_reach_the_terminal_as_they_are(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "train" / "3.png").rename(photos / "train" / "\x1b[2J.png")
+    file = photos / "metadata.jsonl"
+    file.write_text(file.read_text().replace("3.png", r"\u001b[2J.png"))
+    run(monkeypatch, str(photos), "--size", "24", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"))
+    for said in capsys.readouterr():
+        assert "\x1b[2J" not in said
+        assert r"train/\x1b[2J.png" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

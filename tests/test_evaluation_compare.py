@@ -12,10 +12,11 @@ import jsonschema
 import pytest
 from fake_network import FakeNetwork
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tiny_models import IMAGES, add_diffusion, save_bundle
 
 from data.grid import to_pil
-from evaluation import compare, harness, report, run, score
+from evaluation import compare, harness, reconstruct, report, run, score
 from evaluation.report import Column
 from evaluation.result import SCHEMA, VERSION, read_result, write_result
 from sampling import generate
@@ -430,7 +431,7 @@ def test_two_of_more_results_are_chosen_for_the_blind_page(
     assert "must be two of the results" in said
     call(compare, compare.CompareOptions, *words, "--blind", results["b"], tmp_path / "c" / "result.json")
     key = json.loads((tmp_path / "out" / "blind-key.json").read_text())
-    assert key["names"] == ["autoregressive, guidance 3", f"autoregressive, guidance 1 ({tmp_path / 'c'})"]
+    assert key["names"] == ["autoregressive, guidance 3", "autoregressive, guidance 1 (c)"]
 
 
 def test_equal_prompts_are_told_apart(tmp_path: Path) -> None:
@@ -443,7 +444,142 @@ def test_equal_prompts_are_told_apart(tmp_path: Path) -> None:
         columns.append(Column(name=str(red), folder=tmp_path, result={}, pictures=pictures))
     page, key = compare.blind(*columns, 0)
     assert len(key["sides"]) == 3
-    assert all(compare.embedded(file) in page for file in tmp_path.glob("*.png"))
+    assert all(report.embedded(tmp_path, file.name) in page for file in tmp_path.glob("*.png"))
+
+
+def test_results_of_one_name_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    columns = [Column(name="mine", folder=tmp_path / part / "run", result={}, pictures=[]) for part in "ab"]
+    assert [column.name for column in compare.named_apart(columns)] == ["mine (run), 1", "mine (run), 2"]
+
+
+@pytest.fixture
+def handed_over(results: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of a result, as one comes from somebody else, beside a file of the reader's."""
+    (tmp_path / "id_rsa").write_text("a private key")
+    shutil.copytree(results["a"], tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def rewritten(folder: Path, **fields: Any) -> Path:
+    """`folder`, with other fields in its result."""
+    (folder / "result.json").write_text(json.dumps({**json.loads((folder / "result.json").read_text()), **fields}))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["absolute", "above", "a link", "no PNG", "a JPEG", "too large", "a control"])
+def test_no_file_of_the_reader_s_gets_into_a_page(
+    results: dict[str, Path], handed_over: Path, call: Command, how: str
+) -> None:
+    """`"file": "/home/me/.ssh/id_rsa"` was embedded in two pages that are made to be passed on."""
+    pictures = read_result(handed_over)["pictures"]
+    first = handed_over / pictures[0]["file"]
+    if how in ("absolute", "above"):
+        pictures[0]["file"] = str(handed_over.parent / "id_rsa") if how == "absolute" else "../id_rsa"
+    elif how == "a JPEG":
+        Image.new("RGB", (16, 16)).save(first, format="JPEG")
+    elif how == "too large":
+        Image.new("1", (5000, 5000)).save(first)
+    elif how == "no PNG":
+        first.write_text("a private key")
+    else:
+        first = handed_over / "controls" / "real" / "00000.png" if how == "a control" else first
+        first.unlink()
+        first.symlink_to(handed_over.parent / "id_rsa")
+    out = handed_over.parent / "out"
+    said = call(compare, compare.CompareOptions, rewritten(handed_over, pictures=pictures), results["b"], "--out", out)
+    assert str(handed_over) in said
+    assert not list(out.glob("report.*"))
+
+
+def test_of_a_picture_only_its_pixels_get_into_a_page(handed_over: Path) -> None:
+    told = PngInfo()
+    told.add_text("comment", "a private key")
+    Image.new("RGB", (2, 2), "red").save(handed_over / "a.png", pnginfo=told, icc_profile=b"a private profile")
+    with (handed_over / "a.png").open("ab") as file:
+        file.write(b"a private key")
+    Image.new("RGB", (2, 2), "red").save(handed_over / "b.png")
+    assert b"private" in (handed_over / "a.png").read_bytes()
+    assert report.embedded(handed_over, "a.png") == report.embedded(handed_over, "b.png")
+    for name in ("gone.png", "x" * 300, "a\0b", ""):
+        assert report.embedded(handed_over / "nothing", name) == ""
+
+
+@pytest.mark.parametrize("name", ["A <!-- /comparison --> <script>alert(1)</script>", "a | b\nc", "![](http://x) `"])
+def test_a_name_is_text_whatever_it_holds(
+    results: dict[str, Path], handed_over: Path, call: Command, name: str
+) -> None:
+    """With the end mark in a name, each comparison left the rest of the one before it in the README."""
+    readme = handed_over.parent / "README.md"
+    readme.write_text("before\n<!-- comparison -->\n<!-- /comparison -->\nafter\n")
+    protocol = read_result(handed_over)["protocol"]
+    protocol = {**protocol, "suite": {**protocol["suite"], "name": name}}
+    words = [rewritten(handed_over, name=name, protocol=protocol), results["b"]]
+    out = handed_over.parent / "out"
+    for _ in range(2):
+        call(compare, compare.CompareOptions, *words, "--out", out, "--readme", readme)
+    texts = [readme.read_text(), (out / "report.md").read_text()]
+    assert texts[0].count("<!--") == 2
+    assert texts[0].endswith("<!-- /comparison -->\nafter\n")
+    assert texts[0].count("kid ") <= 1 and texts[0].count("images/s") == 1
+    for text in texts:
+        assert "<script" not in text and "![" not in text and "`" not in text
+        assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert "<script>alert" not in (out / "report.html").read_text()
+
+
+def test_results_tell_nothing_of_where_things_lie(results: dict[str, Path], handed_over: Path, call: Command) -> None:
+    assert str(results["root"]) not in (results["a"] / "result.json").read_text()
+    assert read_result(results["a"])["subject"]["model"] == "bundle"
+    training = {"command": "accelerate launch x --data /home/me/photos", "data": "/home/me/photos"}
+    subject = {**read_result(handed_over)["subject"], "model": "/home/me/bundle", "training": training}
+    out = handed_over.parent / "out"
+    call(compare, compare.CompareOptions, rewritten(handed_over, subject=subject), results["b"], "--out", out)
+    assert "/home/me" not in (out / "report.html").read_text()
+    assert str(handed_over.parent) not in (out / "report.html").read_text()
+
+
+def test_an_evaluation_takes_the_place_of_an_evaluation_alone(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    """`--out .` in somebody's project replaced their report.md and result.json."""
+    words = [results["a"], results["b"], "--out", tmp_path]
+    for name in ("report.md", "report.html", "blind.html", "blind-key.json"):
+        (tmp_path / name).write_text('{"mine": 1}')
+        said = call(compare, compare.CompareOptions, *words)
+        assert said.startswith(f"{tmp_path / name}: is there already and is no")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        assert "the comparison is in" in call(compare, compare.CompareOptions, *words)
+    (tmp_path / "result.json").write_text('{"mine": 1}')
+    words = ["--images", results["a"] / "pictures", "--reference", photos, "--out", tmp_path]
+    assert "result.json: is there already and is no result" in call(score, score.ScoreOptions, *words)
+    (tmp_path / "report.json").write_text('{"mine": 1}')
+    words = ["--model", results["bundle"] / "tokenizer", "--data", photos, "--split", "validation", "--out", tmp_path]
+    assert "report.json: is there already" in call(reconstruct, reconstruct.ReconstructOptions, *words)
+    (tmp_path / "report.json").unlink()
+    Image.new("RGB", (2, 2)).save(tmp_path / "pictures.png")
+    assert "pictures.png: is there already" in call(reconstruct, reconstruct.ReconstructOptions, *words)
+
+
+def test_a_run_leaves_alone_what_it_did_not_draw(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    words = [
+        "--model",
+        results["bundle"],
+        "--suite",
+        f"{photos}@validation",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    ]
+    (tmp_path / "out" / "pictures").mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(tmp_path / "out" / "pictures" / "00000-0.png")
+    said = call(run, run.RunOptions, *words)
+    assert said.endswith("pictures: is there already, and no settings.json says what drew it; choose another --out")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["00000-0.png", "pictures"]
 
 
 BROWSER = shutil.which("chromium")

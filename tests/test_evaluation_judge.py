@@ -475,6 +475,21 @@ def test_lists_of_pictures_that_cannot_be_read_are_one_line(tmp_path: Path) -> N
             prompted(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../secret.png", "/secret.png", "link.png"])
+def test_a_list_names_no_picture_outside_its_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}))
+    if name != "link.png":  # people's own metadata lead to shared disks
+        with pytest.raises(BadInput, match="is not a file in"):
+            prompted(folder)
+    (folder / "generation.json").write_text(json.dumps({"images": [{"file": name, "prompt": "a"}]}))
+    with pytest.raises(BadInput, match="folder: names the file"):
+        prompted(folder)
+
+
 def test_a_device_that_is_not_there_is_one_line() -> None:
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used here"):
         open_networks(JudgeOptions(device="cuda:99"))

@@ -311,6 +311,12 @@ def test_the_command_interpolates_and_starts_from_pictures(run: Run, bundle: Pat
     (first,) = load(bundle).generate(PROMPTS[:1], options=DiffusionOptions(steps=4))
     with Image.open(tmp_path / "out" / record["images"][0]["file"]) as png:
         assert torch.equal(torch.tensor(list(png.tobytes())).view(12, 12, 3).permute(2, 0, 1), first.long())
+    times = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("0*.png")}
+    (tmp_path / "out" / record["images"][1]["file"]).unlink()
+    again = run("--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--interpolate", "3", "--batch_size", "2")
+    later = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("0*.png")}
+    assert again["images"] == record["images"]
+    assert {name for name in times if later[name] != times[name]} == {record["images"][1]["file"]}
     Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
     record = run("--prompt", PROMPTS[0], "--init_image", tmp_path / "red.png", "--strength", "0.5")
     assert record["options"]["strength"] == 0.5

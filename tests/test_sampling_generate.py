@@ -21,6 +21,7 @@ from sampling.bundle import BundleOptions
 from sampling.bundle import assemble as assemble_bundle
 from sampling.choose import candidate_seeds, caption_gain
 from sampling.generate import GenerateOptions, main
+from sampling.picture_files import file_name
 from training.cli import command
 from training.config import parse, to_dict
 from training.errors import BadInput
@@ -49,6 +50,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Runs the command in this process; it must exit with 2 and say why in one line, which is returned."""
 
     def run(*arguments: str | Path) -> str:
+        capsys.readouterr()  # what was said before
         monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             command(main, GenerateOptions)
@@ -144,9 +146,8 @@ def test_pictures_of_another_engine_are_drawn_anew(bundle: Path, tmp_path: Path)
                 engine=engine, dtype=dtype,  # type: ignore[arg-type]
             )
         )  # fmt: skip
-        (file,) = (tmp_path / "out").glob("0000-*.png")
         found = read_json(tmp_path / "out" / "generation.json")
-        with Image.open(file) as image:
+        with Image.open(tmp_path / "out" / found["images"][0]["file"]) as image:
             assert [image.text[key] for key in ("engine", "dtype")] == [found["engine"], found["dtype"]]  # type: ignore[attr-defined]
 
 
@@ -231,6 +232,165 @@ def test_a_bundle_takes_the_place_of_a_bundle_alone(bundle: Path, tmp_path: Path
     assert "# Second" in (tmp_path / "bundle" / "README.md").read_text()
 
 
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture
+def parts(bundle: Path, tmp_path: Path) -> dict[str, Path]:
+    """Copies of what a bundle is assembled from, in `runs`."""
+    shutil.copytree(bundle, tmp_path / "runs")
+    return {name: tmp_path / "runs" / name for name in ("text", "tokenizer", "autoregressive")}
+
+
+def test_a_bundle_has_nothing_but_models(parts: dict[str, Path], tmp_path: Path) -> None:
+    """Whatever lay beside the weights was published with them: `.env`, notes, what a link led to."""
+    (tmp_path / "id_rsa").write_text("a private key")
+    for folder in parts.values():
+        for name in (".env", "notes.py", "README.md", "config.json.bak"):
+            (folder / name).write_text("private")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "config.json").write_text("private")
+        (folder / "key").symlink_to(tmp_path / "id_rsa")
+    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    assert set(snapshot(tmp_path / "out")) == {
+        "README.md", "bundle.json", "text/config.json", "text/spiece.model",
+        "tokenizer/config.json", "tokenizer/model.safetensors",
+        "autoregressive/config.json", "autoregressive/model.safetensors",
+    }  # fmt: skip
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("runs", "out", "id_rsa")]
+
+
+@pytest.mark.parametrize("name", ["text/spiece.model", "tokenizer/model.safetensors", "autoregressive/training.json"])
+def test_a_link_among_models_is_refused(parts: dict[str, Path], tmp_path: Path, name: str) -> None:
+    file = tmp_path / "runs" / name
+    (tmp_path / "id_rsa").write_text("a private key")
+    file.unlink(missing_ok=True)
+    file.symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(BadInput, match=f"{file}: must be a regular file, not a link or a folder"):
+        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_ours_stays_in_a_bundle(parts: dict[str, Path], tmp_path: Path) -> None:
+    """Assembling anew deleted `.git`, a licence and a hand-written README."""
+    out = tmp_path / "out"
+    assemble_bundle(BundleOptions(**parts, out=out))
+    theirs = {".git/HEAD": "ref", "LICENSE": "mine", "grid.png": "a picture", "text/notes.txt": "n", "more/a": "b"}
+    for name, text in theirs.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(text)
+    (out / "link").symlink_to(tmp_path / "runs")
+    (out / "diffusion").mkdir()
+    (out / "diffusion" / "config.json").write_text("of an older bundle")
+    assemble_bundle(BundleOptions(**parts, out=out, name="Second"))
+    assert {name: (out / name).read_text() for name in theirs} == theirs
+    assert (out / "link").is_symlink()
+    assert not (out / "diffusion").exists()
+    assert "# Second" in (out / "README.md").read_text()
+    own = {"text": out / "text", "tokenizer": out / "tokenizer"}  # one part new, the others its own
+    assemble_bundle(BundleOptions(**{**parts, **own}, out=out, name="Third"))
+    assert load(out).ids == load(tmp_path / "runs").ids
+
+
+def test_a_card_that_somebody_wrote_on_stays(parts: dict[str, Path], tmp_path: Path) -> None:
+    readme = tmp_path / "out" / "README.md"
+    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    written = readme.read_text()
+    for mine in ("# By hand\n", written + "And one more thing.\n"):
+        readme.write_text(mine)
+        with pytest.warns(UserWarning, match=r"README.md: was not written by this command, or changed since"):
+            assemble_bundle(BundleOptions(**parts, out=tmp_path / "out", name="Second"))
+        assert readme.read_text() == mine
+
+
+def test_one_folder_inside_the_other_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
+    """A bundle inside a part copied itself until its path was too long."""
+    (tmp_path / "link").symlink_to(parts["text"])
+    (tmp_path / "to_runs").symlink_to(tmp_path / "runs")
+    before = snapshot(tmp_path / "runs")
+    for out in (
+        parts["text"] / "out",
+        parts["text"],
+        tmp_path / "runs",
+        tmp_path / "link" / "out",
+        tmp_path / "to_runs",
+    ):
+        with pytest.raises(BadInput, match="one of it and --out lies in the other"):
+            assemble_bundle(BundleOptions(**parts, out=out))
+    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    shutil.rmtree(tmp_path / "out" / "text")
+    (tmp_path / "out" / "text").symlink_to(parts["text"])
+    with pytest.raises(BadInput, match="text: is a link, through which files elsewhere would be replaced"):
+        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    assert snapshot(tmp_path / "runs") == before
+
+
+def test_somebody_s_bundle_json_makes_no_bundle(parts: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bundle.json").write_text('{"entry": "main.js"}')
+    with pytest.raises(BadInput, match="is there already and is no bundle"):
+        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    assert snapshot(tmp_path / "out") == {"bundle.json": b'{"entry": "main.js"}'}
+
+
+def test_a_bundle_is_replaced_whole_or_not_at_all(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever file it fails; and of one killed there nobody takes the half for a bundle, and the next mends it."""
+    out = tmp_path / "out"
+    assemble_bundle(BundleOptions(**parts, out=out))
+    before, halves = snapshot(out), []
+
+    def replace(self: Path, target: Path) -> None:
+        nonlocal left
+        left -= (".out." in str(self)) != (".out." in str(target))  # between the bundle and what it is made in
+        if left == 0:
+            halves.append((out / "bundle.json").read_text())
+            left -= 1
+            raise OSError(5, "broken disk")
+        self.rename(target)
+
+    while True:
+        left = len(halves) + 1
+        with monkeypatch.context() as patch, contextlib.suppress(OSError):
+            patch.setattr(Path, "replace", replace)
+            assemble_bundle(BundleOptions(**parts, out=out, name="Second"))
+            break
+        assert snapshot(out) == before
+    assert len(halves) == 2 * len(before) - 1  # all are moved away but the index, and all moved in
+    assert all(json.loads(half)["parts"] == [] for half in halves)
+    assert "# Second" in (out / "README.md").read_text()
+    shutil.rmtree(out / "text")
+    (out / "bundle.json").write_text(halves[0])
+    with pytest.raises(BadInput, match="lists no text, so it is not a complete bundle"):
+        load(out)
+    assemble_bundle(BundleOptions(**parts, out=out))
+    assert load(out).ids == load(tmp_path / "runs").ids
+
+
+def test_a_card_tells_nothing_of_where_things_lie(parts: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("tokenizer", "autoregressive"):
+        record = {
+            "command": f"accelerate launch x --data /home/me/photos --out {tmp_path}/run --note '```\n<script>'",
+            "data": "/home/me/photos", "seed": 0, "steps": 1, "batch_size": 1, "figures": {"<b>": 1.0},
+        }  # fmt: skip
+        (parts[name] / "training.json").write_text(json.dumps(record))
+    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out", name="<i>Mine"))
+    for file, content in snapshot(tmp_path / "out").items():
+        assert b"/home/me" not in content and str(tmp_path).encode() not in content, file
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--data photos --out run" in card
+    assert "# &lt;i&gt;Mine" in card and "<b>" not in card
+    outside = [block for n, block in enumerate(card.split("\n````\n")) if n % 2 == 0]
+    assert "<script>" not in "".join(outside)
+    assert card.startswith("---\nlibrary_name: tessera\n")
+    with pytest.raises(BadInput) as raised:
+        (parts["tokenizer"] / "config.json").unlink()
+        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    assert str(raised.value).startswith(f"{parts['tokenizer']}: has no config.json")
+
+
 def test_best_of_keeps_the_candidate_that_gains_most(bundle: Path) -> None:
     loaded, options = load(bundle), SamplingOptions(temperature=5.0, guidance=1.0)
     assert loaded.autoregressive is not None
@@ -295,20 +455,97 @@ def test_unusable_pictures_to_start_from(bundle: Path, tmp_path: Path, refusal: 
 
 
 def test_what_is_there_is_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
-    """Given the same command, finished pictures stay; a damaged one, one that is missing and others' are drawn."""
+    """Given the same command, finished pictures stay; a damaged one and one that is missing are drawn."""
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--num_images", "4", "--out", tmp_path)
     assert "4 pictures in" in generate(*ask)
     files = sorted(tmp_path.glob("0*.png"))
     before = [file.read_bytes() for file in files]
     times = [file.stat().st_mtime_ns for file in files]
     files[0].unlink()
-    files[2].write_bytes(before[2][:60])
+    files[2].write_bytes(before[2][:-30])
     again = generate(*ask)
     assert "2 pictures in" in again
     assert "2 were there already" in again
     assert [file.read_bytes() for file in files] == before
     assert [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)] == [False, True] * 2
     assert "4 pictures in" in generate(*ask, "--temperature", "0.9")
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_prompts_of_every_script_have_files_of_their_own(bundle: Path, tmp_path: Path) -> None:
+    """Every prompt without a-z or 0-9 went to `0000--0.png`, and so a second command replaced the first one's."""
+    ask = ("--model", bundle, "--out", tmp_path)
+    for prompt in ("一只狐狸", "лиса", "?", "!", "e\u0301clair", "हाथी"):
+        assert "1 pictures in" in generate(*ask, "--prompt", prompt)
+    names = {file.name[5:-13] for file in tmp_path.glob("0*.png")}
+    assert names == {"一只狐狸-0", "лиса-0", "0", "éclair-0", "हाथी-0"}
+    assert len(list(tmp_path.glob("0*.png"))) == 6
+    generate(*ask, "--prompt", "一只狐狸", "--prompt", "一只狐狸")
+    assert len({image["file"] for image in read_json(tmp_path / "generation.json")["images"]}) == 2
+
+
+def test_names_of_files_fit_any_file_system() -> None:
+    for prompt in ("a/b\\c:d*e?f", "CON", ".", "..", "一" * 1000, "a\0b", "\u202etxt", "x" * 1000):
+        name = file_name(0, prompt, 2**62 - 1, {"prompt": prompt})
+        assert len(name.encode()) <= 120
+        assert not {*'/\\:*?"<>|\0\u202e'} & {*name}
+    same = {file_name(0, prompt, 0, {"prompt": "x"}) for prompt in ("\u00e9", "e\u0301")}
+    assert len(same) == 1  # some file systems take both for one name
+
+
+def test_what_somebody_else_put_there_stays(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+    ask = ("--model", bundle, "--prompt", PROMPTS[0], "--out", tmp_path)
+    generate(*ask)
+    name = read_json(tmp_path / "generation.json")["images"][0]["file"]
+    picture, grid, record = tmp_path / name, tmp_path / "grid.png", tmp_path / "generation.json"
+    (tmp_path / "mine").write_text("of three days")
+    for file in (picture, grid, record):
+        before = file.read_bytes()
+        for replaced in ("text", "picture", "link"):
+            file.unlink()
+            if replaced == "text":
+                file.write_text('{"mine": 1}')
+            elif replaced == "picture":
+                Image.new("RGB", (9, 9), "red").save(file, format="PNG")
+            else:
+                file.symlink_to(tmp_path / "mine")
+            mine = file.read_bytes()
+            assert refusal(*ask).startswith(f"{file}: ")
+            assert file.read_bytes() == mine
+        file.unlink()
+        file.write_bytes(before)
+    assert "0 pictures in" in generate(*ask)
+    assert (tmp_path / "mine").read_text() == "of three days"
+
+
+def test_what_is_read_is_not_written_over(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+    """A picture given as --init_image was replaced by the one drawn from it."""
+    ask = ("--model", bundle, "--prompt", PROMPTS[0], "--out", tmp_path)
+    generate(*ask)
+    (tmp_path / "link.png").symlink_to(tmp_path / "grid.png")
+    (tmp_path / "hard.png").hardlink_to(tmp_path / "grid.png")
+    for file in ("grid.png", "link.png", "hard.png"):
+        said = refusal(*ask, "--init_image", tmp_path / file, "--strength", "0.5")
+        assert said == f"--init_image {tmp_path / file}: would be written over; choose another --out"
+    given = ("--init_image", tmp_path / "link.png", "--mask", tmp_path / "hard.png")
+    assert "would be written over" in refusal(*ask, *given)
+    assert "--prompts" in refusal(*ask, "--prompts", tmp_path / "generation.json")
+    first = tmp_path / read_json(tmp_path / "generation.json")["images"][0]["file"]
+    before = first.read_bytes()
+    assert "1 pictures in" in generate(*ask, "--init_image", first, "--strength", "0.5")
+    assert first.read_bytes() == before
+
+
+def test_no_path_of_this_machine_is_written(bundle: Path, tmp_path: Path) -> None:
+    """They were in the text chunks of pictures and in `generation.json`, which people pass on."""
+    Image.new("RGB", (12, 12), "red").save(tmp_path / "red.png")
+    generate("--model", bundle, "--prompt", PROMPTS[0], "--out", tmp_path / "out", "--init_image", tmp_path / "red.png",
+             "--strength", "0.5")  # fmt: skip
+    written = [file.read_bytes() for file in (tmp_path / "out").iterdir()]
+    assert len(written) == 3
+    assert not any(str(folder).encode() in text for text in written for folder in (tmp_path, bundle))
+    record = read_json(tmp_path / "out" / "generation.json")
+    assert (record["model"], record["options"]["init_image"]) == (bundle.name, "red.png")
 
 
 def test_another_picture_under_the_name_of_the_first_is_drawn_from(bundle: Path, tmp_path: Path) -> None:

@@ -127,6 +127,43 @@ def test_interrupted_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(main, monkeypatch) == 130
 
 
+def test_a_terminal_shows_a_message_and_does_not_obey_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Escape sequences in a file's name or in metadata cleared the screen, or wrote another message."""
+
+    def bad(config: TrainingConfig) -> None:
+        raise BadInput("no such key: \x1b[2J\x1b]0;owned\x07 \u202etxt.exe \udcff")
+
+    def warned(config: TrainingConfig) -> None:
+        warnings.warn("left out: a\rb\x9b2J\nerror: not ours", UserWarning, stacklevel=1)
+
+    def refused(config: TrainingConfig) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no", "\x1b[2J")
+
+    for main in (bad, warned, refused):
+        run(main, monkeypatch)
+    said = capsys.readouterr().err
+    assert said.splitlines() == [
+        r"error: no such key: \x1b[2J\x1b]0;owned\x07 \u202etxt.exe \udcff",
+        r"warning: left out: a b\x9b2J error: not ours",
+        r"error: no such file or folder: \x1b[2J",
+    ]
+
+
+def test_a_message_that_quotes_a_whole_file_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: TrainingConfig) -> None:
+        raise BadInput(f"file: holds {'x' * 100_000}: must be short")
+
+    run(main, monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) == len("error: ") + 500
+    assert line.startswith("error: file: holds x")
+    assert line.endswith("x: must be short")
+
+
 def test_help_is_0(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(print, monkeypatch, ["--help"]) == 0
     assert "--optimizer.learning_rate" in capsys.readouterr().out

@@ -15,7 +15,17 @@ from safetensors.torch import load_file
 
 from training import files
 from training.errors import BadInput
-from training.files import appending, atomic, claim, inside, remove_leftovers, write_json, write_tensors, write_text
+from training.files import (
+    appending,
+    atomic,
+    claim,
+    inside,
+    remove_leftovers,
+    splice,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -239,6 +249,31 @@ def test_lines_are_added(tmp_path: Path) -> None:
         with appending(tmp_path / "log") as file:
             file.write(line)
     assert content(tmp_path) == {"log": "one\ntwo\n"}
+
+
+def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    write_text(tmp_path / "README.md", "a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
+    for text in ("new\n", "newer\n"):
+        splice(tmp_path / "README.md", "t", text)
+        assert (tmp_path / "README.md").read_text() == f"a\n<!-- t -->\n{text}<!-- /t -->\nb\n"
+
+
+@pytest.mark.parametrize("text", ["<!-- t -->", "x <!-- /t --> y"])
+def test_a_table_with_a_mark_in_it_is_refused(tmp_path: Path, text: str) -> None:
+    """The next one would have taken the place of its first half, and so the file would have grown."""
+    before = "<!-- t -->\n<!-- /t -->\n"
+    write_text(tmp_path / "README.md", before)
+    with pytest.raises(BadInput, match="the table must not hold"):
+        splice(tmp_path / "README.md", "t", text)
+    assert (tmp_path / "README.md").read_text() == before
+
+
+@pytest.mark.parametrize("before", ["", "<!-- t -->", "<!-- /t --> <!-- t -->", "<!-- t --> <!-- t --> <!-- /t -->"])
+def test_a_table_needs_its_marks_once(tmp_path: Path, before: str) -> None:
+    write_text(tmp_path / "README.md", before)
+    with pytest.raises(BadInput, match="must have <!-- t --> once, followed by <!-- /t --> once"):
+        splice(tmp_path / "README.md", "t", "new")
+    assert (tmp_path / "README.md").read_text() == before
 
 
 @pytest.mark.parametrize("name", ["picture.png", "deep/er/picture.png", "./picture.png"])

@@ -44,6 +44,22 @@ def test_the_record_of_a_run(tmp_path: Path) -> None:
     assert read_record(tmp_path) == found
 
 
+def test_a_record_tells_nothing_of_where_things_lie(tmp_path: Path) -> None:
+    """It is copied into every bundle, and with its bundle goes to others."""
+    (tmp_path / "first").mkdir()
+    older = {"steps": 1, "batch_size": 1, "data": "/home/me/a", "figures": {}, "command": "x --data /home/me/a"}
+    (tmp_path / "first" / FILE).write_text(json.dumps(older))
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 1.0}\n')
+    config = TrainingConfig(
+        data="/home/me/photos", out=str(tmp_path), steps=1, batch_size=1, precision="no", init=tmp_path / "first"
+    )
+    found = record(config, f"accelerate launch it --data=/home/me/photos --out {tmp_path}", log, torch.device("cpu"))
+    assert found["data"] == "photos"
+    assert found["command"] == f"accelerate launch it --data=photos --out {tmp_path.name}"
+    assert (found["init"]["data"], found["init"]["command"]) == ("a", "x --data a")
+
+
 def test_long_curves_are_averaged(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     lines = [{"step": i, "loss": i % 2, "images_per_second": 8.0, "flops": 3.0 * i} for i in range(1, 401)]

@@ -193,12 +193,14 @@ def write_text(path: Path, text: str) -> None:
 def splice(path: Path, name: str, text: str) -> None:
     """Replaces what stands in a file between the lines `<!-- name -->` and `<!-- /name -->`, atomically.
 
-    Raises `BadInput` when they are not there.
+    Raises `BadInput` when they are not there, once each and in this order, or when one of them is in `text`.
     """
     before = path.read_text(encoding="utf-8")
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if before.find(begin) < 0 or before.find(end) < before.find(begin):
-        raise BadInput(f"{path}: no {begin} followed by {end}, between which the table belongs")
+    if before.count(begin) != 1 or before.count(end) != 1 or before.find(end) < before.find(begin):
+        raise BadInput(f"{path}: must have {begin} once, followed by {end} once, between which the table belongs")
+    if begin in text or end in text:
+        raise BadInput(f"{path}: the table must not hold {begin} or {end} itself, or the next one would be put amiss")
     write_text(path, f"{before[: before.find(begin)]}{begin}\n{text}{before[before.find(end) :]}")
 
 
@@ -224,6 +226,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data`, atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)
+
+
+def copy(file: Path, to: Path) -> None:
+    """Copies the bytes of a file, atomically."""
+    with atomic(to) as temporary:
+        shutil.copyfile(file, temporary)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from training.errors import BadInput
 from training.options import TrainingConfig
 from training.pretrained import read_json
+from training.shared import shared
 
 FILE = "training.json"
 
@@ -38,7 +39,8 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
 
     `flops` is of all steps, as counted in one; `seconds` of training alone, without drawing samples; `figures` the last
     of each kind in the log; `curves` the losses on the way, as pairs of operations so far and loss. The record of the
-    model that it started from, if any, is in it, and not in its cost.
+    model that it started from, if any, is in it, and not in its cost. Of paths outside the folder that the run was
+    started in, it has the names alone, for the record goes where the model goes.
     """
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     last = {name: value for line in lines for name, value in line.items()}
@@ -51,7 +53,7 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
     dull = {
         "step", "precision", "batch", "flops", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second",
     }  # fmt: skip
-    return {
+    return shared({
         "command": command, "data": config.data, "seed": config.seed, "steps": config.steps,
         "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
         "seconds": round(seconds, 1), "device": device.type, "precision": ", then ".join(precisions),
@@ -59,7 +61,7 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
         "figures": {name: value for name, value in last.items() if name not in dull},
         "curves": {name: _curve(lines, name) for name in ("loss", "validation_loss")},
         **({"init": read_record(config.init)} if config.init else {}),
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def _curve(lines: list[dict[str, Any]], name: str) -> list[list[float]]:
@@ -88,7 +90,10 @@ def total(found: Mapping[str, Any], cost: str) -> float:
 
 
 def read_record(model: Path) -> dict[str, Any]:
-    """The record in a model folder; empty where there is none. Raises `BadInput` where it is not one."""
+    """The record in a model folder, as `record` makes it; empty where there is none.
+
+    Raises `BadInput` where it is not one.
+    """
     file = model / FILE
     if not file.is_file():
         return {}
@@ -96,4 +101,4 @@ def read_record(model: Path) -> dict[str, Any]:
     missing = {"steps", "batch_size", "data", "figures"} - found.keys()
     if missing:
         raise BadInput(f"{file}: not the record of a training: lacks {min(missing)}")
-    return found
+    return shared(found)  # older ones have whole paths
