@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.config import from_dict, to_dict
 from training.errors import BadInput
-from training.files import atomic, write_json
+from training.files import atomic, remove, write_json
 from training.pretrained import read_json
 
 
@@ -122,7 +122,7 @@ def write_codes(folder: Path, info: CodeStoreInfo, pictures: Iterable[CodedPictu
                 )
             writer.finalize()
         datasets.Dataset.from_file(str(written)).save_to_disk(str(temporary / "codes"))
-        written.unlink()
+        remove(written)
         write_json(temporary / "store.json", to_dict(info))
 
 

@@ -23,6 +23,8 @@ class Corpus(ABC):
     """A name for each picture that stays the same when the corpus grows or shrinks."""
     splits: Sequence[str]
     """The split of each picture."""
+    set_aside: int = 0
+    """How many pictures are for validation by a hash of their keys, because the source states none."""
     left_out: Mapping[str, str] = {}
     """Why a picture that was found is not in `keys`, by its name."""
 

@@ -9,7 +9,6 @@ its line has under `split`, or else the folder it is in, if that is called `trai
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
 from data.corpus import Corpus
-from data.fit import VERSION, fit, original_size
+from data.files import content_hashes, json_lines, visible_files
+from data.fit import SUFFIXES, VERSION, fit, original_size
 from data.splits import settle, stated_by
 from training.errors import BadInput
 
 METADATA = "metadata.jsonl"
 _LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
-_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("file", "text", "split")})
 
 
@@ -44,17 +43,19 @@ class FolderCorpus(Corpus):
         if not metadata:
             raise BadInput(f"{folder}: no {METADATA}, which should have a line like {_LINE} for each picture")
         self.name = folder.resolve().name
-        self._table = _read(folder, metadata, hashlib.blake2b(repr(files).encode()).hexdigest(), cache)
+        hashes = dict(zip(files, content_hashes([folder / file for file in files], cache), strict=True))
+        # whether a line's picture is there is looked at too, hence all names
+        state = repr((files, [hashes[file] for file in metadata]))
+        self._table = _read(folder, metadata, hashlib.blake2b(state.encode()).hexdigest(), cache)
         self.keys: list[str] = self._table["file"][:]
         # a picture may be listed that does not look like one, or that lies where pictures are not looked for
-        states = files | {key: _state(folder / key) for key in self.keys if key not in files}
-        self.recipe = hashlib.blake2b(repr((VERSION, states)).encode()).hexdigest()
-        self.splits = settle(self.keys, self._table["split"][:])
+        others = [key for key in self.keys if key not in hashes]
+        hashes |= dict(zip(others, content_hashes([folder / key for key in others], cache), strict=True))
+        self.recipe = hashlib.blake2b(repr((VERSION, [(key, hashes[key]) for key in self.keys])).encode()).hexdigest()
+        self.splits, self.set_aside = settle(self.keys, self._table["split"][:])
         listed = set(self.keys)
         self.left_out = {
-            file: f"not in {METADATA}"
-            for file in files
-            if Path(file).suffix.lower() in _PICTURES and file not in listed
+            file: f"not in {METADATA}" for file in files if Path(file).suffix.lower() in SUFFIXES and file not in listed
         }
 
     def draw(self, i: int, size: int) -> NDArray[np.uint8]:
@@ -70,22 +71,13 @@ class FolderCorpus(Corpus):
         return original_size(self._folder / self.keys[i])
 
 
-def _list_files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Pictures and metadata below `folder` in a fixed order, each with what changes when the file does."""
-    files = {}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent) / name
-            if name == METADATA or path.suffix.lower() in _PICTURES:
-                files[path.relative_to(folder).as_posix()] = _state(path)
-    return files
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    """What changes when the file does. A link that leads nowhere is its own file."""
-    status = path.stat() if path.exists() else path.lstat()
-    return status.st_size, status.st_mtime_ns, status.st_mode
+def _list_files(folder: Path) -> list[str]:
+    """Pictures and metadata below `folder`, in a fixed order."""
+    return [
+        file.relative_to(folder).as_posix()
+        for file in visible_files(folder)
+        if file.name == METADATA or file.suffix.lower() in SUFFIXES
+    ]
 
 
 def _read(folder: Path, files: list[str], state: str, cache: Path) -> datasets.Dataset:
@@ -102,14 +94,17 @@ def _read(folder: Path, files: list[str], state: str, cache: Path) -> datasets.D
     return table
 
 
+def metadata_rows(folder: Path) -> Iterator[dict[str, str | None]]:
+    """File, text and split of every picture that the metadata in a folder name. Raises `BadInput` naming the line."""
+    files = [file.relative_to(folder).as_posix() for file in visible_files(folder) if file.name == METADATA]
+    return _rows(folder, files, "")
+
+
 def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str | None]]:
     """The lines of these metadata files. `datasets` makes its table again when `state` is another."""
     seen: set[str] = set()
     for metadata in (folder / file for file in files):
-        for number, line in enumerate(metadata.read_bytes().splitlines(), start=1):
-            if not line.strip():
-                continue
-            where = f"{metadata}, line {number}"
+        for where, line in json_lines(metadata):
             record = _parse(line, where)
             file = metadata.parent.relative_to(folder) / _string(record, "file_name", where)
             there = (folder / file).is_file() or (folder / file).is_symlink()  # to nowhere: cannot be read, like others
@@ -118,13 +113,14 @@ def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str 
             if file.as_posix() in seen:
                 raise BadInput(f"{where}: {file} has a caption already; give each picture one line")
             seen.add(file.as_posix())
-            split = _string(record, "split", where) if "split" in record else stated_by(file.parts[0])
+            stated = record.get("split") is not None  # pandas writes null where nothing is stated
+            split = _string(record, "split", where) if stated else stated_by(file.parts[0])
             yield {"file": file.as_posix(), "text": _string(record, "text", where).strip(), "split": split}
     if not seen:
         raise BadInput(f"{folder}: {METADATA} is empty; it should have a line like {_LINE} for each picture")
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
+from data.files import content_hashes, visible_files
 from data.fit import VERSION, fit, original_size
 from data.splits import settle, stated_by
 from data.store import Unreadable
@@ -30,19 +31,19 @@ class ParquetCorpus(Corpus):
 
     def __init__(self, path: Path, cache: Path) -> None:
         """Copies the tables to memory-mapped ones under `cache`. Raises `BadInput`."""
-        folder, files = (path, sorted(path.rglob("*.parquet"))) if path.is_dir() else (path.parent, [path])
+        folder, files = (path, parquet_files(path)) if path.is_dir() else (path.parent, [path])
         files = [file for file in files if _count_rows(file)]
-        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         self.name = path.resolve().stem
-        self.recipe = hashlib.blake2b(repr((VERSION, states)).encode()).hexdigest()
-        self._tables = [_read(file, cache) for file in files]
+        hashes = content_hashes(files, cache)
+        self.recipe = hashlib.blake2b(repr((VERSION, hashes)).encode()).hexdigest()
+        self._tables = [_read(file, cache / "datasets" / content) for file, content in zip(files, hashes, strict=True)]
         self._starts = [0, *accumulate(len(table) for table in self._tables)]
         keys, stated = [], []
         for file, table in zip(files, self._tables, strict=True):
             keys += [f"{file.relative_to(folder).as_posix()}#{row}" for row in range(len(table))]
             stated += _splits(file, table)
         self.keys = keys
-        self.splits = settle(keys, stated)
+        self.splits, self.set_aside = settle(keys, stated)
 
     def draw(self, i: int, size: int) -> NDArray[np.uint8]:
         """Picture `i` as `data.fit.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
@@ -69,10 +70,15 @@ class ParquetCorpus(Corpus):
         return row
 
 
+def parquet_files(folder: Path) -> list[Path]:
+    """Tables at any depth, as data sets of the Hub have them; hidden ones are passed over."""
+    return [file for file in visible_files(folder) if file.suffix == ".parquet"]
+
+
 def _read(file: Path, cache: Path) -> datasets.Dataset:
     pattern = glob.escape(str(file.resolve()))
     try:
-        loaded = datasets.load_dataset("parquet", data_files={"rows": pattern}, cache_dir=str(cache / "datasets"))
+        loaded = datasets.load_dataset("parquet", data_files={"rows": pattern}, cache_dir=str(cache))
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # no space, no permission
             raise error.__cause__ from None

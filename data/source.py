@@ -13,9 +13,10 @@ from platformdirs import user_cache_dir
 from data.captioned import CaptionedImages, StoredImages
 from data.corpus import Corpus
 from data.emoji_corpus import EmojiCorpus
+from data.files import visible_files
 from data.folder import METADATA, FolderCorpus
 from data.parquet import ParquetCorpus
-from data.splits import fraction
+from data.splits import VALIDATION, fraction
 from data.store import PictureStore, open_store
 from training.errors import BadInput, printable
 
@@ -68,18 +69,34 @@ def open_corpus(source: str | Path, cache: Path) -> Corpus:
     if not path.exists():
         raise BadInput(f'{source}: no such file or folder; give "emoji", a folder of pictures or a parquet file')
     if path.is_dir():
-        tables = any(path.rglob("*.parquet")) and not any(path.rglob(METADATA))
-        return ParquetCorpus(path, cache) if tables else FolderCorpus(path, cache)
+        return ParquetCorpus(path, cache) if _is_of_tables(path) else FolderCorpus(path, cache)
     if path.suffix == ".parquet":
         return ParquetCorpus(path, cache)
     raise BadInput(f'{source}: not a source of pictures; give "emoji", a folder of pictures or a parquet file')
 
 
+def is_captioned(folder: Path) -> bool:
+    """Whether a folder of pictures says what they show, as a source must; others can only be looked at."""
+    return _is_of_tables(folder) or any(file.name == METADATA for file in visible_files(folder))
+
+
+def _is_of_tables(folder: Path) -> bool:
+    names = [file.name for file in visible_files(folder)]
+    return any(name.endswith(".parquet") for name in names) and METADATA not in names
+
+
 def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:
     if not corpus.keys:
         raise BadInput(f"{corpus.name}: there is not one picture with a caption")
+    if split == VALIDATION and len(corpus.keys) == 1:
+        raise BadInput(f"{corpus.name}: has one picture; two are the least, one to train on and one to validate with")
     if split is not None and split not in corpus.splits:
         raise BadInput(f"{corpus.name}: no split {split!r}; there are {', '.join(dict.fromkeys(corpus.splits))}")
+    if split == VALIDATION and corpus.set_aside:
+        warnings.warn(
+            f"{corpus.name}: states no pictures for validation, so {corpus.set_aside:,} of the training pictures are "
+            "set aside for it, by a hash of their names", stacklevel=3,
+        )  # fmt: skip
     positions = [position for position, its in enumerate(corpus.splits) if split in (None, its)]
     if limit is None:
         return positions

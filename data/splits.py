@@ -58,15 +58,17 @@ def stated_by(name: str) -> str | None:
     return _NAMES.get(name.lower())
 
 
-def settle(keys: Sequence[str], stated: Sequence[str | None]) -> list[str]:
+def settle(keys: Sequence[str], stated: Sequence[str | None]) -> tuple[list[str], int]:
     """The splits of a user's pictures, from what their source states of each; `train` where it states nothing.
 
-    Where that makes all of them `train`, every twentieth by hash becomes `validation`, and at least one does.
+    Where that leaves nothing to validate with, every twentieth `train` picture by hash becomes `validation`, and at
+    least one does, if there are two. Returns how many did, too.
     """
     splits = [TRAIN if name is None else stated_by(name) or name for name in stated]
-    if set(splits) != {TRAIN}:
-        return splits
-    ordered = sorted(keys, key=fraction)
-    share = sum(fraction(key) < 0.05 for key in keys)
-    validation = set(ordered[: min(max(share, 1), len(keys) - 1)])
-    return [VALIDATION if key in validation else TRAIN for key in keys]
+    if VALIDATION in splits:
+        return splits, 0
+    ordered = sorted((key for key, split in zip(keys, splits, strict=True) if split == TRAIN), key=fraction)
+    share = sum(fraction(key) < 0.05 for key in ordered)
+    validation = set(ordered[: max(0, min(max(share, 1), len(ordered) - 1))])
+    splits = [VALIDATION if key in validation else split for key, split in zip(keys, splits, strict=True)]
+    return splits, len(validation)

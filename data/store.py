@@ -10,7 +10,6 @@ each chunk whose pictures are in the file. After a kill, the same call goes on w
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.files import naming, write_json, write_text
+from training.files import appending, naming, put, remove, write_json, write_text
 
 Job = TypeVar("Job")
 
@@ -153,8 +152,8 @@ def _draw(
     with (
         naming(part),
         ThreadPoolExecutor(os.cpu_count()) as threads,
-        (part / _PICTURES).open("ab") as pictures,
-        (part / _JOURNAL).open("a", encoding="utf-8") as journal,
+        appending(part / _PICTURES) as pictures,
+        appending(part / _JOURNAL) as journal,
         tqdm(total=len(keys), initial=done, desc=label, unit="picture", mininterval=1) as progress,
     ):
         for start in range(done, len(keys), _CHUNK):
@@ -171,14 +170,12 @@ def _draw(
                 progress.update()
             # pictures first: the journal never names one that is not in the file
             pictures.flush()
-            journal.write(json.dumps(asdict(chunk)) + "\n")
+            journal.write((json.dumps(asdict(chunk)) + "\n").encode())
             journal.flush()
             index.extend(chunk)
     write_json(part / _INDEX, {"size": size, **asdict(index)})
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.rename(folder)
-    (folder / _JOURNAL).unlink()
+    put(part, folder)
+    remove(folder / _JOURNAL)
 
 
 def _resume(part: Path, size: int, keys: Sequence[str]) -> _Index:

@@ -18,7 +18,7 @@ from tokenizer.augment import augmented
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import from_dict, to_dict
 from training.errors import BadInput
-from training.files import atomic, write_json
+from training.files import appending, atomic, write_json
 from training.pretrained import read_json
 from training.run import RunFolder
 
@@ -111,7 +111,7 @@ def write_latents(
     with atomic(folder) as temporary:
         temporary.mkdir()
         # not through a memory map: where the disk is full, writing to that kills the process
-        with (temporary / "latents.npy").open("wb") as file:
+        with appending(temporary / "latents.npy") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for latents in encoded(tokenizer, pictures, views, seed, batch_size):
                 file.write(latents.half().numpy().tobytes())

@@ -97,7 +97,7 @@ def main(config: DiffusionTrainingConfig) -> None:
             figures["validation_bits_per_dimension"] += bits.item() * share
         bundle = Bundle(text=text, tokenizer=tokenizer, diffusion=model)
         drawn = bundle.generate(captions[:12], options=DiffusionOptions())
-        grid([*drawn, *tokenizer.decode_latents(pictures[:12])], captions[:12] * 2, columns=12).save(file)
+        grid([*drawn, *tokenizer.decode_latents(pictures[:12])], captions[:12] * 2, columns=12).save(file, format="PNG")
         return figures
 
     def export(model: DiffusionModel, folder: Path) -> None:

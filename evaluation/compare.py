@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from data.files import json_lines
 from evaluation.metrics import Metric, mean
 from evaluation.report import HEADLINES, Column, embedded, html_report, markdown_table, numbered, render
 from evaluation.result import differences, read_result
@@ -138,12 +139,8 @@ def win_rate(answers: Path, key_file: Path, names: Sequence[str]) -> dict[str, M
     key = read_json(key_file)
     if sorted(key.get("names") or []) != sorted(names):
         raise BadInput(f"{key_file}: is of {key.get('names')}, not of {list(names)}; choose its two with --blind A B")
-    try:
-        lines = answers.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{answers}: not UTF-8 text (byte {error.start})") from None
     chosen: dict[str, list[float]] = defaultdict(list)
-    for number, line in enumerate(lines, start=1):
+    for where, line in json_lines(answers):
         try:
             answer = json.loads(line)
             side = key["sides"][str(answer["id"])]
@@ -151,7 +148,7 @@ def win_rate(answers: Path, key_file: Path, names: Sequence[str]) -> dict[str, M
                 raise ValueError
             chosen[str(answer["id"])].append(0.5 if answer["choice"] == "tie" else 1.0 - side[answer["choice"]])
         except (ValueError, KeyError, TypeError):
-            raise BadInput(f"{answers}, line {number}: not an answer to a pair of {key_file}") from None
+            raise BadInput(f"{where}: not an answer to a pair of {key_file}") from None
     if not chosen:
         raise BadInput(f"{answers}: there is not one answer in it")
     wins = torch.tensor([sum(said) / len(said) for said in chosen.values()])

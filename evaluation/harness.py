@@ -12,7 +12,7 @@ from torch import Tensor
 from data.captioned import CaptionedImages
 from data.emoji import STYLES
 from data.grid import to_pil
-from data.source import open_source
+from data.source import is_captioned, open_source
 from data.splits import TRAIN
 from evaluation.controls import nearest_captions, reconstructed
 from evaluation.features import ClipFeatures, Inception, Lite, Network, Pictures
@@ -186,8 +186,7 @@ def _suite_side(suite: Suite, size: int, options: JudgeOptions) -> RealSide:
 
 def _reference_side(reference: str, size: int, options: JudgeOptions) -> RealSide:
     folder = Path(reference)
-    captioned = any(folder.glob("*.parquet")) or any(folder.rglob("metadata.jsonl"))
-    if folder.is_dir() and not captioned:
+    if folder.is_dir() and not is_captioned(folder):
         pictures = stacked(Folder(folder, size))  # each is looked at many times
         return RealSide(judge=_judge(pictures, f"{folder.name}, {size} px", options, None))
     everything = open_source(reference, size=size, cache=options.cache)

@@ -1,6 +1,5 @@
 """Pictures to judge: anyone's folder, or the real ones that a suite is about."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.fit import fit
-from data.grid import from_pil
+from data.files import visible_files
+from data.fit import SUFFIXES, fit, whole
+from data.folder import metadata_rows
+from data.source import is_captioned
 from data.store import Unreadable
 from evaluation.features import Pictures
 from training.errors import BadInput
 from training.files import inside
 from training.pretrained import read_json
-
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class Folder(Sequence[Tensor]):
@@ -73,23 +72,23 @@ def prompted(folder: Path) -> tuple[list[Path], list[str]]:
     Raises `BadInput` where these cannot be read, or name a file that is not in the folder.
     """
     if (folder / "generation.json").is_file():
-        file, names = folder / "generation.json", ("file", "prompt")
-        rows = read_json(file).get("images", [])
-    elif (folder / "metadata.jsonl").is_file():
-        file, names = folder / "metadata.jsonl", ("file_name", "text")
-        try:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except ValueError as error:
-            raise BadInput(f"{file}: not lines of JSON ({error})") from None
-    else:
+        return _generated(folder, folder / "generation.json")
+    rows = list(metadata_rows(folder)) if is_captioned(folder) else []
+    if not rows:
         return list_pictures(folder), []
-    try:
-        told = [(row[names[0]], str(row[names[1]])) for row in rows]
-        for name, _ in told:
-            inside(folder, name)
-        return [folder / name for name, _ in told], [text for _, text in told]
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{file}: does not name {' and '.join(names)} of each picture ({error})") from None
+    return [folder / str(row["file"]) for row in rows], [str(row["text"]) for row in rows]
+
+
+def _generated(folder: Path, file: Path) -> tuple[list[Path], list[str]]:
+    images = read_json(file).get("images")
+    if not isinstance(images, list) or not all(
+        isinstance(image, dict) and isinstance(image.get("file"), str) and isinstance(image.get("prompt"), str)
+        for image in images
+    ):
+        raise BadInput(f"{file}: does not name file and prompt of each picture")
+    for image in images:
+        inside(folder, image["file"])
+    return [folder / image["file"] for image in images], [image["prompt"] for image in images]
 
 
 def padded(picture: Tensor) -> Tensor:
@@ -107,7 +106,7 @@ def stacked(pictures: Pictures) -> Tensor:
 def _below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
-    files = [file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES]
+    files = [file for file in visible_files(folder) if file.suffix.lower() in SUFFIXES]
     if not files:
         raise BadInput(f"{folder}: there is not one picture in it")
     return sorted(files, key=_counted)
@@ -120,16 +119,7 @@ def _counted(file: Path) -> tuple[list[str | int], Path]:
 
 
 def _read(file: Path) -> Tensor:
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                upright = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-            return from_pil(upright.convert("RGB"))
-    except FileNotFoundError:
-        raise BadInput(f"{file}: no such file") from None
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        raise BadInput(f"{file}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from None
+        return torch.from_numpy(np.ascontiguousarray(whole(file)))
+    except Unreadable as error:
+        raise BadInput(f"{file}: cannot be read ({error})") from None

@@ -40,7 +40,7 @@ from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.files import atomic, write_json
+from training.files import appending, atomic, write_json
 from training.pretrained import read_json
 from training.processes import require_joined, share_cores
 from training.shared import shared, shared_path
@@ -128,8 +128,6 @@ def draw(suite: Suite, bundle: Bundle, options: RunOptions, state: PartialState,
     """Writes the pictures that are not there yet, each process its share, and a clock of this `turn` at drawing."""
     wanted = [(i, prompt.text) for i, prompt in enumerate(suite.prompts)][state.process_index :: state.num_processes]
     missing = [(i, text) for i, text in wanted if not all(path.is_file() for path in _files(i, options))]
-    if missing:
-        (options.out / "result.json").unlink(missing_ok=True)  # it is of other pictures
     step = max(1, options.batch_size // options.num_images)
     total, left = len(wanted) * options.num_images, len(missing) * options.num_images
     show = state.is_main_process
@@ -147,8 +145,8 @@ def draw(suite: Suite, bundle: Bundle, options: RunOptions, state: PartialState,
                 "images": len(files), "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),
                 "batch_size": options.batch_size, "processes": state.num_processes,
             }  # fmt: skip
-            with (options.out / f"clock-{turn}-{state.process_index}.jsonl").open("a") as clock:
-                clock.write(json.dumps(line) + "\n")
+            with appending(options.out / f"clock-{turn}-{state.process_index}.jsonl") as clock:
+                clock.write((json.dumps(line) + "\n").encode())
             bar.update(len(files))
 
 
@@ -197,7 +195,7 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
 
 
 def _finished(file: Path, protocol: dict[str, Any]) -> bool:
-    """Whether a result of this protocol is there; `draw` removes one of other pictures."""
+    """Whether a result of this protocol is there."""
     try:
         return file.is_file() and read_result(file)["protocol"] == protocol
     except BadInput:  # of another version

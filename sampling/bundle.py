@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from sampling.pipeline import Bundle, load
 from training.cli import command
 from training.errors import BadInput
-from training.files import write_json, write_text
+from training.files import copy, put, remove, write_bytes, write_json, write_text
 from training.markdown import fenced, plain, tabulated
 from training.pretrained import read_json
 from training.record import FILE as RECORD
@@ -109,7 +108,7 @@ def _require_apart(parts: Mapping[str, Path], out: Path) -> None:
         if not folder.is_dir():
             raise BadInput(f"--{name} {folder}: no such folder")
         part = folder.resolve()
-        if part.is_relative_to(out) or out.is_relative_to(part):
+        if part != out / name and (part.is_relative_to(out) or out.is_relative_to(part)):
             raise BadInput(f"--{name} {folder}: one of it and --out lies in the other; choose another --out")
     for name in _FILES:
         if (out / name).is_symlink():
@@ -126,7 +125,7 @@ def _copy(part: Path, to: Path, names: Iterable[str]) -> None:
         if name == RECORD and file.exists():
             write_json(to / name, read_record(part))  # without the paths of this machine
         elif file.exists():
-            shutil.copyfile(file, to / name)
+            copy(file, to / name)
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -148,9 +147,7 @@ def _replace(out: Path, new: Path, old: Path) -> None:
     taken for one, and assembling again mends it.
     """
     if not out.exists() or not any(out.iterdir()):
-        if out.exists():
-            out.rmdir()
-        new.rename(out)
+        put(new, out)
         return
     older, newer, readme = _ours(out), _ours(new), out / "README.md"
     older.remove("bundle.json")
@@ -164,17 +161,17 @@ def _replace(out: Path, new: Path, old: Path) -> None:
         for names, source, target in ((older, out, old), (newer, new, out)):
             for name in sorted(names, key="bundle.json".__eq__):  # the index last
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                (source / name).replace(target / name)
+                put(source / name, target / name)
                 moved.append((source / name, target / name))
     except BaseException:
         for source, target in reversed(moved):
-            target.replace(source)
-        (out / "bundle.json").write_bytes(index)
+            put(target, source)
+        write_bytes(out / "bundle.json", index)
         raise
     finally:
         for part in _FILES:
             if (out / part).is_dir() and not any((out / part).iterdir()):
-                (out / part).rmdir()
+                remove(out / part)
 
 
 def _signed(text: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data.fit import fit
+from data.files import text_lines
+from data.fit import fit, fit_mask
 from data.grid import grid, to_pil
 from data.store import Unreadable
 from sampling.options import BackendOptions, DiffusionOptions
@@ -202,11 +203,7 @@ def _passes(bundle: Bundle) -> dict[str, Any]:
 def _prompts(options: GenerateOptions) -> list[str]:
     prompts = list(options.prompt)
     if options.prompts:
-        try:
-            lines = options.prompts.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{options.prompts}: not UTF-8 text (byte {error.start})") from None
-        prompts += [line for line in lines if line.strip()]
+        prompts += [line for line in text_lines(options.prompts) if line.strip()]
     if not prompts:
         raise BadInput('nothing to draw: give --prompt "a noto emoji of a fox" or --prompts FILE')
     return prompts
@@ -257,16 +254,16 @@ def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:
     if options.interpolate:
         raise BadInput("init_image and interpolate do not go together: give one of them")
     size = bundle.tokenizer.config.image_size
-    image = _read(options.init_image, size)
-    mask = None if options.mask is None else _read(options.mask, size).float().mean(0) > 127
+    image = torch.from_numpy(_readable(fit, options.init_image, size))
+    mask = None if options.mask is None else torch.from_numpy(_readable(fit_mask, options.mask, size))
     if options.backend == "autoregressive" and mask is None and options.strength == 1:
         raise BadInput("at strength 1 nothing of init_image is left: give a smaller one, or a mask")
     return Start(image=image, strength=options.strength, mask=mask)
 
 
-def _read(file: Path, size: int) -> Tensor:
+def _readable(read: Callable[[Path, int], NDArray[Any]], file: Path, size: int) -> NDArray[Any]:
     try:
-        return torch.from_numpy(fit(file, size).copy())
+        return read(file, size).copy()
     except Unreadable as error:
         raise BadInput(f"{file}: cannot be read ({error})") from None
 

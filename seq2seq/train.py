@@ -86,7 +86,7 @@ def main(config: TokenTrainingConfig) -> None:
             figures["validation_accuracy"] += scalars["accuracy"].item() * share
         bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=model)
         drawn = bundle.generate(captions[:12], options=SamplingOptions())
-        grid([*drawn, *tokenizer.decode(codes[:12])], captions[:12] * 2, columns=12).save(file)
+        grid([*drawn, *tokenizer.decode(codes[:12])], captions[:12] * 2, columns=12).save(file, format="PNG")
         return figures
 
     def export(model: TokenModel, folder: Path) -> None:

@@ -84,9 +84,10 @@ def test_splits_by_folder_with_metadata_in_each(photos: Path) -> None:
 
 
 def test_splits_by_folder_with_metadata_above(photos: Path) -> None:
-    describe(photos, *plain(photos, "train/a.png", "test/b.png", "other/c.png"))
+    describe(photos, *plain(photos, "train/a.png", "test/b.png", "other/c.png", "val/d.png"))
     assert keys(open_photos(photos, split="test")) == ["test/b.png"]
     assert keys(open_photos(photos, split="train")) == ["train/a.png", "other/c.png"]
+    assert keys(open_photos(photos, split="validation")) == ["val/d.png"]
 
 
 def test_splits_by_column(photos: Path) -> None:
@@ -271,7 +272,7 @@ BAD_METADATA: dict[str, tuple[list[object], str]] = {
     "split": ([{**A, "split": 3}], "line 1: 'split' is 3; it must be a string"),
     "not JSON": ([A, "{'file_name': 'b.png'}"], "line 2: not JSON"),
     "not an object": (["[1, 2]"], "line 1: not a JSON object"),
-    "not UTF-8": (["\udcff"], "line 1: not JSON"),
+    "not UTF-8": (["\udcff"], "line 1: not UTF-8 text"),
 }
 
 

@@ -52,18 +52,19 @@ def test_united_does_not_depend_on_order() -> None:
 
 
 def test_stated_splits_are_kept_and_their_names_made_ours() -> None:
-    assert settle(["a", "b", "c", "d"], ["val", None, "Test", "mine"]) == [VALIDATION, TRAIN, "test", "mine"]
+    assert settle(["a", "b", "c", "d"], ["val", None, "Test", "mine"])[0] == [VALIDATION, TRAIN, "test", "mine"]
 
 
 def test_pictures_without_splits_are_dealt_by_hash() -> None:
     keys = [f"{i}.png" for i in range(1000)]
-    splits = settle(keys, [None] * 1000)
+    splits, set_aside = settle(keys, [None] * 1000)
+    assert set_aside == splits.count(VALIDATION)
     assert splits.count(VALIDATION) == sum(fraction(key) < 0.05 for key in keys)
     assert 30 < splits.count(VALIDATION) < 70
-    assert settle(keys[:500], ["train"] * 500) == splits[:500]
+    assert settle(keys[:500], ["train"] * 500)[0] == splits[:500]
 
 
 @pytest.mark.parametrize(("count", "validation"), [(1, 0), (2, 1), (5, 1)])
 def test_few_pictures_are_dealt_so_that_both_splits_have_some(count: int, validation: int) -> None:
-    splits = settle([f"{i}.png" for i in range(count)], [None] * count)
+    splits, _ = settle([f"{i}.png" for i in range(count)], [None] * count)
     assert (splits.count(VALIDATION), splits.count(TRAIN)) == (validation, count - validation)

@@ -464,10 +464,10 @@ def test_pictures_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
 
 def test_lists_of_pictures_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "\xff"}')
-    with pytest.raises(BadInput, match=r"metadata.jsonl: not lines of JSON"):
+    with pytest.raises(BadInput, match=r"metadata.jsonl, line 1: not UTF-8 text"):
         prompted(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}')
-    with pytest.raises(BadInput, match="does not name file_name and text of each picture"):
+    with pytest.raises(BadInput, match=r"metadata.jsonl, line 1: a.png is not a file"):
         prompted(tmp_path)
     for images in ([{"file": "a.png"}], ["a.png"], {"a.png": {}}, 3):
         (tmp_path / "generation.json").write_text(json.dumps({"images": images}))
@@ -482,8 +482,9 @@ def test_a_list_names_no_picture_outside_its_folder(tmp_path: Path, name: str) -
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}))
-    with pytest.raises(BadInput, match="folder"):
-        prompted(folder)
+    if name != "link.png":  # people's own metadata lead to shared disks
+        with pytest.raises(BadInput, match="is not a file in"):
+            prompted(folder)
     (folder / "generation.json").write_text(json.dumps({"images": [{"file": name, "prompt": "a"}]}))
     with pytest.raises(BadInput, match="folder: names the file"):
         prompted(folder)

@@ -117,7 +117,7 @@ def test_unusable_prompts(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     assert "10000 characters: at most 1000" in refusal(*model, "--prompt", "fox " * 2500)
     broken = tmp_path / "broken.txt"
     broken.write_bytes(b"a fox\n\xff\xfe\n")
-    assert refusal(*model, "--prompts", broken) == f"{broken}: not UTF-8 text (byte 6)"
+    assert refusal(*model, "--prompts", broken) == f"{broken}, line 2: not UTF-8 text (byte 6); save it as UTF-8"
     assert refusal(*model, "--prompts", tmp_path / "none.txt") == f"no such file or folder: {tmp_path / 'none.txt'}"
     assert not (tmp_path / "out").exists()
     assert refusal("--prompt", "\udcff") == "'\\udcff' on the command line is not UTF-8 text"
@@ -288,6 +288,8 @@ def test_what_is_not_ours_stays_in_a_bundle(parts: dict[str, Path], tmp_path: Pa
     assert (out / "link").is_symlink()
     assert not (out / "diffusion").exists()
     assert "# Second" in (out / "README.md").read_text()
+    own = {"text": out / "text", "tokenizer": out / "tokenizer"}  # one part new, the others its own
+    assemble_bundle(BundleOptions(**{**parts, **own}, out=out, name="Third"))
     assert load(out).ids == load(tmp_path / "runs").ids
 
 
@@ -310,9 +312,7 @@ def test_one_folder_inside_the_other_is_refused(parts: dict[str, Path], tmp_path
     for out in (
         parts["text"] / "out",
         parts["text"],
-        tmp_path / "runs",
         tmp_path / "link" / "out",
-        tmp_path / "to_runs",
     ):
         with pytest.raises(BadInput, match="one of it and --out lies in the other"):
             assemble_bundle(BundleOptions(**parts, out=out))

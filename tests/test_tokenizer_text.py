@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import IMAGES
 
+from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import EOS, NULL, PAD, UNKNOWN, CaptionCut, TextTokenizer, TextTokenizerConfig
 from training.errors import BadInput
 
@@ -231,6 +233,22 @@ def test_the_command_trains_on_a_user_s_captions(
     text = TextTokenizer.from_pretrained(tmp_path / "text")
     assert text.config.max_length == 9
     assert text.decode(text.encode(["a quilt"])) == ["a quilt"]
+    command(main, TextTrainingOptions)  # the same again
+    assert TextTokenizer.from_pretrained(tmp_path / "text").text_id == text.text_id
+    capsys.readouterr()
+
+    def refused(*more: str) -> str:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+            patch.setattr(sys, "argv", [*sys.argv, *more])
+            command(main, TextTrainingOptions)
+        assert left.value.code == 2
+        return capsys.readouterr().err
+
+    assert "and these captions make another" in refused("--model.max_length", "10")
+    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "model")  # whose config.json it once replaced
+    assert "holds something else than a text tokenizer" in refused("--out", str(tmp_path / "model"))
+    assert ImageTokenizer.from_pretrained(tmp_path / "model").config == IMAGES
+    assert TextTokenizer.from_pretrained(tmp_path / "text").text_id == text.text_id
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--vocab_size", "200"])
     with pytest.raises(SystemExit) as left:
         command(main, TextTrainingOptions)

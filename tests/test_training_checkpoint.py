@@ -135,3 +135,18 @@ def test_no_pickle(trained: tuple[Path, State]) -> None:
     names = {path.name for path in (folder / "step-00000004").iterdir()}
     assert names == {"model.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"}
     assert json.loads((folder / "step-00000004" / "state.json").read_text())["step"] == 4
+
+
+def test_a_copy_beside_the_checkpoints_is_nobody_s(tmp_path: Path) -> None:
+    """`step-00000005-backup` ended the run with a traceback, and would have been deleted as the oldest."""
+    for name in ("step-00000005-backup", "step-00000005 copy", "step-", "step-x"):
+        (tmp_path / name).mkdir()
+    state = fresh(0)
+    assert checkpoint.restore(tmp_path, *state) == 0
+    for number in (5, 10, 15):
+        save(tmp_path, number, state)
+    assert checkpoint.last_step(tmp_path) == 15
+    assert checkpoint.restore(tmp_path, *fresh(1)) == 15
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "step-00000005-backup", "step-00000005 copy", "step-", "step-x", "step-00000010", "step-00000015",
+    }  # fmt: skip

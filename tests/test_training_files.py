@@ -1,7 +1,11 @@
 """Files are written whole or not at all."""
 
+import ast
 import errno
 import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,17 @@ from safetensors.torch import load_file
 
 from training import files
 from training.errors import BadInput
-from training.files import atomic, inside, remove_leftovers, splice, write_json, write_tensors, write_text
+from training.files import (
+    appending,
+    atomic,
+    claim,
+    inside,
+    remove_leftovers,
+    splice,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -125,25 +139,116 @@ def test_the_old_folder_is_put_back_when_the_new_one_cannot_take_its_place(
     assert content(tmp_path) == {"folder/file": "old"}
 
 
+OURS = "tessera-0123456789abcdef"
+
+
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    write_text(tmp_path / "kept", "")
-    write_text(tmp_path / ".lock", "")
-    write_text(tmp_path / ".model.1234.tmp" / "half", "")
-    write_text(tmp_path / ".model.1234.old" / "file", "")
-    write_text(tmp_path / ".config.json.1234.tmp", "")
-    write_text(tmp_path / ".theirs.tmp", "")
+    """Ours alone: `*.tmp` and `*.old` of other programs were taken for them."""
+    theirs = {"kept", ".lock", ".theirs.tmp", ".theirs.1234.tmp", ".theirs.1234.old", ".theirs.tessera-12.tmp"}
+    for name in theirs:
+        write_text(tmp_path / name, "")
+    write_text(tmp_path / f".model.{OURS}.tmp" / "half", "")
+    write_text(tmp_path / f".model.{OURS}.old" / "file", "")
+    write_text(tmp_path / f".config.json.{OURS}.tmp", "")
     write_text(tmp_path / "model" / "file", "")
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".lock", ".theirs.tmp", "model"}
+    assert {path.name for path in tmp_path.iterdir()} == theirs | {"model"}
     remove_leftovers(tmp_path / "missing")
 
 
 def test_what_was_moved_aside_for_nothing_is_put_back(tmp_path: Path) -> None:
     """A process killed between the two renames left neither folder under its name, and the older one was removed."""
-    write_text(tmp_path / ".model.1234.old" / "file", "old")
-    write_text(tmp_path / ".model.1234.tmp" / "file", "new")
+    write_text(tmp_path / f".model.{OURS}.old" / "file", "old")
+    write_text(tmp_path / f".model.{OURS}.tmp" / "file", "new")
     remove_leftovers(tmp_path)
     assert content(tmp_path) == {"model/file": "old"}
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_the_next_writer_puts_it_back_too(tmp_path: Path, raises: bool) -> None:
+    """Most commands never look for leftovers; what one of them then fails to replace must be there all the same."""
+    write_text(tmp_path / f".[model].{OURS}.old" / "file", "old")
+    with suppress(ZeroDivisionError), atomic(tmp_path / "[model]") as temporary:
+        write_text(temporary / "file", "new")
+        if raises:
+            raise ZeroDivisionError
+    assert content(tmp_path) == {"[model]/file": "old" if raises else "new"}
+
+
+def test_many_writers_at_once_leave_one_s_work_whole(tmp_path: Path) -> None:
+    """Threads, or containers that share a disk, have one process number: their temporary files had one name."""
+
+    def write(number: int) -> None:
+        for _ in range(10):
+            with atomic(tmp_path / "folder") as temporary:
+                for name in ("a", "b", "c"):
+                    write_text(temporary / name, str(number))
+            write_text(tmp_path / "file", str(number) * 1000)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    found = content(tmp_path)
+    assert found.keys() == {"file", "folder/a", "folder/b", "folder/c"}
+    assert len({found[f"folder/{name}"] for name in "abc"}) == 1
+    assert found["file"] in {str(number) * 1000 for number in range(4)}
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """Somebody's `outputs/grid.png -> ~/.bashrc` had the reader's own file overwritten."""
+    write_text(tmp_path / "mine" / "file", "mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine" / "file")
+    write_text(tmp_path / "link", "new")
+    (tmp_path / "folder").symlink_to(tmp_path / "mine")
+    with atomic(tmp_path / "folder") as temporary:
+        write_text(temporary / "file", "new")
+    assert content(tmp_path) == {"mine/file": "mine", "link": "new", "folder/file": "new"}
+    assert not (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "folder").is_symlink()
+
+
+def test_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    (tmp_path / "file").chmod(0o640)
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a renamed file was there and empty."""
+    done: list[str] = []
+
+    def note(name: str, real: Callable[..., None]) -> Callable[..., None]:
+        return lambda *arguments: done.append(name) or real(*arguments)
+
+    monkeypatch.setattr(os, "fsync", note("sync", os.fsync))
+    monkeypatch.setattr(Path, "replace", note("rename", Path.replace))
+    with atomic(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "file").write_text("x")
+    assert done == ["sync", "sync", "rename", "sync"]  # file, its folder; then the folder that has the new name
+
+
+def test_a_folder_is_claimed_once_for_a_purpose(tmp_path: Path) -> None:
+    """A trainer took over any folder that it was given, and lost a project its own `model/` and `log.jsonl`."""
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "empty"):
+        claim(folder, "a run")
+        write_text(folder / "log.jsonl", "mine")
+        claim(folder, "a run")
+        with pytest.raises(BadInput, match="is a folder for 'a run', not for 'pictures'"):
+            claim(folder, "pictures")
+        assert content(folder) == {".tessera": "a run\n", "log.jsonl": "mine"}
+    write_text(tmp_path / "theirs" / ".git" / "HEAD", "")
+    with pytest.raises(BadInput, match="theirs: holds files that are not of Tessera"):
+        claim(tmp_path / "theirs", "a run")
+    assert content(tmp_path / "theirs") == {".git/HEAD": ""}
+
+
+def test_lines_are_added(tmp_path: Path) -> None:
+    for line in (b"one\n", b"two\n"):
+        with appending(tmp_path / "log") as file:
+            file.write(line)
+    assert content(tmp_path) == {"log": "one\ntwo\n"}
 
 
 def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -206,3 +311,55 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, why: 
     os.mkfifo(folder / "pipe")
     with pytest.raises(BadInput, match=why):
         inside(folder, name)
+
+
+FORBIDDEN = {"write_text", "write_bytes", "rename", "renames", "rmtree", "unlink", "rmdir", "removedirs", "copytree",
+              "copy2", "copyfile", "move", "symlink_to", "hardlink_to", "tofile", "savez"}  # fmt: skip
+"""Methods and functions that write, move or delete files."""
+
+
+def writes(tree: ast.AST) -> Iterator[int]:
+    """Lines of a module on which it writes, moves or deletes a file by itself."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            if called in FORBIDDEN and owner not in ("temporary"):
+                yield node.lineno
+            if called == "replace" and len(values) == 1 and owner != "dataclasses":  # of a path: a string's takes two
+                yield node.lineno
+        modes = [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
+        writing = [mode for mode in modes if set(mode) <= set("rwaxbt+") and set(mode) & set("wax+")]
+        if called in ("open", "fdopen") and writing:
+            yield node.lineno
+
+
+def test_no_module_writes_files_by_itself() -> None:
+    """Each that did survived neither a full disk, nor two writers, nor a link in its way; `training.files` does."""
+    root = Path(files.__file__).parents[1]
+    rooms = ("data", "diffusion", "evaluation", "sampling", "seq2seq", "tokenizer", "training")
+    found = [
+        f"{file.relative_to(root)}:{line}"
+        for room in rooms
+        for file in sorted((root / room).rglob("*.py"))
+        if file != Path(files.__file__)
+        for line in writes(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert not found, found
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("path.write_text('x')", True), ("open(path, 'w')", True), ("path.open('ab')", True),
+        ("path.open(mode='r+')", True), ("shutil.rmtree(path)", True), ("path.rename(other)", True),
+        ("path.replace(other)", True), ("os.replace(a)", True), ("path.read_text()", False), ("open(path)", False),
+        ("path.open('rb')", False), ("text.replace('a', 'b')", False), ("write_text(path, 'x')", False),
+        ("copy.copy(model)", False), ("temporary.write_bytes(x)", False),
+    ],
+)  # fmt: skip
+def test_it_is_noticed(code: str, expected: bool) -> None:
+    assert bool([*writes(ast.parse(code))]) == expected

@@ -153,6 +153,8 @@ def test_a_run_without_a_record_of_its_data_gets_it(tmp_path: Path) -> None:
 
 
 def test_a_damaged_config_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path)
+    gc.collect()
     write_text(tmp_path / "config.json", "{")
     assert "config.json: not valid JSON" in refusal(tmp_path)
 
@@ -164,16 +166,52 @@ def test_a_file_in_its_place_is_refused_by_the_system(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_trainer_left_is_removed(tmp_path: Path) -> None:
-    write_text(tmp_path / "checkpoints" / ".step-00000010.1.tmp" / "model.safetensors", "half")
+    opened(tmp_path)
+    gc.collect()
+    ours = "tessera-0123456789abcdef.tmp"
+    write_text(tmp_path / "checkpoints" / f".step-00000010.{ours}" / "model.safetensors", "half")
     write_text(tmp_path / "checkpoints" / "step-00000005" / "state.json", "whole")
-    write_text(tmp_path / ".model.1.tmp" / "config.json", "half")
-    write_text(tmp_path / "latents" / ".train.1.tmp" / "latents.npy", "half")
+    write_text(tmp_path / f".model.{ours}" / "config.json", "half")
+    write_text(tmp_path / "latents" / f".train.{ours}" / "latents.npy", "half")
     opened(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        ".lock", "checkpoints", "config.json", "data.json", "command.txt", "latents",
+        ".lock", ".tessera", "checkpoints", "config.json", "data.json", "command.txt", "latents",
     }  # fmt: skip
     assert not list((tmp_path / "latents").iterdir())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    """A project with files of these names lost them, and what ended in `.tmp` anywhere below."""
+    theirs = {"log.jsonl": "{}", "model/weights": "x", "config.json": "{}", "data.json": "{}", "a/.b.1.tmp": ""}
+    for name, text in theirs.items():
+        write_text(tmp_path / name, text)
+    assert "holds files that are not of Tessera" in refusal(tmp_path)
+    assert {str(f.relative_to(tmp_path)): f.read_text() for f in tmp_path.rglob("*") if f.is_file()} == theirs
+
+
+@pytest.mark.parametrize("left", [[], [5]])
+def test_a_run_whose_checkpoints_were_deleted_is_not_begun_anew(tmp_path: Path, left: list[int]) -> None:
+    """It lost its log at once, and its model in the end, to somebody who had wanted to save space."""
+    run = opened(tmp_path, steps=40, checkpoint_every=5)
+    for step in left:
+        (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
+    run.log({"step": 9, "loss": 1.0})
+    del run
+    gc.collect()
+    run = opened(tmp_path, steps=40, checkpoint_every=5)  # killed, and one of its two last checkpoints was damaged
+    run.log({"step": 15, "loss": 1.0})
+    del run
+    gc.collect()
+    assert "has a log up to step 15, but checkpoints only up to step" in refusal(tmp_path, steps=40, checkpoint_every=5)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_model_without_checkpoints_is_not_replaced(tmp_path: Path) -> None:
+    opened(tmp_path)
+    gc.collect()
+    write_text(tmp_path / "model" / "config.json", "{}")
+    assert "has a model, but checkpoints only up to step 0" in refusal(tmp_path)
 
 
 def test_the_log_is_rewound_to_the_checkpoint(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.config import from_dict, require, to_dict
 from training.errors import BadInput
-from training.files import atomic, write_json
+from training.files import write_bytes, write_json
 from training.pretrained import read_json
 
 PAD, EOS, NULL, UNKNOWN = range(4)
@@ -83,8 +83,7 @@ class TextTokenizer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `config.json` and `spiece.model` into `folder`, which may hold other files."""
-        with atomic(Path(folder) / "spiece.model") as temporary:
-            temporary.write_bytes(self._spiece)
+        write_bytes(Path(folder) / "spiece.model", self._spiece)
         write_json(Path(folder) / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
 
     @property

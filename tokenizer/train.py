@@ -48,7 +48,7 @@ def main(config: TokenizerTrainingConfig) -> None:
     def evaluate(model: ImageTokenizer, file: Path) -> dict[str, float]:
         """Draws validation pictures over their reconstructions."""
         rebuilt = model.decode(model.encode(shown))
-        grid([*shown[:16], *rebuilt[:16]], columns=min(16, len(shown))).save(file)
+        grid([*shown[:16], *rebuilt[:16]], columns=min(16, len(shown))).save(file, format="PNG")
         return {"validation_psnr": psnr(to_float(rebuilt), to_float(shown)).item()}
 
     def export(model: ImageTokenizer, folder: Path) -> None:

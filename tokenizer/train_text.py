@@ -7,6 +7,8 @@ from data.source import open_source
 from tokenizer.text import TextTokenizer, TextTokenizerConfig
 from training.cli import command
 from training.config import require
+from training.errors import BadInput
+from training.files import atomic
 
 
 @dataclass(kw_only=True)
@@ -33,12 +35,30 @@ class TextTrainingOptions:
 
 
 def main(options: TextTrainingOptions) -> None:
-    """Trains, saves, and says where."""
+    """Trains, saves, and says where. Raises `BadInput` where `out` holds anything but this text tokenizer."""
+    _require_free(options.out)
     pictures = open_source(options.data, size=options.size, split="train", cache=options.cache, limit=options.limit)
     captions = [caption for i in range(len(pictures)) for caption in pictures.captions(i)]
     text = TextTokenizer.train(captions, options.vocab_size, options.model)
-    text.save_pretrained(options.out)
+    if options.out.is_dir() and any(options.out.iterdir()):
+        there = TextTokenizer.from_pretrained(options.out).text_id
+        if there != text.text_id:
+            raise BadInput(
+                f"{options.out}: holds the text tokenizer {there}, and these captions make another, {text.text_id}; "
+                "models may rest on it, so choose another --out"
+            )
+    with atomic(options.out) as temporary:
+        text.save_pretrained(temporary)
     print(f"{text.vocab_size} pieces from {len(captions)} captions; the text tokenizer is in {options.out}")
+
+
+def _require_free(out: Path) -> None:
+    """Raises `BadInput` unless `out` is free, or a text tokenizer; before time is spent on one."""
+    if out.is_dir() and any(out.iterdir()):
+        others = {file.name for file in out.iterdir()} - {"config.json", "spiece.model"}
+        if others:
+            raise BadInput(f"{out}: holds something else than a text tokenizer ({min(others)}); choose another --out")
+        TextTokenizer.from_pretrained(out)
 
 
 if __name__ == "__main__":

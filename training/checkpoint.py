@@ -1,7 +1,7 @@
 """Checkpoints: model, averaged model and optimizer, written whole or not at all, as safetensors."""
 
 import json
-import shutil
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from training.errors import BadInput
-from training.files import atomic, write_json, write_tensors
+from training.files import atomic, remove, write_json, write_tensors
 
 State = dict[str, dict[str, Tensor]]
 """Optimizer state by parameter name."""
@@ -45,7 +45,7 @@ def save(folder: Path, step: int, model: nn.Module, average: nn.Module, optimize
             write_tensors(temporary / f"{name}.safetensors", part)
         write_json(temporary / "state.json", {"step": step, "param_groups": optimizer_state["param_groups"]})
     for old in _all(folder)[:-2]:
-        shutil.rmtree(old)
+        remove(old)
 
 
 def restore(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer) -> int:
@@ -75,7 +75,7 @@ def last_step(folder: Path) -> int:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
 
 
 def _flat(state: State) -> dict[str, Tensor]:

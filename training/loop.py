@@ -153,8 +153,9 @@ def train(
                         "begin the run anew in another --out with a lower optimizer.learning_rate"
                     )
             if main and config.sample_every and (done % config.sample_every == 0 or done == config.steps):
-                run.samples.mkdir(exist_ok=True)
-                _log(accelerator, run, done, evaluate(average, run.samples / f"step-{done:08d}.png"))
+                with atomic(run.samples / f"step-{done:08d}.png") as file:
+                    figures = evaluate(average, file)
+                _log(accelerator, run, done, figures)
                 meter.restart_clock()
             if save:  # last, so that a kill before has the step done again, and nothing of it is missing
                 checkpoint.save(run.checkpoints, done, model, average, optimizer, write=main)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from training.checkpoint import last_step
 from training.config import to_dict
 from training.errors import BadInput
-from training.files import naming, remove_leftovers, write_json, write_text
+from training.files import appending, claim, naming, remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
 from training.pretrained import read_json
 
@@ -41,9 +41,9 @@ class RunFolder:
     def lock(self) -> None:
         """Creates or re-opens the folder and locks it until this process ends, however it ends; may be called again.
 
-        Raises `BadInput` when another trainer lives in it.
+        Raises `BadInput` when another trainer lives in it, or it holds what is not of a run.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        claim(self.path, "a run")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -82,10 +82,25 @@ class RunFolder:
         step = last_step(self.checkpoints)
         if step > self.config.steps:
             raise BadInput(f"{self.path}: is at step {step} already; give --steps {step} or more, or another --out")
+        self._require_checkpoints(step, read_json(file) if file.exists() else mine)
         self.require_data(data)
         write_json(file, mine)
         write_json(self._data_file, data)
         write_text(self.path / "command.txt", self.command + "\n")
+
+    def _require_checkpoints(self, step: int, before: dict[str, Any]) -> None:
+        """Raises `BadInput` when the run was further than `step`, where its checkpoints end, than a kill explains.
+
+        Who deletes checkpoints to save space would lose the log, and in the end the model, to a run begun anew.
+        """
+        reached = max((line["step"] for line in self._lines()), default=0)
+        # of two checkpoints that are kept one may be damaged
+        if reached >= step + 2 * before["checkpoint_every"] or (self.model.exists() and not step):
+            there = "model" if self.model.exists() else f"log up to step {reached}"
+            raise BadInput(
+                f"{self.path}: has a {there}, but checkpoints only up to step {step}: "
+                "going on would replace what came of the lost ones; choose another --out"
+            )
 
     def rewind_log(self, step: int) -> None:
         """Drops the log lines after `step`, which a killed run wrote past its last checkpoint."""
@@ -104,13 +119,14 @@ class RunFolder:
         return next((line["precision"] for line in reversed(self._lines()) if "precision" in line), None)
 
     def _lines(self) -> list[dict[str, Any]]:
+        """Of the log, but for one cut short by a kill."""
         lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines if _step(line) < float("inf")]
 
     def log(self, values: dict[str, Any]) -> None:
         """Appends one JSON line."""
-        with naming(self.log_file), self.log_file.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        with naming(self.log_file), appending(self.log_file) as file:
+            file.write((json.dumps(values) + "\n").encode())
 
 
 def _step(line: str) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.files import json_lines, text_lines
 from data.splits import fraction
 from evaluation.suites.prompts import Prompt, Suite
 from training.errors import BadInput
@@ -39,19 +40,18 @@ def read_suite(path: Path) -> Suite:
 
 def read_lines(path: Path) -> list[Prompt]:
     """A prompt a line; what stands before a tab is its category."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in text_lines(path) if line.strip()]
     parts = [line.rpartition("\t") for line in lines]
     return [Prompt(text=text.strip(), category=category.strip()) for category, _, text in parts]
 
 
 def _jsonl(path: Path) -> list[Prompt]:
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                prompts.append(_row(json.loads(line), f"{path}, line {number}"))
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}, line {number}: not JSON ({error})") from None
+    for where, line in json_lines(path):
+        try:
+            prompts.append(_row(json.loads(line), where))
+        except ValueError as error:
+            raise BadInput(f"{where}: not JSON ({error})") from None
     return prompts
 
 
@@ -86,7 +86,7 @@ def _row(row: Any, where: str) -> Prompt:
 def _coco(path: Path) -> list[Prompt]:
     """At most 30,000 captions, always the same ones in an order fixed by hash."""
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
         captions = [(f"{a['image_id']}/{a.get('id', i)}", str(a["caption"])) for i, a in enumerate(annotations)]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise BadInput(

@@ -1,0 +1,312 @@
+"""Pictures, captions and prompts enter by one door: what training sees of a file, everybody else sees too."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from pyarrow import parquet
+
+from data import fit as reader
+from data.files import content_hashes, json_lines, text_lines, visible_files
+from data.fit import fit, fit_mask, original_size, whole
+from data.source import open_source
+from data.store import Unreadable
+from evaluation.harness import JudgeOptions, open_real
+from evaluation.pictures import Folder, list_pictures, prompted, read_pictures
+from evaluation.suites import open_suite
+from training.errors import BadInput
+
+RAMP = np.linspace(0, 255, 32).round().astype(np.uint8)[None].repeat(32, 0)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [RAMP.astype(np.uint16) * 257, RAMP.astype(np.int32) * 257, RAMP.astype(np.float32) / 255, RAMP.astype(np.float32)],
+    ids=["16 bits", "32 bits", "floats to 1", "floats to 255"],
+)
+def test_grey_of_any_depth_is_the_same_grey(samples: NDArray[np.generic], tmp_path: Path) -> None:
+    """The scorer had a reader of its own, in which grey of 16 bits was white."""
+    for name, image in (("a.tif", Image.fromarray(samples)), ("b.tif", Image.fromarray(RAMP))):
+        image.save(tmp_path / name)
+    assert np.abs(whole(tmp_path / "a.tif").astype(int) - RAMP).max() <= 1
+    trained, judged = fit(tmp_path / "a.tif", 32), read_pictures(list_pictures(tmp_path))
+    assert (torch.from_numpy(trained.copy()) == judged[0]).all()
+    assert (judged[0].int() - judged[1].int()).abs().max() <= 1
+    assert (Folder(tmp_path, 32)[0] == judged[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("samples", "why"),
+    [
+        (np.float32([[0, np.nan]]), "samples that are no numbers"),
+        (np.float32([[-5, 3]]), "samples from -5 to 3; 0 to 255 can be read"),
+        (np.int32([[0, 70_000]]), "samples from 0 to 70000; 0 to 65535 can be read"),
+    ],
+)
+def test_samples_without_a_meaning_are_refused(samples: NDArray[np.generic], why: str) -> None:
+    with pytest.raises(Unreadable, match=why):
+        whole(encoded(Image.fromarray(samples.repeat(20, 0).repeat(20, 1)), "TIFF"))
+
+
+def test_a_colour_that_is_transparent_is_white_at_any_depth() -> None:
+    grey = encoded(Image.fromarray(RAMP.astype(np.uint16) * 257), transparency=257 * int(RAMP[0, 3]))
+    assert (whole(grey)[:, :, 3] == 255).all()
+    assert np.abs(whole(grey)[:, :, 4].astype(int) - RAMP[0, 4]).max() <= 1
+    red = encoded(Image.new("RGB", (16, 16), (255, 0, 0)), transparency=(255, 0, 0))
+    assert (whole(red) == 255).all()
+
+
+@pytest.mark.parametrize("white", [1, 255])
+@pytest.mark.parametrize("mode", ["L", "RGB", "1", "I;16"])
+def test_a_mask_of_ones_is_a_mask(mode: str, white: int) -> None:
+    """Programs that segment pictures write 0 and 1, which to the eye is all black: nothing was drawn anew."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, 16:] = white
+    image = (
+        Image.fromarray(mask.astype(np.uint16))
+        if mode == "I;16"
+        else Image.fromarray(mask > 0 if mode == "1" else mask)
+    )
+    found = fit_mask(encoded(image.convert(mode) if mode == "RGB" else image), 32)
+    if mode == "I;16" and white == 255:  # of 65,535
+        assert not found.any()
+    else:
+        assert (found == (mask > 0)).all()
+
+
+@pytest.mark.parametrize("format", ["EPS", "PDF", "PPM", "ICO"])
+def test_other_formats_are_no_pictures_whatever_they_are_called(tmp_path: Path, format: str) -> None:
+    """Pillow hands PostScript to Ghostscript, an interpreter, whatever the file's name."""
+    (tmp_path / "cat.png").write_bytes(encoded(Image.new("RGB", (64, 64)), format))
+    for read in (whole, lambda file: fit(file, 16), original_size):
+        with pytest.raises(Unreadable, match="not a picture"):
+            read(tmp_path / "cat.png")
+    with pytest.raises(BadInput, match=r"cat.png: cannot be read \(not a picture\)"):
+        read_pictures([tmp_path / "cat.png"])
+
+
+def test_what_is_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_LARGEST", 100 * 100)
+    file = encoded(Image.new("RGB", (101, 100)))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(Unreadable, match=r"0 million pixels; 0 million are the most"):
+        fit(file, 16)
+
+
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of 182 million pixels was refused."""
+    photo = Image.fromarray(RAMP).convert("RGB").resize((512, 512))
+    full = fit(encoded(photo, "JPEG", quality=95), 32)
+    monkeypatch.setattr(reader, "_LARGEST", 100 * 100)
+    assert np.abs(fit(encoded(photo, "JPEG", quality=95), 32).astype(int) - full).max() == 0
+    assert np.abs(full[0].astype(int) - RAMP).max() < 8
+
+
+def test_a_large_picture_is_reduced_before_it_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = encoded(Image.fromarray(RAMP).convert("RGBA").resize((512, 512)))
+    small = fit(photo, 32)
+    monkeypatch.setattr(reader, "_LARGE", 1)
+    assert np.abs(fit(photo, 32).astype(int) - small).max() <= 3
+
+
+def broken_exif(entries: bytes) -> bytes:
+    return b"Exif\0\0II*\0\x08\0\0\0" + entries
+
+
+TURNED = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("exif", "upright"),
+    [
+        (broken_exif(b"\x01\0" + TURNED + b"\0\0\0\0"), False),
+        (broken_exif(b"\x02\0" + TURNED + b"\x0f\x01\x02\0\x90\x01\0\0\x0f\x27\0\0" + b"\0\0\0\0"), False),
+        (broken_exif(b"\x01\0" + b"\x12\x01\x02\0\x04\0\0\0\x36\0\0\0" + b"\0\0\0\0"), True),
+        (b"Exif\0\0MM\0*\xff\xff\xff\xff\xff\xff\xff", True),
+        (b"Exif\0\0", True),
+    ],
+    ids=["whole", "another tag cut short", "orientation as text", "garbage", "empty"],
+)
+def test_a_damaged_tag_costs_no_picture(exif: bytes, upright: bool) -> None:
+    """Only the orientation is looked at; photographs with a bad tag were left out, or ended the command."""
+    file = encoded(Image.new("RGB", (96, 64), "teal"), "JPEG", exif=exif)
+    assert original_size(file) == ((96, 64) if upright else (64, 96))
+    assert whole(file).shape == ((3, 64, 96) if upright else (3, 96, 64))
+    assert fit(file, 16).shape == (3, 16, 16)
+
+
+def picture(file: Path, colour: str = "teal") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32), colour).save(file)
+    return file
+
+
+def test_hidden_files_are_passed_over_and_links_followed_once(tmp_path: Path) -> None:
+    """What Macs and notebooks leave in folders was counted twice, or had the folder refused."""
+    picture(tmp_path / "elsewhere" / "linked.png")
+    folder = tmp_path / "photos"
+    for name in (
+        "b.png",
+        "a.png",
+        "deep/c.png",
+        ".ipynb_checkpoints/a.png",
+        "__MACOSX/a.png",
+        "._a.png",
+        ".DS_Store/x.png",
+    ):
+        picture(folder / name)
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "link again").symlink_to(tmp_path / "elsewhere")
+    (folder / "deep" / "cycle").symlink_to(folder)
+    found = [str(file.relative_to(folder)) for file in visible_files(folder)]
+    assert found == ["a.png", "b.png", "deep/c.png", "link/linked.png"]
+    assert len(Folder(folder, 16)) == 4
+
+
+def test_a_linked_split_is_there(tmp_path: Path) -> None:
+    for split, place in (("train", tmp_path / "disk"), ("validation", tmp_path / "photos" / "validation")):
+        picture(place / f"{split}.png")
+        (place / "metadata.jsonl").write_text(json.dumps({"file_name": f"{split}.png", "text": split}))
+    (tmp_path / "photos" / "train").symlink_to(tmp_path / "disk")
+    pictures = open_source(tmp_path / "photos", size=16, cache=tmp_path / "cache", split="train")
+    assert [pictures.key(i) for i in range(len(pictures))] == ["train/train.png"]
+
+
+def photos(folder: Path, count: int, **more: object) -> Path:
+    lines = [{"file_name": picture(folder / f"{i}.png").name, "text": f"number {i}", **more} for i in range(count)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_share_is_set_aside_where_nothing_is_for_validation(tmp_path: Path) -> None:
+    """`train/` and `test/`, as most have them, gave a trainer nothing to validate with, and no way out."""
+    for split in ("train", "test"):
+        photos(tmp_path / "p" / split, 6)
+
+    def splits(split: str) -> int:
+        return len(open_source(tmp_path / "p", size=16, cache=tmp_path / "cache", split=split))
+
+    with pytest.warns(UserWarning, match="p: states no pictures for validation, so 1 of the training pictures are set"):
+        assert splits("validation") == 1
+    assert (splits("train"), splits("test")) == (5, 6)
+    photos(tmp_path / "one", 1)
+    with pytest.raises(BadInput, match="one: has one picture; two are the least"):
+        open_source(tmp_path / "one", size=16, cache=tmp_path / "cache", split="validation")
+
+
+def test_null_is_not_a_split(tmp_path: Path) -> None:
+    photos(tmp_path / "p", 3, split=None)
+    assert len(open_source(tmp_path / "p", size=16, cache=tmp_path / "cache", split="train")) == 2
+
+
+def test_every_command_reads_tables_at_any_depth(tmp_path: Path) -> None:
+    """Inspection read a data set in the Hub's layout; scoring said that it had no picture."""
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / "data" / "._train-00000-of-00001.parquet").write_text("of a Mac")
+    rows = {"image": [picture(tmp_path / f"{i}.png").read_bytes() for i in range(3)], "text": ["a", "b", "c"]}
+    parquet.write_table(pa.table(rows), tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
+    side = open_real(
+        None, 16, JudgeOptions(reference=str(tmp_path / "hub"), cache=tmp_path / "cache", networks=["lite0"])
+    )
+    assert len(side.judge.given) == 3
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("mark", [b"", MARK])
+def test_texts_are_read_with_any_mark_and_line_ends(tmp_path: Path, mark: bytes, ends: bytes) -> None:
+    """The byte order mark of Windows' editors became part of the first prompt, which drew another picture."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(mark + ends.join([b"a fox", b"", "a\u2028rocket".encode(), b""]))
+    assert text_lines(file) == ["a fox", "", "a\u2028rocket"]
+    assert [prompt.text for prompt in open_suite(str(file)).prompts] == ["a fox", "a\u2028rocket"]
+
+
+@pytest.mark.parametrize("mark", [b"", MARK])
+def test_lines_of_json_end_at_line_feeds(tmp_path: Path, mark: bytes) -> None:
+    """Unicode's other line ends may stand in a JSON string as they are, and cut it in two."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(mark + '{"prompt": "a\u2028fox"}\r\n\r\n{"prompt": "b"}'.encode())
+    assert [where for where, _ in json_lines(file)] == [f"{file}, line 1", f"{file}, line 3"]
+    assert [prompt.text for prompt in open_suite(str(file)).prompts] == ["a\u2028fox", "b"]
+    photos(tmp_path / "p", 2)
+    metadata = tmp_path / "p" / "metadata.jsonl"
+    metadata.write_bytes(mark + metadata.read_bytes().replace(b"number 0", "num\u2028ber".encode()))
+    assert prompted(tmp_path / "p") == (
+        [tmp_path / "p" / "0.png", tmp_path / "p" / "1.png"],
+        ["num\u2028ber", "number 1"],
+    )
+    metadata.write_bytes(b'{"file_name": "0.png", "text": "a"}\n\xff')
+    with pytest.raises(BadInput, match=r"metadata.jsonl, line 2: not UTF-8 text \(byte 36\); save it as UTF-8"):
+        open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
+
+
+def test_prompts_lead_to_no_file_outside(tmp_path: Path) -> None:
+    picture(tmp_path / "secret.png")
+    (tmp_path / "drawn").mkdir()
+    file = tmp_path / "drawn" / "generation.json"
+    for name, why in (("../secret.png", "inside the folder"), (str(tmp_path / "secret.png"), "inside the folder")):
+        file.write_text(json.dumps({"images": [{"file": name, "prompt": "x"}]}))
+        with pytest.raises(BadInput, match=why):
+            prompted(tmp_path / "drawn")
+    for images in ([{"file": 3, "prompt": "x"}], {"file": "x"}, ["x"], None):
+        file.write_text(json.dumps({"images": images}))
+        with pytest.raises(BadInput, match=r"generation.json: does not name file and prompt of each picture"):
+            prompted(tmp_path / "drawn")
+
+
+def in_a_folder(tmp_path: Path, colour: str) -> Path:
+    picture(photos(tmp_path / "p", 2) / "0.png", colour)
+    return tmp_path / "p"
+
+
+def in_a_table(tmp_path: Path, colour: str) -> Path:
+    rows = {"image": [picture(tmp_path / "x.png", colour).read_bytes()], "text": ["a"]}
+    parquet.write_table(pa.table(rows), tmp_path / "p.parquet")
+    return tmp_path / "p.parquet"
+
+
+@pytest.mark.parametrize("made", [in_a_folder, in_a_table])
+def test_another_picture_under_the_same_name_and_time_is_seen(
+    tmp_path: Path, made: Callable[[Path, str], Path]
+) -> None:
+    """Of the same size and time as before it was drawn from the cache, under the old fingerprint."""
+
+    def opened(colour: str) -> tuple[list[int], str]:
+        source = made(tmp_path, colour)
+        for file in (source, *(source.rglob("*") if source.is_dir() else ())):
+            os.utime(file, (1e9, 1e9))
+        pictures = open_source(source, size=16, cache=tmp_path / "cache")
+        return pictures[0][:, 0, 0].tolist(), pictures.fingerprint
+
+    red, blue = opened("#ff0000"), opened("#0000ff")
+    assert red[0] == [255, 0, 0]
+    assert blue[0] == [0, 0, 255]
+    assert red[1] != blue[1]
+
+
+def test_contents_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a copy elsewhere has the same hash, so that data that were moved are the same data."""
+    file = picture(tmp_path / "a.png")
+    (first,) = content_hashes([file], tmp_path / "cache")
+    moved = tmp_path / "b.png"
+    moved.write_bytes(file.read_bytes())
+    assert content_hashes([moved, tmp_path / "none"], tmp_path / "cache") == [first, ""]
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("read again"))
+    assert content_hashes([file], tmp_path / "cache") == [first]
