@@ -62,8 +62,8 @@ def main(options: BundleOptions) -> None:
 def assemble(options: BundleOptions) -> None:
     """Copies the parts, checks that they fit, and writes index and card; of an older bundle it replaces these alone.
 
-    Raises `BadInput` when the parts do not fit, when one has a link among its files, when one lies in `out` or `out` in
-    one, or when `out` is there and is no bundle. The older bundle then stays as it is.
+    Raises `BadInput` when the parts do not fit, when one has a link among its files, when one lies in `out`, unless in
+    its own place there, or `out` in one, or when `out` is there and is no bundle. The older one then stays as it is.
     """
     backends = {"autoregressive": options.autoregressive, "diffusion": options.diffusion}
     parts = {"text": options.text, "tokenizer": options.tokenizer}
@@ -103,7 +103,7 @@ def _loaded(copies: Path, parts: Mapping[str, Path]) -> Bundle:
 
 
 def _require_apart(parts: Mapping[str, Path], out: Path) -> None:
-    """Raises `BadInput` for a part that is not there, lies in `out` or has it inside, or in whose place a link is."""
+    """Raises `BadInput` for a part that is not there, is amiss in `out`, has it inside, or has a link in its place."""
     for name, folder in parts.items():
         if not folder.is_dir():
             raise BadInput(f"--{name} {folder}: no such folder")
