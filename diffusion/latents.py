@@ -19,8 +19,8 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import from_dict, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
-from training.pretrained import read_json
 from training.run import RunFolder
+from training.strict_json import read_json
 
 
 @dataclass(kw_only=True)

@@ -25,7 +25,7 @@ from training.cli import command
 from training.config import require
 from training.errors import BadInput
 from training.files import splice, write_json, write_text
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,8 @@ from sampling.generate import SHIPPED
 from training.cli import command
 from training.errors import BadInput
 from training.files import atomic
-from training.pretrained import read_json
 from training.record import read_record, total, whole_curves
+from training.strict_json import read_json
 
 _BACKENDS = {
     "autoregressive": ("token model", "nats an image token"),

@@ -14,7 +14,7 @@ from data.grid import from_pil
 from data.store import Unreadable
 from evaluation.features import Pictures
 from training.errors import BadInput
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 

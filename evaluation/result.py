@@ -12,7 +12,7 @@ from evaluation.judge import Scores
 from evaluation.metrics import Metric
 from training.errors import BadInput
 from training.files import write_json
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 FORMAT = "tessera-evaluation"
 VERSION = 1

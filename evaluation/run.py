@@ -41,8 +41,8 @@ from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
-from training.pretrained import read_json
 from training.processes import require_joined, share_cores
+from training.strict_json import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

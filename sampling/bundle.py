@@ -11,8 +11,8 @@ from sampling.pipeline import Bundle, load
 from training.cli import command
 from training.errors import BadInput
 from training.files import atomic, write_json, write_text
-from training.pretrained import read_json
 from training.record import read_record
+from training.strict_json import read_json
 
 _ART = """
 The pictures are emoji in three hands: Twemoji (c) Twitter, Inc and other contributors, CC-BY 4.0; OpenMoji, CC BY-SA

@@ -25,8 +25,8 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.errors import BadInput
 from training.precision import has_bf16
-from training.pretrained import read_json
 from training.record import read_record
+from training.strict_json import read_json
 
 LONGEST_PROMPT = 1000
 """Characters. A longer prompt is surely a mistake; one that only exceeds the model's length is cut with a warning."""

@@ -24,7 +24,7 @@ from sampling.generate import GenerateOptions, main
 from training.cli import command
 from training.config import parse, to_dict
 from training.errors import BadInput
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat"]
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from training.config import require
 from training.errors import BadInput
-from training.pretrained import PretrainedModel, exported, read_json
+from training.pretrained import PretrainedModel, exported
+from training.strict_json import read_json
 
 
 @dataclass(kw_only=True)

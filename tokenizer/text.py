@@ -14,7 +14,7 @@ from torch import Tensor
 from training.config import from_dict, require, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 PAD, EOS, NULL, UNKNOWN = range(4)
 """Ids of the special pieces. `UNKNOWN` exists because SentencePiece wants one; byte fallback never needs it."""

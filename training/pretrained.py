@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from training.config import flat, from_dict, to_dict
 from training.errors import BadInput
 from training.files import write_json, write_tensors
+from training.strict_json import read_json
 
 
 class PretrainedModel(nn.Module, ModelHubMixin):
@@ -130,19 +131,6 @@ def exported(model: nn.Module) -> dict[str, Tensor]:
         name: tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises `BadInput` when the file is missing or is not one."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{file}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{file}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{file}: holds a {type(values).__name__}, not a JSON object")
-    return values
 
 
 def _fetch(path: str | Path, name: str, **hub: Any) -> Path:

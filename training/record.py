@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from training.errors import BadInput
 from training.options import TrainingConfig
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 FILE = "training.json"
 
