@@ -1,6 +1,5 @@
 """Latents of a corpus, computed once and kept beside the run: memory-mapped, so that training needs no pictures."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from training.config import from_dict, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.run import RunFolder
-from training.strict_json import read_json
+from training.strict_json import read_json, read_json_list
 
 
 @dataclass(kw_only=True)
@@ -52,9 +51,11 @@ class LatentStore:
         self.info = from_dict(LatentStoreInfo, read_json(folder / "store.json"), folder / "store.json")
         try:
             self._latents = np.load(folder / "latents.npy", mmap_mode="r")  # (pictures, views, C, h, w) float16
-            self._captions: list[list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-            self.groups: list[str] = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+            self._captions: list[list[str]] = read_json_list(folder / "captions.json", most=2**30)
+            self.groups: list[str] = read_json_list(folder / "groups.json", most=2**30)
             """What each picture is a variant of."""
+            if not len(self._latents) == len(self._captions) == len(self.groups):
+                raise ValueError("of some pictures there are no latents, captions or groups")
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder}: a damaged store of latents ({error}); delete it to have it made again") from None
 

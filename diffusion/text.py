@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seq2seq.model import TextEncoder, TokenModel, TokenModelConfig, text_mask
 from tokenizer.text import TextTokenizer, trimmed
-from training.config import require
+from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 from training.errors import BadInput
 
 
@@ -39,8 +39,10 @@ class TextConfig:
     """Ids a caption. The trainer sets it."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "mlp_width", "heads", "depth", "vocab_size", "length"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require_sizes(
+            self, width=MOST_WIDTH, mlp_width=4 * MOST_WIDTH, heads=MOST_WIDTH, depth=MOST_DEPTH, vocab_size=2**24,
+            length=MOST_WIDTH,
+        )  # fmt: skip
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
         require(self, "source", bool(self.source) or self.kind == "own", f"given with kind {self.kind}")
 

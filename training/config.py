@@ -22,10 +22,22 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True, import_path_deny
 Config = TypeVar("Config")
 
 
+MOST_DEPTH = 1000
+"""Blocks, of any model: a config that claims more is refused before as many are built."""
+MOST_WIDTH = 2**16
+"""Likewise of widths and lengths; hidden widths of MLPs may be four times as large."""
+
+
 def require(owner: object, name: str, condition: bool, wanted: str) -> None:
     """For `__post_init__`: raises `BadInput` naming the field, its value and the allowed range."""
     if not condition:
         raise BadInput(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}: must be {wanted}")
+
+
+def require_sizes(owner: object, **most: int) -> None:
+    """Raises `BadInput` unless each of these fields is from 1 to its most."""
+    for name, limit in most.items():
+        require(owner, name, 1 <= getattr(owner, name) <= limit, f"from 1 to {limit}")
 
 
 def parser_for(config: type, positional: Sequence[str] = (), prog: str | None = None) -> ArgumentParser:
