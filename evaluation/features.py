@@ -126,7 +126,7 @@ class Inception:
 
 
 class ClipFeatures:
-    """Those of a CLIP, from a folder or the Hub."""
+    """Those of a CLIP, from a folder or `hf://owner/name`."""
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
         self.name = "clip"

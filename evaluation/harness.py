@@ -36,7 +36,7 @@ class JudgeOptions:
     inception: Path | None = None
     """TorchScript file of Inception (inception-2015-12-05.pt), for true FID and Inception score."""
     clip: str | None = None
-    """A CLIP of `transformers`, folder or Hub id, for the true CLIP score."""
+    """A CLIP of `transformers`, a folder or `hf://owner/name`, for the true CLIP score."""
     reference: str | None = None
     """Real pictures: `emoji`, a folder or a parquet file; by default those that the suite's prompts come from."""
     gallery_size: int = 1000

@@ -50,7 +50,7 @@ class RunOptions(JudgeOptions, BackendOptions):
     """Draws the pictures of a prompt suite with a bundle and scores them beside controls."""
 
     model: str = str(SHIPPED)
-    """Bundle: a folder or a Hub id. By default the one that comes with Tessera."""
+    """Bundle: a folder or `hf://owner/name`. By default the one that comes with Tessera."""
     suite: str = "emoji/validation"
     """`emoji/train-sample`, `emoji/train-tuning`, `emoji/validation`, `emoji/validation-style`, `emoji/heldout-style`,
     `attributes`, `free`, `lab`, a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
@@ -248,7 +248,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
     told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": options.model, **_drawn_by(bundle, options),
+        "model": bundle.source, **_drawn_by(bundle, options),
         "training": bundle.training.get(options.backend, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: most[name] for name in told if name in most}, "turns": turns,

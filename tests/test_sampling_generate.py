@@ -197,7 +197,7 @@ def test_parts_that_do_not_belong_together(bundle: Path, tmp_path: Path) -> None
 
 
 def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="neither a bundle here nor one on the Hub"):
+    with pytest.raises(BadInput, match="no such folder; a model on the Hub is given as hf://owner/name"):
         load(tmp_path / "nothing")
 
 

@@ -109,7 +109,8 @@ def test_a_missing_file(folder: Path, name: str) -> None:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "nothing").startswith(f"{tmp_path / 'nothing'}: neither a model folder here nor")
+    said = f"{tmp_path / 'nothing'}: no such folder; a model on the Hub is given as hf://owner/name"
+    assert refusal(tmp_path / "nothing") == said
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, -1])

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,7 +17,10 @@ from torch.overrides import TorchFunctionMode
 from training.config import flat, from_dict, to_dict
 from training.errors import BadInput
 from training.files import write_json, write_tensors
+from training.hub import fetched
 from training.strict_json import read_json
+
+_FILES = ("config.json", "model.safetensors")
 
 
 class PretrainedModel(nn.Module, ModelHubMixin):
@@ -46,16 +48,19 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", **hub: Any
+        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Self:
-        """Loads a model in eval mode from a folder or a Hub id.
+        """Loads a model in eval mode from a folder, or from the Hub where it is `hf://owner/name@commit`.
 
-        `dtype` casts the floating-point weights; `None` keeps the dtype of the file. `hub` goes to
-        `huggingface_hub.hf_hub_download` (`revision`, `token`, ...).
+        `dtype` casts the floating-point weights; `None` keeps the dtype of the file.
         Raises `BadInput` when a file is missing, truncated, or does not fit, and for a device that is not there.
         """
         _require_device(device)
-        config_file, weights_file = (_fetch(path, name, **hub) for name in ("config.json", "model.safetensors"))
+        folder, _ = fetched(path, _FILES)
+        config_file, weights_file = (folder / name for name in _FILES)
+        for file in (config_file, weights_file):
+            if not file.is_file():
+                raise BadInput(f"{folder}: has no {file.name}, so it is not a complete model folder")
         values = read_json(config_file, most=2**20)
         kind = values.pop("model", None)
         if kind != cls.__name__:
@@ -179,17 +184,3 @@ def exported(model: nn.Module) -> dict[str, Tensor]:
         name: tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-
-
-def _fetch(path: str | Path, name: str, **hub: Any) -> Path:
-    """The file `name` of a model folder, downloaded first when `path` is a Hub id."""
-    folder = Path(path)
-    if folder.is_dir():
-        if not (folder / name).is_file():
-            raise BadInput(f"{folder}: has no {name}, so it is not a complete model folder")
-        return folder / name
-    try:
-        return Path(hf_hub_download(str(path), name, **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"{path}: neither a model folder here nor a model on the Hub ({reason})") from None
