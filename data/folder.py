@@ -23,6 +23,7 @@ from data.corpus import Corpus
 from data.fit import VERSION, fit, original_size
 from data.splits import settle, stated_by
 from training.errors import BadInput
+from training.strict_json import parse_json
 
 METADATA = "metadata.jsonl"
 _LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
@@ -126,9 +127,9 @@ def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str 
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{where}: not JSON ({error}); a line should look like {_LINE}") from None
+        record = parse_json(line, where)
+    except BadInput as error:
+        raise BadInput(f"{error}; a line should look like {_LINE}") from None
     if not isinstance(record, dict):
         raise BadInput(f"{where}: not a JSON object; a line should look like {_LINE}")
     return record
@@ -140,6 +141,4 @@ def _string(record: dict[str, Any], field: str, where: str) -> str:
     value = record[field]
     if not isinstance(value, str) or not value.strip():
         raise BadInput(f"{where}: {field!r} is {json.dumps(value)}; it must be a string with something in it")
-    if not value.isascii() and value != value.encode(errors="ignore").decode():
-        raise BadInput(f"{where}: {field!r} has half of a surrogate pair in it; it must be valid Unicode")
     return value

@@ -34,9 +34,13 @@ class CurvesOptions:
 
 def main(options: CurvesOptions) -> None:
     """Reads, plots, and says where."""
-    parts = read_json(options.model / "bundle.json").get("parts", [])
+    parts = read_json(options.model / "bundle.json").get("parts")
+    if not isinstance(parts, list):
+        raise BadInput(f"{options.model / 'bundle.json'}: must list the bundle's parts")
     found = {name: read_record(options.model / name) for name in _BACKENDS if name in parts}
-    curves = {name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves")}
+    curves = {
+        name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves", {}).get("loss")
+    }
     if not curves:
         raise BadInput(f"{options.model}: no training.json beside its models has the losses of their training")
     plot(curves, options.plot)

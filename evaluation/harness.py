@@ -34,7 +34,8 @@ class JudgeOptions:
     networks: list[str] = field(default_factory=lambda: ["lite0", "lite1"])
     """Feature networks that need nothing but pip: `lite0`, `lite1`."""
     inception: Path | None = None
-    """TorchScript file of Inception (inception-2015-12-05.pt), for true FID and Inception score."""
+    """The published TorchScript file of Inception, inception-2015-12-05.pt, for true FID and Inception score. It is a
+    program, which scoring runs: a file of another SHA-256 is refused."""
     clip: str | None = None
     """A CLIP of `transformers`, a folder or `hf://owner/name`, for the true CLIP score."""
     reference: str | None = None

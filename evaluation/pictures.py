@@ -1,6 +1,5 @@
 """Pictures to judge: anyone's folder, or the real ones that a suite is about."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from data.grid import from_pil
 from data.store import Unreadable
 from evaluation.features import Pictures
 from training.errors import BadInput
-from training.strict_json import read_json
+from training.files import inside
+from training.strict_json import read_json, read_json_lines
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -67,22 +67,27 @@ def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor
 
 
 def prompted(folder: Path) -> tuple[list[Path], list[str]]:
-    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts."""
+    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts.
+
+    Raises `BadInput` where those name anything but files in the folder.
+    """
     if (folder / "generation.json").is_file():
         file, names = folder / "generation.json", ("file", "prompt")
-        rows = read_json(file).get("images", [])
+        listed = read_json(file, most=2**27).get("images", [])
+        rows = [(str(file), row) for row in listed] if isinstance(listed, list) else [(str(file), listed)]
     elif (folder / "metadata.jsonl").is_file():
         file, names = folder / "metadata.jsonl", ("file_name", "text")
-        try:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except ValueError as error:
-            raise BadInput(f"{file}: not lines of JSON ({error})") from None
+        rows = list(read_json_lines(file, most=2**27))
     else:
         return list_pictures(folder), []
-    try:
-        return [folder / row[names[0]] for row in rows], [str(row[names[1]]) for row in rows]
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{file}: does not name {' and '.join(names)} of each picture ({error})") from None
+    files, prompts = [], []
+    for where, row in rows:
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
+            raise BadInput(f"{where}: does not name {' and '.join(names)} of each picture")
+        inside(folder, row[names[0]])
+        files.append(folder / row[names[0]])
+        prompts.append(row[names[1]])
+    return files, prompts
 
 
 def padded(picture: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from training.config import require, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.processes import require_joined, share_cores
-from training.strict_json import read_json
+from training.strict_json import read_json, read_json_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,11 +271,14 @@ def _turns(out: Path) -> dict[int, dict[str, Any]]:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:  # the last one, of a process killed while it wrote
-            break
+    try:
+        for _, line in read_json_lines(file):
+            images, seconds = line["images"], line["seconds"]
+            if type(images) is not int or type(seconds) not in (int, float) or min(images, seconds) < 0:
+                break
+            found.append(line)
+    except (BadInput, KeyError, TypeError):  # the last one, of a process killed while it wrote
+        pass
     return found
 
 

@@ -8,7 +8,7 @@ prompts.txt                a prompt a line, or category, tab, prompt
 """
 
 import csv
-import json
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from typing import Any
 from data.splits import fraction
 from evaluation.suites.prompts import Prompt, Suite
 from training.errors import BadInput
+from training.strict_json import read_bytes, read_json, read_json_lines
 
 COCO_COUNT = 30_000
 """Captions of the usual zero-shot protocol (DALL-E, GLIDE, Parti): 30,000 of the validation set, chosen at random."""
+
+MOST_BYTES = 2**28
+"""Of a file of prompts: 256 MiB, eight times what the captions of COCO's validation set take."""
 
 _TEXT = ("prompt", "prompts", "caption", "text")
 
@@ -39,34 +43,29 @@ def read_suite(path: Path) -> Suite:
 
 def read_lines(path: Path) -> list[Prompt]:
     """A prompt a line; what stands before a tab is its category."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in _text(path).splitlines() if line.strip()]
     parts = [line.rpartition("\t") for line in lines]
     return [Prompt(text=text.strip(), category=category.strip()) for category, _, text in parts]
 
 
+def _text(path: Path) -> str:
+    return read_bytes(path, MOST_BYTES).decode("utf-8-sig")
+
+
 def _jsonl(path: Path) -> list[Prompt]:
-    prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                prompts.append(_row(json.loads(line), f"{path}, line {number}"))
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}, line {number}: not JSON ({error})") from None
-    return prompts
+    return [_row(row, where) for where, row in read_json_lines(path, MOST_BYTES)]
 
 
 def _table(path: Path) -> list[Prompt]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        # tab-separated prompts hold quotation marks that are meant
-        rows = (
-            csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if path.suffix == ".tsv"
-            else csv.DictReader(file)
-        )
-        try:
-            return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
-        except csv.Error as error:
-            raise BadInput(f"{path}: not a table ({error})") from None
+    file = io.StringIO(_text(path), newline="")
+    # tab-separated prompts hold quotation marks that are meant
+    rows = (
+        csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if path.suffix == ".tsv" else csv.DictReader(file)
+    )
+    try:
+        return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    except csv.Error as error:
+        raise BadInput(f"{path}: not a table ({error})") from None
 
 
 def _row(row: Any, where: str) -> Prompt:
@@ -86,9 +85,9 @@ def _row(row: Any, where: str) -> Prompt:
 def _coco(path: Path) -> list[Prompt]:
     """At most 30,000 captions, always the same ones in an order fixed by hash."""
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        annotations = read_json(path, MOST_BYTES)["annotations"]
         captions = [(f"{a['image_id']}/{a.get('id', i)}", str(a["caption"])) for i, a in enumerate(annotations)]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise BadInput(
             f"{path}: not COCO captions, which have annotations with image_id and caption ({error})"
         ) from None
