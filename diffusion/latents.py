@@ -54,8 +54,10 @@ class LatentStore:
             self._captions: list[list[str]] = read_json_list(folder / "captions.json", most=2**30)
             self.groups: list[str] = read_json_list(folder / "groups.json", most=2**30)
             """What each picture is a variant of."""
-            if not len(self._latents) == len(self._captions) == len(self.groups):
-                raise ValueError("of some pictures there are no latents, captions or groups")
+            if self._latents.ndim != 5 or self._latents.shape[:2] != (len(self._captions), self.info.views):
+                raise ValueError("latents of another number than store.json and captions.json say")
+            if len(self.groups) != len(self._captions):
+                raise ValueError("groups of another number than captions")
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder}: a damaged store of latents ({error}); delete it to have it made again") from None
 

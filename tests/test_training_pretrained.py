@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -212,6 +214,19 @@ def test_a_width_that_the_weights_do_not_have_is_not_allocated(folder: Path) -> 
     """A config of some bytes made the reader allocate terabytes before it looked at the weights."""
     (folder / "config.json").write_text('{"model": "Small", "width": 1099511627776}')
     assert "config says (2, 1099511627776)" in refusal(folder)
+
+
+def test_it_is_pushed_with_config_weights_and_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: list[set[str]] = []
+    created = SimpleNamespace(repo_id="owner/name")
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: created)
+    monkeypatch.setattr(
+        HfApi,
+        "upload_folder",
+        lambda *_, folder_path, **__: pushed.append({f.name for f in Path(folder_path).iterdir()}),
+    )
+    Small.from_pretrained(folder).push_to_hub("owner/name")
+    assert pushed == [{"config.json", "model.safetensors", "README.md"}]
 
 
 def test_loading_leaves_random_numbers_alone(folder: Path) -> None:

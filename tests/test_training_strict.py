@@ -138,6 +138,7 @@ def test_yaml_that_is_fine(tmp_path: Path) -> None:
         ({"latent_bound": 10**400}, "must be a finite number"),
         ({"denoiser": "DiT"}, "denoiser: must be one of 'dit', 'unet', got 'DiT'"),
         ({"denoiser": ["dit"]}, "denoiser: must be one of"),
+        ({"text": {"length": 2**17}}, "length is 131072: must be from 1 to 65536"),
         ({"codes_id": 7}, "codes_id: expected a value of type str, got 7"),
         ({"unet": {"channels": 32}}, "unet.channels: expected a value of type tuple, got 32"),
         ({"unet": {"channels": [32, "x"]}}, "unet.channels[1]: expected a value of type int, got 'x'"),
@@ -177,6 +178,28 @@ NEEDED = ["--data", "d", "--out", "o", "--steps", "1", "--tokenizer", "t", "--te
 def test_a_flag_names_no_class(argv: list[str]) -> None:
     with pytest.raises(BadInput):
         parse(DiffusionTrainingConfig, [*NEEDED, *argv])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ('cache: "a\\0b"', "cache: expected a value of type Path"),
+        ("seed: " + "9" * 5000, "seed: "),
+        ("optimizer: {clip: .inf}", "OptimizerConfig.clip is inf: must be a finite number"),
+        ("optimizer: {clip: 1e999}", "optimizer.clip: expected a value of type float"),
+        ("optimizer: {warmup: true}", "optimizer.warmup: expected a value of type int"),
+        ("trackers: {a: 1}", "trackers"),
+        ("precision: [no]", "precision: must be one of"),
+        ("1: 2", "there is no option '1'"),
+        ("seed: !!int 1", "a tag"),
+    ],
+)
+def test_a_value_of_another_kind_in_yaml(option: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(option)
+    with pytest.raises(BadInput) as error:
+        parse(TrainingConfig, ["--data", "d", "--out", "o", "--steps", "1", "--config", str(tmp_path / "a.yaml")])
+    assert said in str(error.value)
+    assert len(str(error.value)) <= 500
 
 
 def test_a_long_yaml_file_with_unusual_text(tmp_path: Path) -> None:

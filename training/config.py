@@ -178,7 +178,7 @@ def _typed(kind: Any, value: Any, field: str, place: str) -> Any:
         if not (abs(value) < 1e300 and math.isfinite(value)):
             raise BadInput(f"{field} is {_shown(value)}: must be a finite number")
         return float(value)
-    if kind is Path and (isinstance(value, Path) or (type(value) is str and "\0" not in value)):
+    if kind is Path and isinstance(value, str | Path) and "\0" not in str(value):
         return Path(value)
     if type(value) is not kind:
         raise BadInput(
