@@ -14,7 +14,7 @@ from torch import Tensor
 from training.config import from_dict, to_dict
 from training.errors import BadInput
 from training.files import atomic, remove, write_json
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 from training.errors import BadInput
+from training.strict_json import read_bytes
+
+_MOST_BYTES = 2**29
 
 _HIDDEN = "__MACOSX"
 """What macOS adds to archives, besides names that begin with a dot."""
@@ -63,22 +66,12 @@ def text_lines(file: Path) -> list[str]:
 
     Raises `BadInput` when it is not UTF-8.
     """
-    return _text(file).replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    return utf8_text(file).replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
-def json_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Of a file of JSON lines, those that are not empty, each after where it stands: `"metadata.jsonl, line 3"`.
-
-    They end at line feeds alone: JSON may have other line ends of Unicode inside its strings. Raises `BadInput` when
-    the file is not UTF-8.
-    """
-    for number, line in enumerate(_text(file).split("\n"), start=1):
-        if line.strip():
-            yield f"{file}, line {number}", line
-
-
-def _text(file: Path) -> str:
-    data = file.read_bytes()
+def utf8_text(file: Path) -> str:
+    """A UTF-8 text without its byte order mark. Raises `BadInput` when it is not UTF-8, or over 512 MiB."""
+    data = read_bytes(file, _MOST_BYTES)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

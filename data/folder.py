@@ -19,12 +19,15 @@ from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
 from data.corpus import Corpus
-from data.files import content_hashes, json_lines, visible_files
+from data.files import content_hashes, visible_files
 from data.fit import SUFFIXES, VERSION, fit, original_size
 from data.splits import settle, stated_by
 from training.errors import BadInput
+from training.strict_json import read_json_lines
 
 METADATA = "metadata.jsonl"
+_MOST_BYTES = 2**31
+"""Of a file of metadata: some ten million lines."""
 _LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
 _COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("file", "text", "split")})
 
@@ -104,8 +107,7 @@ def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str 
     """The lines of these metadata files. `datasets` makes its table again when `state` is another."""
     seen: set[str] = set()
     for metadata in (folder / file for file in files):
-        for where, line in json_lines(metadata):
-            record = _parse(line, where)
+        for where, record in _lines(metadata):
             file = metadata.parent.relative_to(folder) / _string(record, "file_name", where)
             there = (folder / file).is_file() or (folder / file).is_symlink()  # to nowhere: cannot be read, like others
             if not there or ".." in file.parts or file.is_absolute():
@@ -120,14 +122,14 @@ def _rows(folder: Path, files: list[str], state: str) -> Iterator[dict[str, str 
         raise BadInput(f"{folder}: {METADATA} is empty; it should have a line like {_LINE} for each picture")
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
+def _lines(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{where}: not JSON ({error}); a line should look like {_LINE}") from None
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: not a JSON object; a line should look like {_LINE}")
-    return record
+        for where, record in read_json_lines(metadata, most=_MOST_BYTES):
+            if not isinstance(record, dict):
+                raise BadInput(f"{where}: not a JSON object")
+            yield where, record
+    except BadInput as error:
+        raise BadInput(f"{error}; a line should look like {_LINE}") from None
 
 
 def _string(record: dict[str, Any], field: str, where: str) -> str:
@@ -136,6 +138,4 @@ def _string(record: dict[str, Any], field: str, where: str) -> str:
     value = record[field]
     if not isinstance(value, str) or not value.strip():
         raise BadInput(f"{where}: {field!r} is {json.dumps(value)}; it must be a string with something in it")
-    if not value.isascii() and value != value.encode(errors="ignore").decode():
-        raise BadInput(f"{where}: {field!r} has half of a surrogate pair in it; it must be valid Unicode")
     return value

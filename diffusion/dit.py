@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffusion.condition import Caption, TimeEmbedding, mean_state
 from seq2seq.layers import MLP, Attention, KeysValues, RMSNorm
-from training.config import require
+from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
 _EMBEDDING_STD = 0.4
 """Of positions at first: small ones are drowned by what the blocks add, as small text embeddings are."""
@@ -36,8 +36,7 @@ class DiTConfig:
     """Dropout on the output of every attention and MLP."""
 
     def __post_init__(self) -> None:
-        for name in ("mlp_width", "heads", "depth"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require_sizes(self, mlp_width=4 * MOST_WIDTH, heads=MOST_WIDTH, depth=MOST_DEPTH)
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
 

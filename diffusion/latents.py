@@ -1,6 +1,5 @@
 """Latents of a corpus, computed once and kept beside the run: memory-mapped, so that training needs no pictures."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import from_dict, to_dict
 from training.errors import BadInput
 from training.files import appending, atomic, write_json
-from training.pretrained import read_json
 from training.run import RunFolder
+from training.strict_json import read_json, read_json_list
 
 
 @dataclass(kw_only=True)
@@ -52,9 +51,13 @@ class LatentStore:
         self.info = from_dict(LatentStoreInfo, read_json(folder / "store.json"), folder / "store.json")
         try:
             self._latents = np.load(folder / "latents.npy", mmap_mode="r")  # (pictures, views, C, h, w) float16
-            self._captions: list[list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-            self.groups: list[str] = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+            self._captions: list[list[str]] = read_json_list(folder / "captions.json", most=2**30)
+            self.groups: list[str] = read_json_list(folder / "groups.json", most=2**30)
             """What each picture is a variant of."""
+            if self._latents.ndim != 5 or self._latents.shape[:2] != (len(self._captions), self.info.views):
+                raise ValueError("latents of another number than store.json and captions.json say")
+            if len(self.groups) != len(self._captions):
+                raise ValueError("groups of another number than captions")
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder}: a damaged store of latents ({error}); delete it to have it made again") from None
 

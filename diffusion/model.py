@@ -13,7 +13,7 @@ from diffusion.dit import DiT, DiTConfig
 from diffusion.process import Process, ProcessConfig
 from diffusion.text import CaptionEncoder, TextConfig, transformers_encoder
 from diffusion.unet import UNet, UNetConfig
-from training.config import require
+from training.config import MOST_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
 
 
@@ -45,8 +45,7 @@ class DiffusionModelConfig:
     """The text tokenizer whose ids the model reads; empty where it reads with `transformers`. The trainer sets it."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "channels", "grid"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require_sizes(self, width=MOST_WIDTH, channels=MOST_WIDTH, grid=1024)
         require(self, "width", self.width % self.dit.heads == 0, f"a multiple of dit.heads {self.dit.heads}")
         require(self, "latent_bound", self.latent_bound > 0, "greater than 0")
 

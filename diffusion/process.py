@@ -40,7 +40,7 @@ class ProcessConfig:
     """Whether the denoiser predicts the variance of a step back as well; only `ddpm` sampling uses it."""
 
     def __post_init__(self) -> None:
-        require(self, "steps", self.steps >= 2, "2 or more")
+        require(self, "steps", 2 <= self.steps <= 100_000, "from 2 to 100000")
         require(self, "times_mean", self.times == "logit-normal" or not self.times_mean, "0 with times uniform")
         require(self, "min_snr", self.min_snr >= 0, "0 (none) or more")
         flow = self.schedule == "flow"

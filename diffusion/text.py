@@ -1,9 +1,12 @@
 """What a denoiser reads captions with: its own encoder, a token model's, or a frozen one from `transformers`."""
 
+import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,8 +14,9 @@ from torch import Tensor, nn
 
 from seq2seq.model import TextEncoder, TokenModel, TokenModelConfig, text_mask
 from tokenizer.text import TextTokenizer, trimmed
-from training.config import require
+from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 from training.errors import BadInput
+from training.hub import FOREIGN, SAFELY, complete, fetched
 
 
 @dataclass(kw_only=True)
@@ -22,7 +26,8 @@ class TextConfig:
     kind: Literal["own", "seq2seq", "transformers"] = "own"
     """Trained along; or frozen, from a token model or from `transformers`."""
     source: str = ""
-    """Where a frozen one comes from: the `model` folder of a seq2seq run, or a folder or Hub id of `transformers`."""
+    """Where a frozen one comes from: the `model` folder of a seq2seq run; or of `transformers` a folder or
+    `hf://owner/name`. The trainer adds what names the weights: `@` and the commit, or `@sha256:` and their hash."""
     width: int = 256
     """Width of the states. The trainer sets it, and all that follows, for a frozen one."""
     mlp_width: int = 1024
@@ -39,8 +44,10 @@ class TextConfig:
     """Ids a caption. The trainer sets it."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "mlp_width", "heads", "depth", "vocab_size", "length"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require_sizes(
+            self, width=MOST_WIDTH, mlp_width=4 * MOST_WIDTH, heads=MOST_WIDTH, depth=MOST_DEPTH, vocab_size=2**24,
+            length=MOST_WIDTH,
+        )  # fmt: skip
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
         require(self, "source", bool(self.source) or self.kind == "own", f"given with kind {self.kind}")
 
@@ -76,18 +83,20 @@ class TransformersEncoder:
     """A frozen encoder of `transformers` with its tokenizer. Not a module: its weights are in no model of ours."""
 
     def __init__(self, source: str) -> None:
-        """Raises `BadInput` when there is no such encoder."""
+        """Raises `BadInput` when there is no such encoder, or another one than the hash in `source` names."""
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
+        folder, _ = _located(source)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-            of_t5 = AutoConfig.from_pretrained(source).is_encoder_decoder
-            self.model = (AutoModelForTextEncoding if of_t5 else AutoModel).from_pretrained(source)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
+            of_t5 = AutoConfig.from_pretrained(folder, **SAFELY).is_encoder_decoder
+            kind = AutoModelForTextEncoding if of_t5 else AutoModel
+            self.model = complete(kind, folder)
+            self.width = int(self.model.config.hidden_size)
+        except Exception as error:  # whatever `transformers` raises for what it cannot read
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BadInput(f"{source}: no text encoder of transformers is there ({reason})") from None
         self.model.eval().requires_grad_(False)
-        self.width = int(self.model.config.hidden_size)
 
     def encode(self, captions: Sequence[str | None], length: int) -> Tensor:
         """Captions -> ids (B, S) int64, S at most `length`, -1 at padding; the null caption is the empty one."""
@@ -108,9 +117,29 @@ class TransformersEncoder:
 
 @lru_cache(maxsize=1)
 def transformers_encoder(source: str) -> TransformersEncoder:
-    """The encoder at `source`, loaded once."""
+    """The encoder at `source`, loaded once and named then, for it is in no bundle."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at every worker that is forked
+    print(f"captions are read by {source}, a model of transformers that comes from elsewhere", file=sys.stderr)
     return TransformersEncoder(source)
+
+
+def _located(source: str) -> tuple[Path, str]:
+    """The folder of a source of `transformers`, and the source with what names its weights.
+
+    Raises `BadInput` where they are other weights than it names already.
+    """
+    path, _, named = source.partition("@sha256:")
+    folder, pinned = fetched(path, FOREIGN)
+    if path.startswith("hf:/"):
+        return folder, pinned
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    if named not in ("", digest.hexdigest()):
+        raise BadInput(f"{path}: has other weights than the model was trained with, whose SHA-256 is {named}")
+    return folder, f"{path}@sha256:{digest.hexdigest()}"
 
 
 def caption_ids(config: TextConfig, text: TextTokenizer, captions: Sequence[str | None]) -> Tensor:
@@ -126,7 +155,9 @@ def resolved(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextE
     Raises `BadInput` when the source cannot be read or was trained with another text tokenizer.
     """
     if config.kind == "transformers":
-        return replace(config, width=transformers_encoder(config.source).width, length=text.config.max_length), None
+        _, source = _located(config.source)
+        width = transformers_encoder(source).width
+        return replace(config, source=source, width=width, length=text.config.max_length), None
     if config.kind == "own":
         return replace(config, vocab_size=text.vocab_size, length=text.config.max_length), None
     model = TokenModel.from_pretrained(config.source, dtype=torch.float32)

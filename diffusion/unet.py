@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diffusion.condition import Caption, mean_state
 from seq2seq.layers import KeysValues
 from training.attention import attention
-from training.config import require
+from training.config import MOST_WIDTH, require, require_sizes
 from training.errors import BadInput, install
 
 
@@ -28,10 +28,12 @@ class UNetConfig:
     """Dropout in the residual blocks."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "head_width", "groups"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
-        fits = all(c % self.head_width == 0 == c % self.groups for c in self.channels)
-        require(self, "channels", bool(self.channels) and fits, "multiples of head_width and groups, one at least")
+        require_sizes(self, layers=100, head_width=MOST_WIDTH, groups=MOST_WIDTH)
+        fits = all(0 < c <= MOST_WIDTH and c % self.head_width == 0 == c % self.groups for c in self.channels)
+        require(
+            self, "channels", 1 <= len(self.channels) <= 16 and fits,
+            f"multiples of head_width and groups, 1 to 16 of them, each up to {MOST_WIDTH}",
+        )  # fmt: skip
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from data.files import json_lines
 from evaluation.metrics import Metric, mean
 from evaluation.report import HEADLINES, Column, embedded, html_report, markdown_table, numbered, render
 from evaluation.result import differences, read_result
@@ -25,8 +24,8 @@ from training.cli import command
 from training.config import require
 from training.errors import BadInput
 from training.files import splice, write_json, write_text
-from training.pretrained import read_json
 from training.shared import shared, shared_path
+from training.strict_json import read_json, read_json_lines
 
 _MARK = "<!-- python -m evaluation.compare -->"
 """What says in a page that it may be replaced."""
@@ -140,9 +139,8 @@ def win_rate(answers: Path, key_file: Path, names: Sequence[str]) -> dict[str, M
     if sorted(key.get("names") or []) != sorted(names):
         raise BadInput(f"{key_file}: is of {key.get('names')}, not of {list(names)}; choose its two with --blind A B")
     chosen: dict[str, list[float]] = defaultdict(list)
-    for where, line in json_lines(answers):
+    for where, answer in read_json_lines(answers):
         try:
-            answer = json.loads(line)
             side = key["sides"][str(answer["id"])]
             if answer["page"] != key["page"]:
                 raise ValueError

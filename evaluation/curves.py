@@ -13,8 +13,8 @@ from sampling.generate import SHIPPED
 from training.cli import command
 from training.errors import BadInput, install
 from training.files import atomic
-from training.pretrained import read_json
 from training.record import read_record, total, whole_curves
+from training.strict_json import read_json
 
 _BACKENDS = {
     "autoregressive": ("token model", "nats an image token"),
@@ -34,9 +34,13 @@ class CurvesOptions:
 
 def main(options: CurvesOptions) -> None:
     """Reads, plots, and says where."""
-    parts = read_json(options.model / "bundle.json").get("parts", [])
+    parts = read_json(options.model / "bundle.json").get("parts")
+    if not isinstance(parts, list):
+        raise BadInput(f"{options.model / 'bundle.json'}: must list the bundle's parts")
     found = {name: read_record(options.model / name) for name in _BACKENDS if name in parts}
-    curves = {name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves")}
+    curves = {
+        name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves", {}).get("loss")
+    }
     if not curves:
         raise BadInput(f"{options.model}: no training.json beside its models has the losses of their training")
     plot(curves, options.plot)

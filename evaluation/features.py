@@ -5,6 +5,7 @@ judges beside it. `inception` and `clip` are there for whoever has their weights
 """
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,7 @@ from sampling.clip import Clip
 from tokenizer.features import RESIZER, FeatureNetwork, resized
 from training.errors import BadInput
 from training.files import write_tensors
+from training.strict_json import read_bytes
 
 
 class Pictures(Protocol):
@@ -101,19 +103,28 @@ class Lite:
         return next(self._network.parameters()).device
 
 
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+"""Of the published inception-2015-12-05.pt, 95,607,719 bytes, as `k-diffusion` checks it too."""
+
+
 class Inception:
-    """The Inception of published FIDs, as the TorchScript file that StyleGAN and EDM use; it resizes by itself."""
+    """The Inception of published FIDs, as the TorchScript file that StyleGAN and EDM use; it resizes by itself.
+
+    Such a file is a program, and to load it is to run it: no other file than the published one is loaded.
+    """
 
     def __init__(self, file: str | Path, device: str = "cpu") -> None:
+        """Raises `BadInput` for any other file."""
         self.name = "inception"
-        path = Path(file)
-        if not path.is_file():
-            raise BadInput(f"{file}: no such file; --inception takes the TorchScript file inception-2015-12-05.pt")
-        try:
-            self._network: Any = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            raise BadInput(f"{file}: not a TorchScript file ({str(error).splitlines()[0]})") from None
-        self.hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        content = read_bytes(Path(file), most=2**28)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != INCEPTION_SHA256:
+            raise BadInput(
+                f"{file}: is not the published inception-2015-12-05.pt, but a file of SHA-256 {digest}; a TorchScript "
+                "file is a program, so no other one is run"
+            )
+        self._network: Any = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]
+        self.hash = digest[:16]
         self._device = device
 
     @torch.inference_mode()
@@ -126,7 +137,7 @@ class Inception:
 
 
 class ClipFeatures:
-    """Those of a CLIP, from a folder or the Hub."""
+    """Those of a CLIP, from a folder or `hf://owner/name`."""
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
         self.name = "clip"

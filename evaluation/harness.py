@@ -25,7 +25,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
 from training.errors import BadInput
 from training.files import atomic
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,10 @@ class JudgeOptions:
     networks: list[str] = field(default_factory=lambda: ["lite0", "lite1"])
     """Feature networks that need nothing but pip: `lite0`, `lite1`."""
     inception: Path | None = None
-    """TorchScript file of Inception (inception-2015-12-05.pt), for true FID and Inception score."""
+    """The published TorchScript file of Inception, inception-2015-12-05.pt, for true FID and Inception score. It is a
+    program, which scoring runs: a file of another SHA-256 is refused."""
     clip: str | None = None
-    """A CLIP of `transformers`, folder or Hub id, for the true CLIP score."""
+    """A CLIP of `transformers`, a folder or `hf://owner/name`, for the true CLIP score."""
     reference: str | None = None
     """Real pictures: `emoji`, a folder or a parquet file; by default those that the suite's prompts come from."""
     gallery_size: int = 1000

@@ -16,7 +16,7 @@ from data.store import Unreadable
 from evaluation.features import Pictures
 from training.errors import BadInput
 from training.files import inside
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 
 class Folder(Sequence[Tensor]):

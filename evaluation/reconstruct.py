@@ -46,7 +46,7 @@ class ReconstructOptions:
     """Encodes and decodes pictures that the tokenizer has not seen, and says what was lost."""
 
     model: Path
-    """Image tokenizer: a model folder or a Hub id."""
+    """Image tokenizer: a model folder or `hf://owner/name`."""
     out: Path
     """Folder to write: `report.json`, and `pictures.png` with originals above reconstructions."""
     data: str = "emoji"

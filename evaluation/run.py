@@ -41,9 +41,9 @@ from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
 from training.files import appending, atomic, write_json
-from training.pretrained import read_json
 from training.processes import require_joined, share_cores
-from training.shared import shared, shared_path
+from training.shared import shared
+from training.strict_json import read_json, read_json_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class RunOptions(JudgeOptions, BackendOptions):
     """Draws the pictures of a prompt suite with a bundle and scores them beside controls."""
 
     model: str = str(SHIPPED)
-    """Bundle: a folder or a Hub id. By default the one that comes with Tessera."""
+    """Bundle: a folder or `hf://owner/name`. By default the one that comes with Tessera."""
     suite: str = "emoji/validation"
     """`emoji/train-sample`, `emoji/train-tuning`, `emoji/validation`, `emoji/validation-style`, `emoji/heldout-style`,
     `attributes`, `free`, `lab`, a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
@@ -251,7 +251,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
     told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": shared_path(options.model), **_drawn_by(bundle, options),
+        "model": bundle.source, **_drawn_by(bundle, options),
         "training": bundle.training.get(options.backend, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: most[name] for name in told if name in most}, "turns": turns,
@@ -274,11 +274,14 @@ def _turns(out: Path) -> dict[int, dict[str, Any]]:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:  # the last one, of a process killed while it wrote
-            break
+    try:
+        for _, line in read_json_lines(file):
+            images, seconds = line["images"], line["seconds"]
+            if type(images) is not int or type(seconds) not in (int, float) or min(images, seconds) < 0:
+                break
+            found.append(line)
+    except (BadInput, KeyError, TypeError):  # the last one, of a process killed while it wrote
+        pass
     return found
 
 

@@ -15,9 +15,9 @@ from training.cli import command
 from training.errors import BadInput
 from training.files import copy, put, remove, write_bytes, write_json, write_text
 from training.markdown import fenced, plain, tabulated
-from training.pretrained import read_json
 from training.record import FILE as RECORD
 from training.record import read_record
+from training.strict_json import read_json
 
 _MODEL = ("config.json", "model.safetensors", RECORD)
 _FILES = {

@@ -10,22 +10,23 @@ from torch.nn import functional as F
 
 from tokenizer.features import resized
 from training.errors import BadInput
+from training.hub import FOREIGN, SAFELY, complete, fetched
 
 
 class Clip:
-    """A frozen CLIP, from a folder or the Hub."""
+    """A frozen CLIP, from a folder, or from the Hub where it is `hf://owner/name@commit`."""
 
     def __init__(self, path: str, device: str | torch.device = "cpu") -> None:
         """Raises `BadInput` when there is no CLIP."""
         from transformers import AutoTokenizer, CLIPModel
 
+        folder, self.source = fetched(path, FOREIGN)
         try:
-            model: Any = CLIPModel.from_pretrained(path)
-            self.model = model.eval().to(device)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BadInput(f"{path}: neither a CLIP here nor one on the Hub ({reason})") from None
+            self.model = complete(CLIPModel, folder).eval().to(device)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **SAFELY)
+        except Exception as error:  # whatever `transformers` raises for what it cannot read
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BadInput(f"{path}: no CLIP of transformers is there ({reason})") from None
         self.size = int(self.model.config.vision_config.image_size)
         self._device = device
 

@@ -25,9 +25,9 @@ from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
 from training.files import write_json
-from training.pretrained import read_json
 from training.processes import require_joined, share_cores
 from training.shared import shared, shared_path
+from training.strict_json import read_json
 
 MOST_IN_GRID = 120
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,13 +22,21 @@ from seq2seq.model import TokenModel
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.errors import BadInput
+from training.hub import fetched
 from training.precision import has_bf16
-from training.pretrained import read_json
 from training.record import read_record
+from training.strict_json import read_json
 
 LONGEST_PROMPT = 1000
 """Characters. A longer prompt is surely a mistake; one that only exceeds the model's length is cut with a warning."""
 
+
+_FILES = (
+    "bundle.json", "README.md", "text/config.json", "text/spiece.model",
+    *(f"{part}/{name}" for part in ("tokenizer", "autoregressive", "diffusion")
+      for name in ("config.json", "model.safetensors", "training.json")),
+)  # fmt: skip
+"""What is downloaded of a bundle."""
 
 _TRAINERS = {"autoregressive": "seq2seq", "diffusion": "diffusion"}
 
@@ -48,6 +54,8 @@ class Bundle:
     unless it is `plain`."""
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """How each part was trained and what that took (`training.record`), where that is known."""
+    source: str = ""
+    """Where it was loaded from: a folder, or `hf://owner/name@commit`."""
     _model_ids: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -299,18 +307,18 @@ def load(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     engine: Engine | Literal["auto"] = "auto",
 ) -> Bundle:
-    """Loads a bundle from a folder or a Hub id.
+    """Loads a bundle from a folder, or from the Hub where it is `hf://owner/name@commit`.
 
     `dtype` is the token and the diffusion model's, by default bfloat16 where the hardware computes in it and float32
     elsewhere (the token model's on a CPU, whose engine packs it anew); the image tokenizer is always float32. `engine`
     computes the steps, by default as fits the machine. Raises `BadInput` when a file is missing or damaged, or when
     parts do not belong together.
     """
-    folder = _folder(path)
+    folder, source = _folder(path)
     index = read_json(folder / "bundle.json")
     parts = index.get("parts")
-    if not isinstance(parts, list):
-        raise BadInput(f"{folder / 'bundle.json'}: must list the bundle's parts")
+    if not isinstance(parts, list) or not {"text", "tokenizer", *_TRAINERS}.issuperset(map(str, parts)):
+        raise BadInput(f"{folder / 'bundle.json'}: must list the bundle's parts, text, tokenizer and backends")
     missing = [part for part in ("text", "tokenizer") if part not in parts]
     if not {"autoregressive", "diffusion"} & {*parts}:
         missing.append("autoregressive and no diffusion")
@@ -331,6 +339,7 @@ def load(
         text=TextTokenizer.from_pretrained(folder / "text"),
         tokenizer=ImageTokenizer.from_pretrained(folder / "tokenizer", device=device),
         engine=None if engine == "auto" else engine,
+        source=source,
         training={name: found for name in ("tokenizer", *backends) if (found := read_record(folder / name))},
         **backends,
     )
@@ -352,13 +361,9 @@ def check_prompt(prompt: str) -> str:
     return prompt.strip()
 
 
-def _folder(path: str | Path) -> Path:
-    if (Path(path) / "bundle.json").is_file():
-        return Path(path)
-    if Path(path).exists():
+def _folder(path: str | Path) -> tuple[Path, str]:
+    """The folder of a bundle, and what names its content."""
+    folder, source = fetched(path, _FILES)
+    if not (folder / "bundle.json").is_file():
         raise BadInput(f"{path}: has no bundle.json, so it is not a bundle; make one with `python -m sampling.bundle`")
-    try:
-        return Path(snapshot_download(str(path)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"{path}: neither a bundle here nor one on the Hub ({reason})") from None
+    return folder, source

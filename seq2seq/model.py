@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seq2seq.cache import KVCache
 from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm
 from tokenizer.text import NULL, PAD
-from training.config import require
+from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
 
 
@@ -47,8 +47,10 @@ class TokenModelConfig:
     """The text tokenizer whose ids the model reads. The trainer sets it."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "mlp_width", "heads", "encoder_depth", "decoder_depth", "text_length", "grid"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require_sizes(
+            self, width=MOST_WIDTH, mlp_width=4 * MOST_WIDTH, heads=MOST_WIDTH, encoder_depth=MOST_DEPTH,
+            decoder_depth=MOST_DEPTH, text_vocab_size=2**24, text_length=MOST_WIDTH, codebook_size=2**24, grid=1024,
+        )  # fmt: skip
         require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 

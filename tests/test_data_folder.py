@@ -263,16 +263,19 @@ BAD_METADATA: dict[str, tuple[list[object], str]] = {
     "number": ([{**A, "text": 7}], "line 1: 'text' is 7; it must be a string"),
     "empty caption": ([{**A, "text": " \n"}], r"line 1: 'text' is \" \\n\"; it must be a string"),
     "list": ([{**A, "text": ["a"]}], r"line 1: 'text' is \[\"a\"\]; it must be a string"),
-    "half a pair": (['{"file_name": "a.png", "text": "\\ud83d"}'], "'text' has half of a surrogate pair"),
+    "half a pair": (['{"file_name": "a.png", "text": "\\ud83d"}'], "surrogates not allowed"),
     "no file name": ([{"text": "a"}], "line 1: no 'file_name'"),
     "no such file": ([{**A, "file_name": "c.png"}], "line 1: c.png is not a file in .*photos"),
     "folder": ([{**A, "file_name": "."}], r"line 1: \. is not a file in"),
     "outside": ([{**A, "file_name": "../a.png"}], r"line 1: \.\./a.png is not a file in"),
     "twice": ([A, A], "line 2: a.png has a caption already"),
     "split": ([{**A, "split": 3}], "line 1: 'split' is 3; it must be a string"),
-    "not JSON": ([A, "{'file_name': 'b.png'}"], "line 2: not JSON"),
+    "not JSON": ([A, "{'file_name': 'b.png'}"], "line 2: not valid JSON"),
     "not an object": (["[1, 2]"], "line 1: not a JSON object"),
-    "not UTF-8": (["\udcff"], "line 1: not UTF-8 text"),
+    "not UTF-8": (["\udcff"], "line 1: not valid JSON"),
+    "a field twice": (['{"file_name": "a.png", "file_name": "b.png", "text": "a"}'], "'file_name' stands twice"),
+    "deep": (['{"file_name": "a.png", "text": ' + "[" * 100_000], "nested more than"),
+    "a long number": (['{"file_name": "a.png", "text": ' + "9" * 5000 + "}"], "an integer of 5,000 digits"),
 }
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from pyarrow import parquet
 
 from data import fit as reader
-from data.files import content_hashes, json_lines, text_lines, visible_files
+from data.files import content_hashes, text_lines, visible_files
 from data.fit import fit, fit_mask, original_size, whole
 from data.source import open_source
 from data.store import Unreadable
@@ -23,6 +23,7 @@ from evaluation.harness import JudgeOptions, open_real
 from evaluation.pictures import Folder, list_pictures, prompted, read_pictures
 from evaluation.suites import open_suite
 from training.errors import BadInput
+from training.strict_json import read_json_lines
 
 RAMP = np.linspace(0, 255, 32).round().astype(np.uint8)[None].repeat(32, 0)
 
@@ -243,7 +244,7 @@ def test_lines_of_json_end_at_line_feeds(tmp_path: Path, mark: bytes) -> None:
     """Unicode's other line ends may stand in a JSON string as they are, and cut it in two."""
     file = tmp_path / "prompts.jsonl"
     file.write_bytes(mark + '{"prompt": "a\u2028fox"}\r\n\r\n{"prompt": "b"}'.encode())
-    assert [where for where, _ in json_lines(file)] == [f"{file}, line 1", f"{file}, line 3"]
+    assert [where for where, _ in read_json_lines(file)] == [f"{file}, line 1", f"{file}, line 3"]
     assert [prompt.text for prompt in open_suite(str(file)).prompts] == ["a\u2028fox", "b"]
     photos(tmp_path / "p", 2)
     metadata = tmp_path / "p" / "metadata.jsonl"
@@ -253,7 +254,7 @@ def test_lines_of_json_end_at_line_feeds(tmp_path: Path, mark: bytes) -> None:
         ["num\u2028ber", "number 1"],
     )
     metadata.write_bytes(b'{"file_name": "0.png", "text": "a"}\n\xff')
-    with pytest.raises(BadInput, match=r"metadata.jsonl, line 2: not UTF-8 text \(byte 36\); save it as UTF-8"):
+    with pytest.raises(BadInput, match=r"metadata.jsonl, line 2: not valid JSON \(not UTF-8 text, byte 0\)"):
         open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
 
 

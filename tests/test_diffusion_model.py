@@ -1,6 +1,7 @@
 """The denoisers: what they read, what they start as, how large they are, and how they are kept."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -182,8 +183,16 @@ def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
     states, mask = transformers_encoder(str(tmp_path))(ids)
     assert states.shape == (2, 2, 16)
     assert mask.sum(1).tolist() == [2, 1]
-    with pytest.raises(BadInput, match="no text encoder of transformers is there"):
+    assert resolved(settings, text)[0] == settings
+    digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    assert settings.source == f"{tmp_path}@sha256:{digest}"
+    with pytest.raises(BadInput, match="no such folder; a model on the Hub is given as hf://owner/name"):
         resolved(TextConfig(kind="transformers", source=str(tmp_path / "nothing")), text)
+    with pytest.raises(BadInput, match="has other weights than the model was trained with"):
+        transformers_encoder(f"{tmp_path}@sha256:{digest[::-1]}")
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BadInput, match="no text encoder of transformers is there"):
+        resolved(TextConfig(kind="transformers", source=str(tmp_path)), text)
 
 
 def test_the_null_caption_is_an_input_of_its_own() -> None:

@@ -1,6 +1,8 @@
 """The judge, suites and controls: what comes in from anywhere gives one answer, and copying does not win."""
 
+import hashlib
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from data.emoji import Emoji, emojis
 from data.emoji_art import draw
 from data.grid import from_pil, to_pil
 from data.source import open_source
-from evaluation import measure
+from evaluation import features, measure
 from evaluation.controls import nearest_captions
 from evaluation.features import ClipFeatures, Features, Inception, Lite, cached, digests, extract, fingerprint
 from evaluation.gallery import RealGallery, emoji_gallery
@@ -123,13 +125,32 @@ class TinyInception(nn.Module):
         return (logits if no_output_bias else logits + self.output.bias).softmax(1)
 
 
-def test_inception_is_run_once_a_batch(tmp_path: Path) -> None:
+def test_inception_is_run_once_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.jit.script(TinyInception()).save(str(tmp_path / "inception.pt"))  # type: ignore[no-untyped-call]
+    digest = hashlib.sha256((tmp_path / "inception.pt").read_bytes()).hexdigest()
+    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
     network, images = Inception(tmp_path / "inception.pt"), pictures(6, 4)
     found = network(images)
     assert network._network.calls == 1
     torch.testing.assert_close(found.pooled, network._network(images, return_features=True))
     torch.testing.assert_close(found.probabilities, network._network(images, no_output_bias=True))
+
+
+@pytest.mark.parametrize("kind", ["another program", "no program", "pipe", "folder", "nothing"])
+def test_no_other_program_is_run_as_inception(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TorchScript reads and writes files, and whatever it holds ran as soon as it was loaded."""
+    file = tmp_path / "inception.pt"
+    if kind == "another program":
+        torch.jit.script(TinyInception()).save(str(file))  # type: ignore[no-untyped-call]
+    elif kind == "no program":
+        file.write_bytes(b"PK")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(BadInput, match=r"a TorchScript file is a program|not a regular file|no such file"):
+        Inception(file)
 
 
 @pytest.mark.parametrize("variant", [0, 1])
@@ -320,7 +341,7 @@ def test_prompt_files_of_every_layout(tmp_path: Path) -> None:
     assert {text for text, *_ in suite("c.json", json.dumps(coco))} == {"a cat 0", "a cat 1", "a cat 2"}
     for name, text, says in (
         ("a.csv", "Name\nx\n", "a.csv, row 1: no column of prompts"),
-        ("b.jsonl", "{oops\n", "b.jsonl, line 1: not JSON"),
+        ("b.jsonl", "{oops\n", "b.jsonl, line 1: not valid JSON"),
         ("c.tsv", "Prompt\n", "there is not one prompt"),
         ("d.json", "{}", "not COCO captions"),
         ("e.xml", "", "not a suite of prompts"),
@@ -464,7 +485,7 @@ def test_pictures_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
 
 def test_lists_of_pictures_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "\xff"}')
-    with pytest.raises(BadInput, match=r"metadata.jsonl, line 1: not UTF-8 text"):
+    with pytest.raises(BadInput, match=r"metadata.jsonl, line 1: not valid JSON"):
         prompted(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}')
     with pytest.raises(BadInput, match=r"metadata.jsonl, line 1: a.png is not a file"):

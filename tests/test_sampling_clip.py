@@ -80,7 +80,7 @@ def test_its_features_do_not_depend_on_the_batch(folder: str) -> None:
 
 
 def test_no_clip_there_and_a_scorer_with_nothing_to_choose() -> None:
-    with pytest.raises(BadInput, match="neither a CLIP here nor one on the Hub"):
+    with pytest.raises(BadInput, match="/nowhere/clip: no such folder; a model on the Hub is given as hf://owner/name"):
         Clip("/nowhere/clip")
     with pytest.raises(BadInput, match=r"scorer is 'clip': must be absent unless best_of is 2 or more"):
         SamplingOptions(scorer="clip")

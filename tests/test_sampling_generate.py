@@ -25,7 +25,7 @@ from sampling.picture_files import file_name, read_png, require_record, write_pi
 from training.cli import command
 from training.config import parse, to_dict
 from training.errors import BadInput
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat"]
 
@@ -198,7 +198,7 @@ def test_parts_that_do_not_belong_together(bundle: Path, tmp_path: Path) -> None
 
 
 def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="neither a bundle here nor one on the Hub"):
+    with pytest.raises(BadInput, match="no such folder; a model on the Hub is given as hf://owner/name"):
         load(tmp_path / "nothing")
 
 

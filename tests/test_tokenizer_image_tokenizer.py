@@ -270,7 +270,7 @@ def test_statistics_of_the_codebook(model: ImageTokenizer) -> None:
         ({"patch_size": 5}, "image_size is 16: must be a multiple of patch_size 5"),
         ({"image_size": 4, "patch_size": 8}, "image_size is 4: must be a multiple of patch_size 8"),
         ({"heads": 3}, "width is 32: must be a multiple of heads 3"),
-        ({"patch_size": 0}, "patch_size is 0: must be 1 or more"),
+        ({"patch_size": 0}, "patch_size is 0: must be from 1 to 16384"),
         ({"codebook_size": 1}, "codebook_size is 1: must be from 2"),
         ({"codebook_dim": 33}, "codebook_dim is 33: must be from 1 to width 32"),
     ],

@@ -209,7 +209,7 @@ def test_something_else_than_a_model(folder: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ('{"model": "TextTokenizer", "max_length": 1}', "TextTokenizerConfig.max_length is 1: must be 2 or more"),
+        ('{"model": "TextTokenizer", "max_length": 1}', "TextTokenizerConfig.max_length is 1: must be from 2 to 65536"),
         ('{"model": "TextTokenizer", "max_len": 8}', "did you mean 'max_length'?"),
         ('{"model": "ImageTokenizer", "max_length": 8}', "does not describe a text tokenizer"),
         ("{", "not valid JSON"),

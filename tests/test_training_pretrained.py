@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.config import require
 from training.errors import BadInput
-from training.pretrained import PretrainedModel, exported, read_json
+from training.pretrained import PretrainedModel, exported
 
 
 @dataclass(kw_only=True)
@@ -35,6 +38,8 @@ class Small(PretrainedModel):
         self.linear = nn.Linear(config.width, 2)
         self.register_buffer("mean", torch.randn(config.width))
         self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("unsaved", torch.arange(3.0), persistent=False)
+        self.table = torch.linspace(0, 1, 4)
 
 
 class Other(Small):
@@ -71,6 +76,8 @@ def test_round_trip_keeps_values_and_dtype(tmp_path: Path, dtype: torch.dtype) -
     assert not again.training
     assert again.linear.weight.dtype == dtype
     assert again.count.dtype == torch.int64
+    assert torch.equal(again.unsaved.float(), torch.arange(3.0))  # in no file
+    assert torch.equal(again.table, model.table)
     assert again.linear.weight.requires_grad
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
@@ -104,7 +111,8 @@ def test_a_missing_file(folder: Path, name: str) -> None:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "nothing").startswith(f"{tmp_path / 'nothing'}: neither a model folder here nor")
+    said = f"{tmp_path / 'nothing'}: no such folder; a model on the Hub is given as hf://owner/name"
+    assert refusal(tmp_path / "nothing") == said
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, -1])
@@ -167,9 +175,62 @@ def test_a_device_that_is_not_there(folder: Path) -> None:
     assert refusal(folder, device="nonsense").startswith("device 'nonsense' cannot be used here")
 
 
-def test_read_json(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such file"):
-        read_json(tmp_path / "missing.json")
-    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="not valid JSON"):
-        read_json(tmp_path / "binary.json")
+def header(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Rewrites the header of the weights, and nothing after it."""
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    values = json.loads(content[8:end])
+    edit(values)
+    text = json.dumps(values).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda h: h["linear.weight"].update(shape=[2**20, 2**20]), "not a complete safetensors file"),
+        (lambda h: h["linear.weight"].update(data_offsets=[0, 2**40]), "not a complete safetensors file"),
+        (lambda h: h["linear.weight"].update(dtype="Q4"), "not a complete safetensors file"),
+        (lambda h: h["linear.weight"].update(dtype="I32"), "has linear.weight of torch.int32"),
+        (lambda h: h["mean"].update(dtype="U32"), "has mean of U32"),
+        (lambda h: h["count"].update(dtype="F64"), "has count of torch.float64"),
+        (lambda h: h.pop("count"), "not a complete safetensors file"),
+    ],
+)
+def test_a_damaged_header(folder: Path, edit: Callable[[dict[str, Any]], object], said: str) -> None:
+    header(folder, edit)
+    assert said in refusal(folder)
+
+
+def test_a_header_that_claims_to_be_long(folder: Path) -> None:
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write((2**30).to_bytes(8, "little"))
+        file.truncate(2**31)
+    assert "a header of 1,073,741,824 bytes" in refusal(folder)
+
+
+def test_a_width_that_the_weights_do_not_have_is_not_allocated(folder: Path) -> None:
+    """A config of some bytes made the reader allocate terabytes before it looked at the weights."""
+    (folder / "config.json").write_text('{"model": "Small", "width": 1099511627776}')
+    assert "config says (2, 1099511627776)" in refusal(folder)
+
+
+def test_it_is_pushed_with_config_weights_and_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: list[set[str]] = []
+    created = SimpleNamespace(repo_id="owner/name")
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: created)
+    monkeypatch.setattr(
+        HfApi,
+        "upload_folder",
+        lambda *_, folder_path, **__: pushed.append({f.name for f in Path(folder_path).iterdir()}),
+    )
+    Small.from_pretrained(folder).push_to_hub("owner/name")
+    assert pushed == [{"config.json", "model.safetensors", "README.md"}]
+
+
+def test_loading_leaves_random_numbers_alone(folder: Path) -> None:
+    state = torch.get_rng_state()
+    model = Small.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))

@@ -15,7 +15,7 @@ from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.text import PAD, TextTokenizer, TextTokenizerConfig
 from training.files import write_json
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 TOKENS = TokenModelConfig(
     width=32, mlp_width=64, heads=4, encoder_depth=2, decoder_depth=3, text_vocab_size=50, text_length=9,

@@ -20,7 +20,7 @@ class EncodeOptions:
     """Writes one code store a split: `OUT/train`, `OUT/validation`."""
 
     model: Path
-    """Image tokenizer: a model folder or a Hub id."""
+    """Image tokenizer: a model folder or `hf://owner/name`."""
     out: Path
     """Folder to write."""
     data: str = "emoji"

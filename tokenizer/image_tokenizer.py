@@ -5,6 +5,7 @@ Dimension names: B batch, H and W pixels, h and w codes (H / patch_size), D widt
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
 from tokenizer.vit import Decoder, Encoder
-from training.config import require, to_dict
+from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes, to_dict
 from training.errors import BadInput
 from training.pretrained import PretrainedModel, fingerprint
 
@@ -42,8 +43,10 @@ class ImageTokenizerConfig:
     """Dimensions in which codes are compared, on the unit sphere."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "width", "encoder_depth", "decoder_depth", "heads", "pixel_width"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require_sizes(
+            self, image_size=2**14, patch_size=2**14, width=MOST_WIDTH, encoder_depth=MOST_DEPTH,
+            decoder_depth=MOST_DEPTH, heads=MOST_WIDTH, pixel_width=MOST_WIDTH,
+        )  # fmt: skip
         require(
             self, "image_size", self.image_size % self.patch_size == 0, f"a multiple of patch_size {self.patch_size}"
         )
@@ -102,6 +105,12 @@ class ImageTokenizer(PretrainedModel):
     ) -> Self:
         """As the base class, but in float32 whatever the file's dtype: in lower precision codes flip."""
         return super().from_pretrained(path, dtype=dtype, **kwargs)
+
+    def _load(self, file: Path) -> None:
+        super()._load(file)
+        mean, std = self.latent_mean, self.latent_std
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise BadInput(f"{file}: latent_mean must be finite, and latent_std too and above 0; fetch it again")
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Float pictures (B, 3, H, W) in [-1, 1] -> their reconstruction, with gradients through the codes."""

@@ -11,10 +11,10 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from training.config import from_dict, require, to_dict
+from training.config import MOST_WIDTH, from_dict, require, to_dict
 from training.errors import BadInput
 from training.files import write_bytes, write_json
-from training.pretrained import read_json
+from training.strict_json import read_bytes, read_json
 
 PAD, EOS, NULL, UNKNOWN = range(4)
 """Ids of the special pieces. `UNKNOWN` exists because SentencePiece wants one; byte fallback never needs it."""
@@ -32,7 +32,7 @@ class TextTokenizerConfig:
     """Ids a caption is padded or cut to, its end mark included."""
 
     def __post_init__(self) -> None:
-        require(self, "max_length", self.max_length >= 2, "2 or more")
+        require(self, "max_length", 2 <= self.max_length <= MOST_WIDTH, f"from 2 to {MOST_WIDTH}")
 
 
 class TextTokenizer:
@@ -77,7 +77,7 @@ class TextTokenizer:
         if not file.is_file():
             raise BadInput(f"{folder}: has no spiece.model, so it is not a complete text tokenizer")
         try:
-            return cls(config, file.read_bytes())
+            return cls(config, read_bytes(file, most=2**26))
         except RuntimeError:
             raise BadInput(f"{file}: not a complete SentencePiece model") from None
 

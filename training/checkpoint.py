@@ -1,6 +1,5 @@
 """Checkpoints: model, averaged model and optimizer, written whole or not at all, as safetensors."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from torch.optim import Optimizer
 
 from training.errors import BadInput
 from training.files import atomic, remove, write_json, write_tensors
+from training.strict_json import read_json
 
 State = dict[str, dict[str, Tensor]]
 """Optimizer state by parameter name."""
@@ -58,7 +58,7 @@ def restore(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optim
         parts: dict[str, Any] = {
             name: load_file(last / f"{name}.safetensors") for name in ("model", "average", "optimizer")
         }
-        state = json.loads((last / "state.json").read_text())
+        state = read_json(last / "state.json")
         step, groups = int(state["step"]), state["param_groups"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{last}: a damaged checkpoint ({error}); delete it to resume from the one before") from None

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from training.config import parse
-from training.errors import BadInput, printable
+from training.errors import BadInput, one_line
 
 Options = TypeVar("Options")
-
-_LONGEST = 500
-"""Characters of a message: what is wrong with a stranger's file may quote all of it."""
 
 # What the machine refuses rather than the program: said like bad input.
 _REFUSALS = {
@@ -54,15 +51,9 @@ def command(main: Callable[[Options], None], options: type[Options], positional:
 def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     """Our own warnings as one line; a library's with its place, as Python does."""
     place = "" if issubclass(category, UserWarning) else f" ({category.__name__}, {filename}:{lineno})"
-    print(f"warning: {_said(str(message))}{place}", file=sys.stderr)
+    print(f"warning: {one_line(str(message))}{place}", file=sys.stderr)
 
 
 def _quit(message: str) -> None:
-    print(f"error: {_said(message)}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
-
-
-def _said(message: str) -> str:
-    """One line that a terminal shows and does not obey, without its middle where it is long."""
-    line = printable(" ".join(part.strip() for part in message.splitlines()))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 155]} ... {line[-150:]}"

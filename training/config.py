@@ -3,24 +3,41 @@
 import dataclasses
 import difflib
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from training.errors import BadInput
+from training.strict_yaml import read_yaml
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# a value may name no module: it would be imported before the class in it is refused
+set_parsing_settings(docstring_parse_attribute_docstrings=True, import_path_denylist=["*"])
 
 Config = TypeVar("Config")
+
+
+MOST_DEPTH = 1000
+"""Blocks, of any model: a config that claims more is refused before as many are built."""
+MOST_WIDTH = 2**16
+"""Likewise of widths and lengths; hidden widths of MLPs may be four times as large."""
 
 
 def require(owner: object, name: str, condition: bool, wanted: str) -> None:
     """For `__post_init__`: raises `BadInput` naming the field, its value and the allowed range."""
     if not condition:
         raise BadInput(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}: must be {wanted}")
+
+
+def require_sizes(owner: object, **most: int) -> None:
+    """Raises `BadInput` unless each of these fields is from 1 to its most."""
+    for name, limit in most.items():
+        require(owner, name, 1 <= getattr(owner, name) <= limit, f"from 1 to {limit}")
 
 
 def parser_for(config: type, positional: Sequence[str] = (), prog: str | None = None) -> ArgumentParser:
@@ -47,8 +64,8 @@ def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] =
         values = parser.parse_args(_plain_flags(config, argv)).as_dict()
     except ArgumentError as error:
         raise BadInput(_one_line(str(error), parser)) from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"config: not UTF-8 text (byte {error.start})") from None
+    except ImportError as error:  # jsonargparse's `ImportDenied`
+        raise BadInput(str(error)) from None
     values.pop("config", None)
     return from_dict(config, values)
 
@@ -74,42 +91,118 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
 
 
 def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path = "") -> Config:
-    """Builds `config` from nested plain values. Unknown fields and values of the wrong type raise `BadInput`.
+    """Builds `config` from nested plain values; nothing is imported, and no file is opened.
 
-    `where` they come from begins its message.
+    Types are exact, but for an int where a float is wanted and a list where a tuple is.
+
+    Raises:
+        BadInput: a field is unknown, lacking, of another type or refused by its config; the message begins with
+            `where` the values come from.
     """
-    place = f"{where}: " if where else ""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(config, as_group=False)
     try:
-        return _build(config, parser.parse_object(dict(values)).as_dict())
-    except ArgumentError as error:
-        raise BadInput(f"{place}{_one_line(str(error), parser)}") from None
+        _require_fields(config, values)
+        return _build(config, values)
     except BadInput as error:
-        raise BadInput(f"{place}{error}") from None
+        raise BadInput(f"{where}: {error}" if where else str(error)) from None
 
 
-def _build(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """Instantiates nested dataclasses ourselves, so that `BadInput` from `__post_init__` arrives as raised."""
-    arguments = {}
-    types = get_type_hints(config)
+@cache
+def _types(config: Any) -> dict[str, Any]:
+    """The fields of a config and their types."""
+    hints = get_type_hints(config)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config) if field.init}
+
+
+def _nested(config: type, prefix: str = "") -> Iterator[str]:
+    """The dotted names of fields that are configs."""
+    for name, kind in _types(config).items():
+        if dataclasses.is_dataclass(kind):
+            yield prefix + name
+            yield from _nested(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def _require_fields(config: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises `BadInput` for a field that `config` has not, and for a config that is no mapping of its fields."""
+    types = _types(config)
+    for name, value in values.items():
+        if name not in types:
+            near = difflib.get_close_matches(str(name), types, n=1)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"{config.__name__} has {', '.join(types)}"
+            raise BadInput(f"there is no option {_shown(f'{prefix}{name}')}; {hint}")
+        if dataclasses.is_dataclass(types[name]):
+            if not isinstance(value, Mapping):
+                raise BadInput(_no_single_value(types[name], prefix + name, value))
+            _require_fields(types[name], value, f"{prefix}{name}.")
+
+
+def _no_single_value(config: type, name: str, value: Any) -> str:
+    return f"{name}: has options of its own, such as {name}.{next(iter(_types(config)))}, and is no {_shown(value)}"
+
+
+def _build(config: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
+    """As `from_dict`, of values whose fields are known."""
+    arguments = {
+        name: _typed(kind, values[name], f"{config.__name__}.{name}", prefix + name)
+        for name, kind in _types(config).items()  # type: ignore[arg-type]
+        if name in values
+    }
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = values[field.name]
-        if value is None and type(None) not in get_args(types[field.name]):  # jsonargparse lets it pass
-            raise BadInput(f"{config.__name__}.{field.name} is null: must have a value")
-        nested = field.default_factory
-        if isinstance(value, dict) and dataclasses.is_dataclass(nested):
-            value = _build(cast(type, nested), value)
-        arguments[field.name] = tuple(value) if isinstance(field.default, tuple) else value
+        bare = field.default is field.default_factory is dataclasses.MISSING
+        if bare and field.name not in values:
+            raise BadInput(f"{prefix}{field.name}: must be given, it has no default")
     return config(**arguments)
+
+
+def _typed(kind: Any, value: Any, field: str, place: str) -> Any:
+    """A plain value as the type of its field, `Config.field`, at the dotted name `place`."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, f"{place}.")  # type: ignore[arg-type]
+    if origin in (Union, UnionType) and NoneType in parts:
+        (some,) = (part for part in parts if part is not NoneType)
+        return None if value is None else _typed(some, value, field, place)
+    if value is None:
+        raise BadInput(f"{field} is null: must have a value")
+    if origin is Literal:
+        if value not in parts or type(value) is not str:
+            raise BadInput(f"{place}: must be one of {', '.join(map(repr, parts))}, got {_shown(value)}")
+        return value
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        endless = origin is list or parts[-1] is Ellipsis
+        kinds = [parts[0]] * len(value) if endless else [*parts]
+        if len(kinds) != len(value):
+            raise BadInput(f"{place}: must be {len(kinds)} values, got {_shown(value)}")
+        items = zip(kinds, value, strict=True)
+        return origin(_typed(one, item, field, f"{place}[{i}]") for i, (one, item) in enumerate(items))
+    if kind is float and type(value) in (int, float):
+        if not (abs(value) < 1e300 and math.isfinite(value)):
+            raise BadInput(f"{field} is {_shown(value)}: must be a finite number")
+        return float(value)
+    if kind is Path and isinstance(value, str | Path) and "\0" not in str(value):
+        return Path(value)
+    if type(value) is not kind:
+        raise BadInput(
+            f"{place}: expected a value of type {getattr(origin or kind, '__name__', kind)}, got {_shown(value)}"
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _plain_flags(config: type, argv: Sequence[str]) -> list[str]:
     """Spells flags as jsonargparse wants them.
 
     `--dry_run` is its `--dry_run=true`, and a flag that may be repeated, `--prompt a --prompt b`, its
-    `--prompt+=["a"] --prompt+=["b"]`: quoted, for a text that looks like YAML is a text still.
+    `--prompt+=["a"] --prompt+=["b"]`: quoted, for a text that looks like YAML is a text still. A `--config FILE` is
+    what stands in the file; jsonargparse would take a text for a nested config for another file, or a class to import.
+
+    Raises `BadInput` for a file that is no config, and for a value where there are options.
     """
+    nested = {f"--{name}" for name in _nested(config)}
     fields, types = dataclasses.fields(config), get_type_hints(config)
     lists = {f"--{f.name}": types[f.name] for f in fields if f.default_factory is list and f.metadata.get("repeat")}
     switches = {f"--{f.name}" for f in fields if isinstance(f.default, bool)}
@@ -117,7 +210,18 @@ def _plain_flags(config: type, argv: Sequence[str]) -> list[str]:
     rest = [*argv]
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
-        if flag in lists and (equals or (rest and not rest[0].startswith("--"))):
+        if flag in nested:
+            name = flag.removeprefix("--")
+            raise BadInput(f"{name}: has options of its own and no value; see --help for those that begin with {flag}.")
+        if flag == "--config" and (equals or rest):
+            file = Path(value if equals else rest.pop(0))
+            values = read_yaml(file)
+            try:
+                _require_fields(config, values)
+            except BadInput as error:
+                raise BadInput(f"{file}: {error}") from None
+            equals, value = "=", json.dumps(values, ensure_ascii=False)
+        elif flag in lists and (equals or (rest and not rest[0].startswith("--"))):
             value = value if equals else rest.pop(0)
             quoted = value if lists[flag] == list[float] else json.dumps(value)
             flag, equals, value = f"{flag}+", "=", f"[{quoted}]"

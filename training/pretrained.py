@@ -2,20 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors import SafetensorError
+from huggingface_hub import ModelCard, ModelHubMixin
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from training.config import flat, from_dict, to_dict
 from training.errors import BadInput
 from training.files import write_json, write_tensors
+from training.hub import fetched
+from training.strict_json import read_json
+
+_FILES = ("config.json", "model.safetensors")
 
 
 class PretrainedModel(nn.Module, ModelHubMixin):
@@ -43,48 +48,97 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", **hub: Any
+        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Self:
-        """Loads a model in eval mode from a folder or a Hub id.
+        """Loads a model in eval mode from a folder, or from the Hub where it is `hf://owner/name@commit`.
 
-        `dtype` casts the floating-point weights; `None` keeps the dtype of the file. `hub` goes to
-        `huggingface_hub.hf_hub_download` (`revision`, `token`, ...).
+        `dtype` casts the floating-point weights; `None` keeps the dtype of the file.
         Raises `BadInput` when a file is missing, truncated, or does not fit, and for a device that is not there.
         """
         _require_device(device)
-        config_file, weights_file = (_fetch(path, name, **hub) for name in ("config.json", "model.safetensors"))
-        values = read_json(config_file)
+        folder, _ = fetched(path, _FILES)
+        config_file, weights_file = (folder / name for name in _FILES)
+        for file in (config_file, weights_file):
+            if not file.is_file():
+                raise BadInput(f"{folder}: has no {file.name}, so it is not a complete model folder")
+        values = read_json(config_file, most=2**20)
         kind = values.pop("model", None)
         if kind != cls.__name__:
             raise BadInput(f"{config_file}: holds a {kind or 'model of unknown kind'}, not a {cls.__name__}")
-        model = cls(from_dict(cls.config_class, values, config_file))
+        config: Any = from_dict(cls.config_class, values, config_file)
+        # what the config claims takes no memory before the weights are known to be as large
+        with torch.device("meta"), _Unfilled():
+            _require_fit(weights_file, cls(config).state_dict())
+        with _Unfilled():
+            model = cls(config)
         model._load(weights_file)
         return model.to(device=device, dtype=dtype).eval()
 
     def _load(self, file: Path) -> None:
-        try:
+        """Takes the tensors of a file that fits."""
+        with _reading(file):
             tensors = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{file}: not a complete safetensors file ({error}); fetch or export it again") from None
-        own = self.state_dict()
-        wrong = [
-            *(f"lacks {name}" for name in own.keys() - tensors.keys()),
-            *(f"has an unknown {name}" for name in tensors.keys() - own.keys()),
-            *(
-                f"has {name} of shape {tuple(tensors[name].shape)}, config says {tuple(own[name].shape)}"
-                for name in own.keys() & tensors.keys()
-                if own[name].shape != tensors[name].shape
-            ),
-            *(
-                f"has {name} of {tensors[name].dtype}"
-                for name in own.keys() & tensors.keys()
-                if own[name].is_floating_point() != tensors[name].is_floating_point()
-            ),
-        ]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise BadInput(f"{file}: does not fit its config.json: {min(wrong)}{more}")
         self.load_state_dict(tensors, assign=True)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Allocates tensors without drawing the random numbers that weights from a file would replace."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
+_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {
+    **_FLOATS,
+    "F64": torch.float64, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+_MOST_HEADER = 2**24
+"""Bytes; a hundred thousand tensors take as many."""
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{file}: not a complete safetensors file ({error}); fetch or export it again") from None
+
+
+def _require_fit(file: Path, own: Mapping[str, Tensor]) -> None:
+    """Raises `BadInput` unless the header of a file lists the tensors of a model, of their shapes and kinds."""
+    with _reading(file):
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+        if size > _MOST_HEADER:
+            raise SafetensorError(f"a header of {size:,} bytes")
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 it is no dict
+            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+            dtypes = {name: one.get_dtype() for name, one in slices.items()}
+    both = own.keys() & shapes.keys()
+    wrong = [
+        *(f"lacks {name}" for name in own.keys() - shapes.keys()),
+        *(f"has an unknown {name}" for name in shapes.keys() - own.keys()),
+        *(
+            f"has {name} of shape {shapes[name]}, config says {tuple(own[name].shape)}"
+            for name in both
+            if own[name].shape != shapes[name]
+        ),
+        *(
+            f"has {name} of {_DTYPES.get(dtypes[name], dtypes[name])}"
+            for name in both
+            if _DTYPES.get(dtypes[name]) != own[name].dtype
+            and not (own[name].is_floating_point() and dtypes[name] in _FLOATS)
+        ),
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise BadInput(f"{file}: does not fit its config.json: {min(wrong)}{more}")
 
 
 def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -> None:
@@ -130,30 +184,3 @@ def exported(model: nn.Module) -> dict[str, Tensor]:
         name: tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises `BadInput` when the file is missing or is not one."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{file}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{file}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{file}: holds a {type(values).__name__}, not a JSON object")
-    return values
-
-
-def _fetch(path: str | Path, name: str, **hub: Any) -> Path:
-    """The file `name` of a model folder, downloaded first when `path` is a Hub id."""
-    folder = Path(path)
-    if folder.is_dir():
-        if not (folder / name).is_file():
-            raise BadInput(f"{folder}: has no {name}, so it is not a complete model folder")
-        return folder / name
-    try:
-        return Path(hf_hub_download(str(path), name, **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"{path}: neither a model folder here nor a model on the Hub ({reason})") from None

@@ -1,7 +1,7 @@
 """What a finished run leaves beside its model: how it was trained, what that took, and how it ended."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from training.errors import BadInput
 from training.options import TrainingConfig
-from training.pretrained import read_json
 from training.shared import shared
+from training.strict_json import read_json
 
 FILE = "training.json"
 
@@ -97,8 +97,43 @@ def read_record(model: Path) -> dict[str, Any]:
     file = model / FILE
     if not file.is_file():
         return {}
-    found = read_json(file)
+    found = read_json(file, finite=False)
+    _require_record(found, str(file))
+    return shared(found)  # older ones have whole paths
+
+
+def _require_record(found: Any, where: str) -> None:
+    """Raises `BadInput` unless every field that is read later is of its type, in the records before it too."""
+    if not isinstance(found, dict):
+        raise BadInput(f"{where}: not the record of a training")
     missing = {"steps", "batch_size", "data", "figures"} - found.keys()
     if missing:
-        raise BadInput(f"{file}: not the record of a training: lacks {min(missing)}")
-    return shared(found)  # older ones have whole paths
+        raise BadInput(f"{where}: not the record of a training: lacks {min(missing)}")
+    for name, fits in _FIELDS.items():
+        if name in found and not fits(found[name]):
+            raise BadInput(f"{where}: not the record of a training: {name} is {repr(found[name])[:80]}")
+    if found.get("init"):
+        _require_record(found["init"], f"{where}, init")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_cost(value: Any) -> bool:
+    return value is None or (_is_number(value) and 0 <= value < 1e40)
+
+
+def _is_curve(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value
+    )
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    **{name: lambda value: type(value) is int for name in ("steps", "batch_size", "pictures", "seed")},
+    **{name: lambda value: isinstance(value, str) for name in ("data", "command", "device", "precision", "torch")},
+    **dict.fromkeys(("flops", "seconds"), _is_cost),
+    "figures": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    "curves": lambda value: isinstance(value, dict) and all(map(_is_curve, value.values())),
+}

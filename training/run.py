@@ -15,7 +15,7 @@ from training.config import to_dict
 from training.errors import BadInput
 from training.files import appending, claim, naming, remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
-from training.pretrained import read_json
+from training.strict_json import read_json
 
 # A run may be continued with other values of these; any other change is another run.
 _MAY_CHANGE = {

@@ -8,18 +8,22 @@ prompts.txt                a prompt a line, or category, tab, prompt
 """
 
 import csv
-import json
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.files import json_lines, text_lines
+from data.files import text_lines, utf8_text
 from data.splits import fraction
 from evaluation.suites.prompts import Prompt, Suite
 from training.errors import BadInput
+from training.strict_json import read_json, read_json_lines
 
 COCO_COUNT = 30_000
 """Captions of the usual zero-shot protocol (DALL-E, GLIDE, Parti): 30,000 of the validation set, chosen at random."""
+
+MOST_BYTES = 2**28
+"""Of a file of prompts: 256 MiB, eight times what the captions of COCO's validation set take."""
 
 _TEXT = ("prompt", "prompts", "caption", "text")
 
@@ -29,10 +33,7 @@ def read_suite(path: Path) -> Suite:
     readers = {".json": _coco, ".jsonl": _jsonl, ".csv": _table, ".tsv": _table, ".txt": read_lines}
     if path.suffix not in readers:
         raise BadInput(f"{path}: not a suite of prompts; give one of {', '.join(readers)}")
-    try:
-        prompts = readers[path.suffix](path)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    prompts = readers[path.suffix](path)
     if not prompts:
         raise BadInput(f"{path}: there is not one prompt in it")
     return Suite(name=path.name, prompts=prompts)
@@ -46,27 +47,19 @@ def read_lines(path: Path) -> list[Prompt]:
 
 
 def _jsonl(path: Path) -> list[Prompt]:
-    prompts = []
-    for where, line in json_lines(path):
-        try:
-            prompts.append(_row(json.loads(line), where))
-        except ValueError as error:
-            raise BadInput(f"{where}: not JSON ({error})") from None
-    return prompts
+    return [_row(row, where) for where, row in read_json_lines(path, MOST_BYTES)]
 
 
 def _table(path: Path) -> list[Prompt]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        # tab-separated prompts hold quotation marks that are meant
-        rows = (
-            csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if path.suffix == ".tsv"
-            else csv.DictReader(file)
-        )
-        try:
-            return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
-        except csv.Error as error:
-            raise BadInput(f"{path}: not a table ({error})") from None
+    file = io.StringIO(utf8_text(path), newline="")
+    # tab-separated prompts hold quotation marks that are meant
+    rows = (
+        csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if path.suffix == ".tsv" else csv.DictReader(file)
+    )
+    try:
+        return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    except csv.Error as error:
+        raise BadInput(f"{path}: not a table ({error})") from None
 
 
 def _row(row: Any, where: str) -> Prompt:
@@ -86,9 +79,9 @@ def _row(row: Any, where: str) -> Prompt:
 def _coco(path: Path) -> list[Prompt]:
     """At most 30,000 captions, always the same ones in an order fixed by hash."""
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
+        annotations = read_json(path, MOST_BYTES)["annotations"]
         captions = [(f"{a['image_id']}/{a.get('id', i)}", str(a["caption"])) for i, a in enumerate(annotations)]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise BadInput(
             f"{path}: not COCO captions, which have annotations with image_id and caption ({error})"
         ) from None

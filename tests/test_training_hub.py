@@ -1,0 +1,179 @@
+"""The door to the Hub: an explicit form, a commit, and only the files that are wanted. No network is asked here."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError
+from huggingface_hub.file_download import DryRunFileInfo
+from tiny_models import save_bundle
+
+from diffusion.text import TextConfig, resolved, transformers_encoder
+from sampling.clip import Clip
+from sampling.pipeline import load
+from tokenizer.image_tokenizer import ImageTokenizer
+from training import hub
+from training.errors import BadInput
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Stands in for `snapshot_download`: one repository, and what was asked of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[dict[str, Any]] = []
+        self.online = True
+
+    def __call__(self, repo: str, **asked: Any) -> Any:
+        self.asked.append({"repo": repo, **asked})
+        if repo != "some/thing":
+            raise OSError("404 Client Error. (Request ID: 1)\n\nRepository Not Found")
+        if not self.online and not asked.get("local_files_only"):
+            raise DryRunError("no connection")
+        if not asked.get("dry_run"):
+            return str(self.folder)
+        allowed, ignored = asked["allow_patterns"], asked["ignore_patterns"] or []
+        names = [str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file()]
+        return [
+            DryRunFileInfo(COMMIT, 500_000, name, str(self.folder / name), False, True)
+            for name in names
+            if any(fnmatch(name, one) for one in allowed) and not any(fnmatch(name, one) for one in ignored)
+        ]
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    folder = tmp_path / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    found = Hub(folder)
+    monkeypatch.setattr(hub, "snapshot_download", found)
+    return found
+
+
+LOADERS = {
+    "bundle": load,
+    "model": ImageTokenizer.from_pretrained,
+    "clip": Clip,
+    "text": lambda path: transformers_encoder(str(path)),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("path", ["runs/acme", "owner/name", "http://a/b", "HF://owner/name", "/nowhere"])
+def test_a_mistyped_path_asks_nobody(kind: str, path: str, remote: Hub) -> None:
+    """`runs/acme` was asked of the Hub, where it may be anybody's."""
+    with pytest.raises(BadInput) as error:
+        LOADERS[kind](path)
+    assert str(error.value) == f"{path}: no such folder; a model on the Hub is given as hf://owner/name"
+    assert remote.asked == []
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("path", ["hf://name", "hf://a/b/c", "hf://a/b@", "hf://a/../b", "hf://a/b@x y", "hf://"])
+def test_a_wrong_form_asks_nobody(kind: str, path: str, remote: Hub) -> None:
+    with pytest.raises(BadInput, match="must be hf://owner/name, or hf://owner/name@commit"):
+        LOADERS[kind](path)
+    assert remote.asked == []
+
+
+@pytest.mark.parametrize("path", ["hf://some/thing", Path("hf://some/thing"), f"hf://some/thing@{COMMIT}"])
+def test_a_bundle_is_pinned_and_its_size_shown(
+    path: str | Path, remote: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_bundle(remote.folder)
+    for name in ("setup.py", "text/notes.py", "autoregressive/model.bin", ".env", "extra.safetensors"):
+        (remote.folder / name).touch()
+    bundle = load(path)
+    assert bundle.source == f"hf://some/thing@{COMMIT}"
+    seen, taken = remote.asked[:2]
+    assert (seen["dry_run"], seen["revision"]) == (True, COMMIT if COMMIT in str(path) else None)
+    assert taken["revision"] == COMMIT
+    names = [str(file.relative_to(remote.folder)) for file in remote.folder.rglob("*") if file.is_file()]
+    assert {name for name in names if any(fnmatch(name, one) for one in taken["allow_patterns"])} == {
+        "bundle.json", "text/config.json", "text/spiece.model", "tokenizer/config.json", "tokenizer/README.md",
+        "tokenizer/model.safetensors", "autoregressive/config.json", "autoregressive/model.safetensors",
+    } - {"tokenizer/README.md"}  # fmt: skip
+    assert capsys.readouterr().err == f"hf://some/thing@{COMMIT}: 3.5 MB to download in 7 files\n"
+
+
+def test_a_model_is_two_files(remote: Hub) -> None:
+    save_bundle(remote.folder / "bundle")
+    for file in (remote.folder / "bundle" / "tokenizer").iterdir():
+        file.rename(remote.folder / file.name)
+    model = ImageTokenizer.from_pretrained("hf://some/thing", dtype=torch.float32)
+    assert model.config.codebook_size == 20
+    assert remote.asked[0]["allow_patterns"] == ["config.json", "model.safetensors"]
+
+
+def test_without_a_network_what_was_downloaded_before_will_do(remote: Hub) -> None:
+    save_bundle(remote.folder)
+    remote.online = False
+    assert load("hf://some/thing").source == f"hf://some/thing@{COMMIT}"
+    assert remote.asked[-1]["local_files_only"]
+
+
+def test_what_is_not_there(remote: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput) as error:
+        load("hf://some/other")
+    assert str(error.value).startswith("hf://some/other: cannot be had from the Hub (404 Client Error.")
+    with pytest.raises(BadInput, match=r"hf://some/thing: has none of bundle.json"):
+        load("hf://some/thing")
+
+    def gone(*_: Any, **asked: Any) -> None:
+        raise DryRunError("x") if asked.get("dry_run") else LocalEntryNotFoundError("not here\neither")
+
+    monkeypatch.setattr(hub, "snapshot_download", gone)
+    with pytest.raises(BadInput, match=r"cannot be had from the Hub \(not here\)"):
+        load("hf://some/thing")
+
+
+def save_encoder(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "fox": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    shape = BertConfig(vocab_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(shape).save_pretrained(folder)
+
+
+def test_a_text_encoder_from_the_hub_is_pinned_and_named(remote: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    from tiny_models import text_tokenizer
+
+    save_encoder(remote.folder)
+    (remote.folder / "modeling_stranger.py").write_text("raise SystemExit")
+    settings, _ = resolved(TextConfig(kind="transformers", source="hf://some/thing"), text_tokenizer())
+    assert settings.source == f"hf://some/thing@{COMMIT}"
+    assert f"captions are read by hf://some/thing@{COMMIT}, a model of transformers" in capsys.readouterr().err
+    transformers_encoder(settings.source)
+    assert "captions are read" not in capsys.readouterr().err
+    allowed = remote.asked[0]["allow_patterns"]
+    assert not any(fnmatch(name, one) for one in allowed for name in ("modeling_stranger.py", "pytorch_model.bin"))
+    assert remote.asked[0]["ignore_patterns"] == ["*/*"]
+    assert {asked["revision"] for asked in remote.asked[1:]} == {COMMIT}
+
+
+@pytest.mark.parametrize("kind", ["text", "clip"])
+@pytest.mark.parametrize("damage", ["code", "pickle", "json"])
+def test_a_foreign_encoder_runs_nothing(kind: str, damage: str, tmp_path: Path) -> None:
+    """It offered to run the code of its folder, or loaded a pickle."""
+    import json
+
+    save_encoder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "modeling_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass X: pass\n")
+    if damage == "code":
+        of_stranger = dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer"), "modeling_stranger.X")
+        config |= {"model_type": "stranger", "auto_map": of_stranger}
+    elif damage == "pickle":
+        torch.save({}, tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "config.json").write_text("{" if damage == "json" else json.dumps(config))
+    with pytest.raises(BadInput, match="of transformers is there"):
+        LOADERS[kind](str(tmp_path))
+    assert not (tmp_path / "ran").exists()

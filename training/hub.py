@@ -1,0 +1,71 @@
+"""The one door to the Hugging Face Hub: only what begins with `hf://` passes; everything else is a folder here."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from training.errors import BadInput
+
+_FORM = re.compile(r"hf://?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+"""One stroke is left of the two where the text has been a `Path`."""
+
+FOREIGN = ("*.json", "*.model", "*.safetensors", "*.txt")
+"""Files that a model of `transformers` is made of: data alone, no code and no pickles."""
+
+SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""For every `from_pretrained` of `transformers`, of a folder that `fetched` returned."""
+
+
+def fetched(path: str | Path, files: Sequence[str]) -> tuple[Path, str]:
+    """The folder of a model, downloaded first where `path` is `hf://owner/name` or `hf://owner/name@commit`.
+
+    Args:
+        path: a folder, or a model on the Hub; a tag may stand for the commit.
+        files: names or patterns of the files to download; of patterns, those at the top alone.
+
+    Returns:
+        The folder, and what names its content: `hf://owner/name@commit` whatever was asked for, or the folder.
+
+    Raises:
+        BadInput: there is no such folder, model or commit.
+    """
+    if not str(path).startswith("hf:/"):
+        if not Path(path).is_dir():
+            raise BadInput(f"{path}: no such folder; a model on the Hub is given as hf://owner/name")
+        return Path(path), str(path)
+    form = _FORM.fullmatch(str(path))
+    if form is None:
+        raise BadInput(f"{path}: must be hf://owner/name, or hf://owner/name@commit")
+    below = any("/" in name for name in files)
+    wanted: dict[str, Any] = {"allow_patterns": [*files], "ignore_patterns": None if below else ["*/*"]}
+    repo = form["repo"]
+    try:
+        try:
+            listed = snapshot_download(repo, revision=form["revision"], dry_run=True, **wanted)
+        except DryRunError:  # the Hub cannot be reached: it may have been downloaded before
+            folder = Path(snapshot_download(repo, revision=form["revision"], local_files_only=True, **wanted))
+            return folder, f"hf://{repo}@{folder.name}"
+        if not listed:
+            raise BadInput(f"{path}: has none of {', '.join(files)}")
+        commit = listed[0].commit_hash
+        missing = [file for file in listed if file.will_download]
+        size = sum(file.file_size or 0 for file in missing)
+        print(f"hf://{repo}@{commit}: {size / 1e6:.1f} MB to download in {len(missing)} files", file=sys.stderr)
+        return Path(snapshot_download(repo, revision=commit, **wanted)), f"hf://{repo}@{commit}"
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"{path}: cannot be had from the Hub ({reason})") from None
+
+
+def complete(kind: Any, folder: Path) -> Any:
+    """A model of a class of `transformers` from a folder; raises `ValueError` where a weight would be made up."""
+    model, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **SAFELY)
+    missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # which nothing here asks
+    if missing:
+        raise ValueError(f"its weights lack {missing[0]}")
+    return model

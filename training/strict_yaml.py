@@ -1,0 +1,60 @@
+"""The one reader of YAML configs: plain values, no tags, no aliases."""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.errors import BadInput
+from training.strict_json import DEEPEST, LONGEST_INTEGER, read_bytes, require_plain
+
+
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Knows text, null, true, false and decimal numbers, `1e-3` among them; refuses a field that stands twice."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 the name is PyYAML's
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands twice, line {node.start_mark.line + 1} and after")
+        return super().construct_mapping(node, deep)
+
+
+for _name, _pattern, _first in (
+    ("null", r"~|null|", ["~", "n", ""]),
+    ("bool", r"true|false", [*"tf"]),
+    ("int", rf"[-+]?(0|[1-9][0-9_]{{0,{LONGEST_INTEGER - 2}}})", [*"-+0123456789"]),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+):
+    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def read_yaml(file: Path, most: int = 2**20) -> dict[str, Any]:
+    """Reads a YAML mapping of at most `most` bytes.
+
+    Raises:
+        BadInput: as `read_json`, and for tags and aliases, which would make much of little.
+    """
+    content = read_bytes(file, most)
+    depth = 0
+    try:
+        text = content.decode("utf-8")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"nested more than {DEEPEST} deep")
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
+                raise ValueError(f"a tag or an alias in line {event.start_mark.line + 1}; neither is read")
+        values = yaml.load(text, Loader=_PlainLoader)
+        require_plain(values)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: not a YAML config (not UTF-8 text, byte {error.start})") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadInput(f"{file}: not a YAML config ({error})") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{file}: a config must hold lines of `option: value`, not '{values}'")
+    return values
