@@ -6,7 +6,7 @@ RUN ?= runs/$(PRESET)
 BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: demo test train-emoji compare clean
+.PHONY: demo test test-all train-emoji compare clean
 
 demo: .venv/installed
 	$(BIN)/python -m sampling.generate --config configs/demo.yaml --out outputs/demo
@@ -18,6 +18,10 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# The checks of `make test`, with ten times as many damaged files for the readers of what strangers wrote.
+test-all: .venv/installed
+	$(BIN)/pytest --hypothesis-profile all
 
 # Trains everything from nothing and assembles the bundle. Each step resumes where it was stopped.
 train-emoji: .venv/installed

@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
+from pyarrow import ArrowException  # type: ignore[import-untyped]
 from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
@@ -105,7 +106,9 @@ def _read(file: Path, cache: Path) -> datasets.Dataset:
 def _count_rows(file: Path) -> int:
     try:
         return int(read_metadata(file).num_rows)
-    except ValueError:
+    except (ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # no permission
+            raise
         raise BadInput(f"{file}: not a parquet file, or not all of one") from None
 
 

@@ -42,7 +42,7 @@ from training.config import require, to_dict
 from training.errors import BadInput
 from training.files import appending, atomic, write_json
 from training.processes import require_joined, share_cores
-from training.shared import shared
+from training.shared import shared, shared_path
 from training.strict_json import read_json, read_json_lines
 
 
@@ -251,7 +251,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
     told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": bundle.source, **_drawn_by(bundle, options),
+        "model": shared_path(bundle.source), **_drawn_by(bundle, options),
         "training": bundle.training.get(options.backend, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: most[name] for name in told if name in most}, "turns": turns,

@@ -44,7 +44,7 @@ class GenerateOptions(BackendOptions):
     prompts: Path | None = None
     """Text file with one prompt a line."""
     model: str = str(SHIPPED)
-    """Bundle: a folder or a Hub id. By default the one that comes with Tessera."""
+    """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that comes with Tessera."""
     interpolate: int = 0
     """Draw this many pictures, by diffusion, on the way between two prompts, or from `seed` to `seed + 1` of one."""
     init_image: Path | None = None
@@ -179,7 +179,7 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
     write_json(
         options.out / "generation.json",
         {
-            "model": shared_path(options.model), "backend": options.backend, "options": options.settings, **bundle.ids,
+            "model": shared_path(bundle.source), "backend": options.backend, "options": options.settings, **bundle.ids,
             "model_id": bundle.model_id(options.backend), "device": options.device,
             **bundle.arithmetic(options.backend),
             **({} if options.backend == "diffusion" else _passes(bundle)),

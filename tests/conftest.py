@@ -6,13 +6,24 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import psutil
 import pytest
 import torch
 from PIL import Image
 
+hypothesis.settings.register_profile("all")  # what `make test-all` loads: ten times as many damaged files
+
 torch.set_num_threads(1)  # enough for tiny models; more wait for each other where something else runs beside the tests
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many damaged files `test_fuzz.py` tried."""
+    tried = getattr(sys.modules.get("test_fuzz"), "tried", {})
+    if tried:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(tried.items()))
+        terminalreporter.write_line(f"damaged files tried: {sum(tried.values()):,} ({kinds})")
 
 
 @pytest.fixture(scope="session")

@@ -415,7 +415,9 @@ def test_answers_become_a_win_rate(results: dict[str, Path], page: Path, call: C
         answers.write_text(json.dumps({**first[0], **unusable}))
         assert "line 1: not an answer to a pair" in call(compare, compare.CompareOptions, *words)
     answers.write_bytes(b"\xff")
-    assert "answers.jsonl, line 1: not UTF-8 text (byte 0)" in call(compare, compare.CompareOptions, *words)
+    assert "answers.jsonl, line 1: not valid JSON (not UTF-8 text, byte 0)" in call(
+        compare, compare.CompareOptions, *words
+    )
 
 
 def test_two_of_more_results_are_chosen_for_the_blind_page(

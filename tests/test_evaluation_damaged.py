@@ -140,10 +140,7 @@ def test_bits_are_of_codes(tmp_path: Path) -> None:
 )
 def test_damaged_json_anywhere(name: str, read: Callable[[Path], object], content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    if name == "metadata.jsonl" and not content:
-        assert prompted(tmp_path) == ([], [])
-    else:
-        assert str(tmp_path) in one_line(lambda: read(tmp_path))
+    assert str(tmp_path) in one_line(lambda: read(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -168,8 +165,12 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["generation.json", "metadata.jsonl"])
-@pytest.mark.parametrize("name", NAMES, ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    # links in one's own metadata lead to shared disks
+    [(kind, name) for kind in ("generation.json", "metadata.jsonl") for name in NAMES
+     if (kind, name) != ("metadata.jsonl", "link.png")], ids=repr,
+)  # fmt: skip
 def test_pictures_outside_of_their_folder(kind: str, name: Any, tmp_path: Path) -> None:
     """The record of a folder named files anywhere, and their pixels were scored and shown as its pictures."""
     folder = tmp_path / "made"

@@ -118,7 +118,7 @@ def test_unusable_prompts(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     broken = tmp_path / "broken.txt"
     broken.write_bytes(b"a fox\n\xff\xfe\n")
     assert refusal(*model, "--prompts", broken) == f"{broken}, line 2: not UTF-8 text (byte 6); save it as UTF-8"
-    assert refusal(*model, "--prompts", tmp_path / "none.txt") == f"no such file or folder: {tmp_path / 'none.txt'}"
+    assert refusal(*model, "--prompts", tmp_path / "none.txt") == f"{tmp_path / 'none.txt'}: no such file"
     assert not (tmp_path / "out").exists()
     assert refusal("--prompt", "\udcff") == "'\\udcff' on the command line is not UTF-8 text"
 

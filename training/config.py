@@ -223,7 +223,7 @@ def _plain_flags(config: type, argv: Sequence[str]) -> list[str]:
             equals, value = "=", json.dumps(values, ensure_ascii=False)
         elif flag in lists and (equals or (rest and not rest[0].startswith("--"))):
             value = value if equals else rest.pop(0)
-            quoted = value if lists[flag] == list[float] else json.dumps(value)
+            quoted = value if lists[flag] == list[float] else json.dumps(value, ensure_ascii=False)
             flag, equals, value = f"{flag}+", "=", f"[{quoted}]"
         elif flag in switches and not equals and rest[:1] not in (["true"], ["false"]):
             equals, value = "=", "true"
