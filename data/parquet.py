@@ -79,13 +79,13 @@ def parquet_files(folder: Path) -> list[Path]:
 def _read(file: Path, cache: Path) -> datasets.Dataset:
     pattern = glob.escape(str(file.resolve()))
     try:
-        loaded = datasets.load_dataset("parquet", data_files={"rows": pattern}, cache_dir=str(cache))
+        # not `load_dataset`, which tells its makers over the network that it was called
+        table = datasets.Dataset.from_parquet(pattern, cache_dir=str(cache))
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # no space, no permission
             raise error.__cause__ from None
         raise BadInput(f"{file}: a damaged parquet file ({error.__cause__})") from None
-    assert isinstance(loaded, datasets.DatasetDict)
-    table = loaded["rows"]
+    assert isinstance(table, datasets.Dataset)
     for column in ("image", "text"):
         if column not in table.column_names:
             raise BadInput(f"{file}: no column {column!r}; its columns are {', '.join(table.column_names)}")

@@ -86,7 +86,7 @@ class TransformersEncoder:
         """Raises `BadInput` when there is no such encoder, or another one than the hash in `source` names."""
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
-        folder, _ = _located(source)
+        folder, _ = _located(source, download=False)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
             of_t5 = AutoConfig.from_pretrained(folder, **SAFELY).is_encoder_decoder
@@ -123,13 +123,15 @@ def transformers_encoder(source: str) -> TransformersEncoder:
     return TransformersEncoder(source)
 
 
-def _located(source: str) -> tuple[Path, str]:
+def _located(source: str, *, download: bool) -> tuple[Path, str]:
     """The folder of a source of `transformers`, and the source with what names its weights.
+
+    It is only downloaded for who trains with it: a model that names it must find it here.
 
     Raises `BadInput` where they are other weights than it names already.
     """
     path, _, named = source.partition("@sha256:")
-    folder, pinned = fetched(path, FOREIGN)
+    folder, pinned = fetched(path, FOREIGN, download=download)
     if path.startswith("hf:/"):
         return folder, pinned
     digest = hashlib.sha256()
@@ -155,7 +157,7 @@ def resolved(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextE
     Raises `BadInput` when the source cannot be read or was trained with another text tokenizer.
     """
     if config.kind == "transformers":
-        _, source = _located(config.source)
+        _, source = _located(config.source, download=True)
         width = transformers_encoder(source).width
         return replace(config, source=source, width=width, length=text.config.max_length), None
     if config.kind == "own":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from training.errors import BadInput
@@ -21,22 +22,25 @@ SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """For every `from_pretrained` of `transformers`, of a folder that `fetched` returned."""
 
 
-def fetched(path: str | Path, files: Sequence[str]) -> tuple[Path, str]:
+def fetched(path: str | Path, files: Sequence[str], *, download: bool = True) -> tuple[Path, str]:
     """The folder of a model, downloaded first where `path` is `hf://owner/name` or `hf://owner/name@commit`.
 
     Args:
         path: a folder, or a model on the Hub; a tag may stand for the commit.
         files: names or patterns of the files to download; of patterns, those at the top alone.
+        download: False where a model names another one, which is no reason to ask anybody: then it must be in the
+            Hub's cache already.
 
     Returns:
         The folder, and what names its content: `hf://owner/name@commit` whatever was asked for, or the folder.
 
     Raises:
-        BadInput: there is no such folder, model or commit.
+        BadInput: there is no such folder, model or commit, or one of the folder's files is a link to elsewhere.
     """
     if not str(path).startswith("hf:/"):
         if not Path(path).is_dir():
             raise BadInput(f"{path}: no such folder; a model on the Hub is given as hf://owner/name")
+        _require_own(Path(path), files)
         return Path(path), str(path)
     form = _FORM.fullmatch(str(path))
     if form is None:
@@ -44,6 +48,14 @@ def fetched(path: str | Path, files: Sequence[str]) -> tuple[Path, str]:
     below = any("/" in name for name in files)
     wanted: dict[str, Any] = {"allow_patterns": [*files], "ignore_patterns": None if below else ["*/*"]}
     repo = form["repo"]
+    if not download:
+        try:
+            return Path(snapshot_download(repo, revision=form["revision"], local_files_only=True, **wanted)), str(path)
+        except (HfHubHTTPError, HFValidationError, OSError):
+            revision = f" --revision {form['revision']}" if form["revision"] else ""
+            raise BadInput(
+                f"{path}: a model needs it, and it is not here; look at it, then fetch it: hf download {repo}{revision}"
+            ) from None
     try:
         try:
             listed = snapshot_download(repo, revision=form["revision"], dry_run=True, **wanted)
@@ -60,6 +72,14 @@ def fetched(path: str | Path, files: Sequence[str]) -> tuple[Path, str]:
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"{path}: cannot be had from the Hub ({reason})") from None
+
+
+def _require_own(folder: Path, files: Sequence[str]) -> None:
+    """Raises `BadInput` for a file of a model that is a link to elsewhere. Those of the Hub's cache lead into it."""
+    homes = (folder.resolve(), Path(HF_HUB_CACHE).resolve())
+    for file in (file for name in files for file in folder.glob(name)):
+        if not any(file.resolve().is_relative_to(home) for home in homes):
+            raise BadInput(f"{file}: is a link to a file outside of {folder}; put a copy in its place")
 
 
 def complete(kind: Any, folder: Path) -> Any:

@@ -75,9 +75,15 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         return model.to(device=device, dtype=dtype).eval()
 
     def _load(self, file: Path) -> None:
-        """Takes the tensors of a file that fits."""
+        """Takes the tensors of a file that fits. Raises `BadInput` where one holds what is no number."""
         with _reading(file):
             tensors = load_file(file)
+        broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if broken:  # it would draw noise as if all were well
+            raise BadInput(
+                f"{file}: {min(broken)} has nan or infinite numbers in it, as of a training that diverged or a merge "
+                "gone wrong; take an earlier checkpoint, or fetch it again"
+            )
         self.load_state_dict(tensors, assign=True)
 
 

@@ -1,0 +1,290 @@
+"""What `SECURITY.md` promises, watched from outside: files of strangers go through the commands under an audit hook.
+
+The hook cannot be taken off again, so the commands run in a process of their own: this file, as a script.
+"""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+from safetensors.torch import load_file, save_file
+from tiny_models import add_diffusion, save_bundle
+
+ROOT = Path(__file__).parents[1]
+EVIL = "evil_notes"
+"""A module beside the hostile files; running any of it leaves a file `ran` behind."""
+CLASS = {"class_path": f"{EVIL}.X", "init_args": {"x": 1}}
+
+Case = tuple[str, list[str]]
+"""Module of a command, and its arguments."""
+
+
+def edited(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def foreign_text(bundle: Path) -> None:
+    """Takes the text encoder out of the diffusion weights, as where one of `transformers` reads the captions."""
+    file = bundle / "diffusion" / "model.safetensors"
+    save_file({name: t for name, t in load_file(file).items() if not name.startswith("text.")}, file)
+
+
+def hostile_bundles(folder: Path) -> Iterator[Path]:
+    """Bundles that try something, each in its own way."""
+    good = add_diffusion(save_bundle(folder / "good"))
+
+    def bundle(name: str) -> Path:
+        return Path(shutil.copytree(good, folder / name))
+
+    for part, field in (
+        ("diffusion", "process"),
+        ("diffusion", "dit"),
+        ("autoregressive", "width"),
+        ("tokenizer", "heads"),
+    ):
+        made = bundle(f"class-in-{part}-{field}")
+        edited(made / part / "config.json", **{field: CLASS})
+        yield made
+    made = bundle("config-as-a-file")
+    (made / "process.yaml").write_text(f"class_path: {EVIL}.X")
+    edited(made / "diffusion" / "config.json", process="process.yaml")
+    yield made
+    made = bundle("parts-elsewhere")
+    edited(made / "bundle.json", parts=["text", "tokenizer", "../../secret"])
+    yield made
+    made = bundle("text-encoder-elsewhere")
+    foreign_text(made)
+    text = json.loads((made / "diffusion" / "config.json").read_text())["text"]
+    edited(made / "diffusion" / "config.json", text={**text, "kind": "transformers", "source": f"hf://{EVIL}/x"})
+    yield made
+    made = bundle("text-encoder-with-code")
+    foreign_text(made)
+    (made / "encoder").mkdir()
+    code = {"auto_map": {"AutoModel": f"{EVIL}.X", "AutoConfig": f"{EVIL}.X"}, "model_type": EVIL}
+    (made / "encoder" / "config.json").write_text(json.dumps(code))
+    shutil.copy(folder / f"{EVIL}.py", made / "encoder")
+    edited(made / "diffusion" / "config.json", text={**text, "kind": "transformers", "source": str(made / "encoder")})
+    yield made
+    made = bundle("claims-much")
+    edited(made / "autoregressive" / "config.json", width=2**16, mlp_width=2**17, decoder_depth=999)
+    yield made
+    made = bundle("no-numbers")
+    for part in ("autoregressive", "diffusion"):
+        tensors = load_file(made / part / "model.safetensors")
+        next(iter(tensors.values())).view(-1)[0] = float("nan")
+        save_file(tensors, made / part / "model.safetensors")
+    yield made
+    made = bundle("weights-are-a-link")
+    (made / "autoregressive" / "model.safetensors").unlink()
+    (made / "autoregressive" / "model.safetensors").symlink_to(folder / "secret")
+    yield made
+    made = bundle("weights-are-a-pickle")
+    (made / "autoregressive" / "model.safetensors").write_bytes(b"\x80\x04\x95cos\nsystem\n(S'touch ran'\ntR.")
+    yield made
+
+
+def hostile_files(folder: Path) -> Iterator[Case]:
+    """Results, pictures, tables, texts and configs that try something."""
+    out = str(folder / "out")
+    for number, name in enumerate((str(folder / "secret"), "../secret", "link.png")):
+        result = folder / f"result-{number}"
+        shutil.copytree(folder / "result", result)
+        (result / "link.png").symlink_to(folder / "secret")
+        pictures = json.loads((result / "result.json").read_text())["pictures"]
+        edited(result / "result.json", pictures=[{**pictures[0], "file": name}], name=f"{number} <script>")
+        yield "evaluation.compare", [str(result), str(folder / "result"), "--force", "--out", f"{out}/compare-{number}"]
+    photos = folder / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(ran) (w) file closefile\n%%EOF"
+    )
+    Image.new("RGB", (32, 32)).save(photos / "b.png")
+    lines = [{"file_name": f"{name}.png", "text": f"a \x1b]0;{name}"} for name in "ab"]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    yield "data.inspect", [str(photos), "--size", "16", "--cache", f"{folder}/cache", "--out", f"{out}/inspect"]
+    outside = folder / "outside"
+    outside.mkdir()
+    for number, name in enumerate((str(folder / "secret"), "../secret")):
+        (outside / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}))
+        yield "data.inspect", [str(outside), "--size", "16", "--cache", f"{folder}/cache", "--out", f"{out}/o{number}"]
+    picture = (photos / "b.png").read_bytes()
+    cells = [{"bytes": picture, "path": "b.png"}, {"bytes": None, "path": str(folder / "secret")}]
+    parquet.write_table(pa.table({"image": cells, "text": ["a", "b"]}), folder / "table.parquet")
+    yield "data.inspect", [f"{folder}/table.parquet", "--size", "16", "--cache", f"{folder}/cache", "--out", f"{out}/t"]
+    good = ["--model", f"{folder}/good", "--prompt", "a", "--out"]
+    for number, config in enumerate(
+        (CLASS, {"prompt": CLASS}, {"config": f"{folder}/secret"}, {"scorer": f"hf://{EVIL}/x"})
+    ):
+        (folder / f"config-{number}.yaml").write_text(json.dumps(config))
+        yield "sampling.generate", ["--config", f"{folder}/config-{number}.yaml", *good, f"{out}/config-{number}"]
+    yield "sampling.generate", [*good, f"{out}/missing", "--model", f"{EVIL}/model"]
+    yield "sampling.generate", [*good, f"{out}/init", "--init_image", f"{photos}/a.png", "--strength", "0.5"]
+    planted = folder / "out" / "planted"
+    planted.mkdir(parents=True)
+    (planted / "grid.png").symlink_to(folder / "secret")
+    yield "sampling.generate", [*good, str(planted)]
+    (folder / "inception.pt").write_bytes(b"PK\x03\x04")
+    yield (
+        "evaluation.score",
+        ["--images", str(photos), "--inception", f"{folder}/inception.pt", "--out", f"{out}/score"],
+    )
+
+
+def cases(folder: Path) -> list[Case]:
+    """Everything hostile, and what is drawn with the good bundle, so that the hook is seen to let work through."""
+    (folder / f"{EVIL}.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass X: pass\n")
+    (folder / "secret").write_text("the reader's own")
+    from test_evaluation_damaged import RESULT
+
+    (folder / "result" / "pictures").mkdir(parents=True)
+    (folder / "result" / "result.json").write_text(json.dumps(RESULT))
+    Image.new("RGB", (16, 16)).save(folder / "result" / "pictures" / "0.png")
+    found: list[Case] = []
+    for bundle in hostile_bundles(folder):
+        for backend in ("autoregressive", "diffusion"):
+            options = ["--model", str(bundle), "--backend", backend, "--prompt", "a", "--device", "cpu"]
+            found.append(("sampling.generate", [*options, "--out", f"{folder}/out/{bundle.name}-{backend}"]))
+    found += hostile_files(folder)
+    found.append(("sampling.generate", ["--model", f"{folder}/good", "--prompt", "a", "--out", f"{folder}/out/good"]))
+    return found
+
+
+FORBIDDEN = {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "pickle.find_class"}
+
+
+class Watch:
+    """An audit hook that notes what no file of a stranger may bring about."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.noted, self.on = str(folder), list[str](), False
+        self._mine = (f"{self.folder}/out", f"{self.folder}/cache", "/dev/", "/proc/")
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event == "import" and EVIL in str(arguments[0]):
+            self.noted.append(f"import {arguments[0]}")
+        elif event in FORBIDDEN:
+            self.noted.append(f"{event} {arguments!r}"[:300])
+        elif event == "open" and isinstance(arguments[0], str):
+            self._opened(os.path.realpath(arguments[0]), arguments[0], arguments[1], arguments[2])
+        elif event == "exec" and self.folder in getattr(arguments[0], "co_filename", ""):
+            self.noted.append(f"exec {arguments[0].co_filename}")
+
+    def _opened(self, real: str, path: str, mode: str | None, flags: int) -> None:
+        writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) or any(letter in (mode or "") for letter in "wax+")
+        if real == f"{self.folder}/secret":
+            self.noted.append(f"open {path}")
+        elif writes and not real.startswith(self._mine) and not path.startswith(self._mine):
+            self.noted.append(f"write {path}")
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """Runs every case; returns how each ended and what was noted."""
+    everything = cases(folder)
+    modules = {name: importlib.import_module(name) for name, _ in everything}
+    from training.cli import command
+
+    options = {
+        "sampling.generate": ("GenerateOptions", ()), "evaluation.compare": ("CompareOptions", ()),
+        "data.inspect": ("InspectOptions", ("source",)), "evaluation.score": ("ScoreOptions", ()),
+    }  # fmt: skip
+
+    def call(name: str, arguments: list[str]) -> tuple[int, str]:
+        module, (config, positional) = modules[name], options[name]
+        said = StringIO()
+        sys.argv = [name, *arguments]
+        if name == "evaluation.compare":
+            sys.argv = module.spelled(sys.argv)
+        with redirect_stdout(said), redirect_stderr(said):
+            try:
+                command(module.main, getattr(module, config), positional)
+            except SystemExit as left:
+                return int(left.code or 0), said.getvalue()
+        return 0, said.getvalue()
+
+    name, arguments = everything[-1]
+    call(
+        name, [*arguments[:-1], f"{folder}/out/first"]
+    )  # what libraries import and open at first is not the file's doing
+    watch = Watch(folder)
+    sys.addaudithook(watch)
+    ended = []
+    for name, arguments in everything:
+        watch.noted.clear()
+        watch.on = True
+        try:
+            code, said = call(name, arguments)
+        except BaseException as error:
+            code, said = 1, repr(error)
+        watch.on = False
+        ended.append(
+            {"case": f"{name} {' '.join(arguments)}", "code": code, "said": said[-600:], "noted": [*watch.noted]}
+        )
+    return {"ended": ended}
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("stranger")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), str(ROOT / "tests")])}
+    environment |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return folder, json.loads(process.stdout.splitlines()[-1])["ended"]
+
+
+def test_nothing_is_imported_run_asked_of_the_network_or_written_elsewhere(
+    watched: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, ended = watched
+    assert not (folder / "ran").exists()
+    assert (folder / "secret").read_text() == "the reader's own"
+    assert {case["case"]: case["noted"] for case in ended if case["noted"]} == {}
+
+
+def test_all_end_well_or_in_one_line(watched: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Refusals say "error: ..." and exit with 2; what can be used is used."""
+    _, ended = watched
+    assert ended[-1]["code"] == 0, ended[-1]
+    for case in ended:
+        assert case["code"] in (0, 2), case
+        assert "Traceback" not in case["said"], case
+        assert "\x1b" not in case["said"], case
+        if case["code"] == 2:
+            assert case["said"].strip().splitlines()[-1].startswith("error: "), case
+    assert sum(case["code"] == 2 for case in ended) >= 25
+
+
+def test_no_bytes_of_the_reader_s_get_into_pages(watched: tuple[Path, list[dict[str, Any]]]) -> None:
+    from base64 import b64encode
+
+    folder, _ = watched
+    for page in (folder / "out").rglob("*.html"):
+        assert b64encode(b"the reader's own").decode()[:16] not in page.read_text()
+        assert "<script>0" not in page.read_text()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    print(json.dumps(run(Path(sys.argv[1]))))
