@@ -81,7 +81,7 @@ def test_damaged_constants_of_latents(bundle: Path, name: str, value: float) -> 
     tensors = load_file(file)
     tensors[name][1] = value
     save_file(tensors, file)
-    with pytest.raises(BadInput, match="latent_std must be above 0|has nan or infinite numbers"):
+    with pytest.raises(BadInput, match=r"latent_std must be above 0|has nan or infinite numbers"):
         load(bundle)
 
 
