@@ -19,7 +19,7 @@ from diffusion.text import caption_ids, resolved
 from sampling.bundle import BundleOptions, assemble
 from sampling.options import DiffusionOptions
 from sampling.pipeline import Bundle
-from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.image_tokenizer import ImageTokenizer, require_own_grid
 from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
@@ -48,6 +48,7 @@ def main(config: DiffusionTrainingConfig) -> None:
         encode_once(config, run, tokenizer)
     accelerator.wait_for_everyone()
     latents, unseen = (LatentStore(latent_folder(config, split)) for split in ("train", "validation"))
+    require_own_grid(config.model, tokenizer.config.grid)
     text_config, encoder = resolved(config.model.text, text)
     config.model = dataclasses.replace(
         config.model, text=text_config, channels=tokenizer.config.codebook_dim, grid=tokenizer.config.grid,
@@ -95,7 +96,8 @@ def main(config: DiffusionTrainingConfig) -> None:
             figures["validation_loss"] += diffusion_loss(denoise, process, x_0, generator).item() * share
             bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
             figures["validation_bits_per_dimension"] += bits.item() * share
-        bundle = Bundle(text=text, tokenizer=tokenizer, diffusion=model)
+        # plain: to record the weights of the moment would take longer than to draw twelve pictures
+        bundle = Bundle(text=text, tokenizer=tokenizer, diffusion=model, engine="plain")
         drawn = bundle.generate(captions[:12], options=DiffusionOptions())
         grid([*drawn, *tokenizer.decode_latents(pictures[:12])], captions[:12] * 2, columns=12).save(file, format="PNG")
         return figures

@@ -4,6 +4,7 @@ Dimension names: B pictures, S caption ids, T image tokens.
 """
 
 import functools
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -58,8 +59,8 @@ class Sampler:
         elif self.engine == "packed":
             self.arithmetic = dtype or packed_dtypes()[0]
             self.model = packed(model, self.arithmetic)
-        self.passes: list[int] = []
-        """Of the decoder, for each batch that was drawn."""
+        self.passes: deque[int] = deque(maxlen=10_000)
+        """Of the decoder, for each of the last batches that were drawn."""
         self._cache: KVCache | None = None
         self._state: State | None = None
 

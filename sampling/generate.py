@@ -196,7 +196,7 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
 
 def _passes(bundle: Bundle) -> dict[str, Any]:
     """Of the decoder for each batch, and how many tokens one of them came to, which with `parallel` is more than 1."""
-    passes, length = bundle.sampler.passes, bundle.tokenizer.config.grid**2
+    passes, length = [*bundle.sampler.passes], bundle.tokenizer.config.grid**2
     return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
 
 

@@ -93,7 +93,9 @@ def recorded(module: nn.Module, arguments: tuple[Any, ...]) -> Callable[..., Ten
             warnings.simplefilter("ignore")
             copies = [[*map(torch.clone, part)] if isinstance(part, list) else part.clone() for part in arguments]
             return torch.jit.freeze(torch.jit.trace(module.eval(), tuple(copies), check_trace=False))  # type: ignore[no-untyped-call]
-    except RuntimeError:
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"a step cannot be recorded here, and takes longer without ({reason})", stacklevel=2)
         return module
 
 

@@ -18,7 +18,7 @@ from seq2seq.codes import code_folder, encode_once
 from seq2seq.loss import partly_hidden, token_loss
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
-from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.image_tokenizer import ImageTokenizer, require_own_grid
 from tokenizer.text import CaptionCut, TextTokenizer, trimmed
 from training.cli import command
 from training.loop import Batch, accelerator_for, train
@@ -42,6 +42,7 @@ def main(config: TokenTrainingConfig) -> None:
     codes, unseen = (CodeStore(folder / split) for split in ("train", "validation"))
     for store in (codes, unseen):
         store.require_tokenizer(tokenizer.codes_id)
+    require_own_grid(config.model, codes.info.columns)
     config.model = dataclasses.replace(
         config.model, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
         codebook_size=codes.info.codebook_size, grid=codes.info.columns, codes_id=codes.info.codes_id,
@@ -84,7 +85,8 @@ def main(config: TokenTrainingConfig) -> None:
             share = len(tokens) / len(pictures)
             figures["validation_loss"] += value.item() * share
             figures["validation_accuracy"] += scalars["accuracy"].item() * share
-        bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=model)
+        # plain: to pack or compile the weights of the moment would take longer than to draw twelve pictures
+        bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=model, engine="plain")
         drawn = bundle.generate(captions[:12], options=SamplingOptions())
         grid([*drawn, *tokenizer.decode(codes[:12])], captions[:12] * 2, columns=12).save(file, format="PNG")
         return figures

@@ -85,7 +85,12 @@ def test_pictures_are_encoded_once_and_no_other_take_their_place(
     with pytest.raises(BadInput, match=r"run: holds a run on other data \(train.fingerprint: '"):
         fit(out, parts, "--steps", "3")
     assert (out / "codes/train/store.json").stat().st_mtime_ns == written
-    shutil.rmtree(out / "checkpoints")  # nothing was learnt from them
+    shutil.rmtree(out / "checkpoints")
+    with pytest.raises(BadInput, match="run: has a model, but checkpoints only up to step 0"):
+        fit(out, parts)
+    assert (out / "codes/train/store.json").stat().st_mtime_ns == written
+    shutil.rmtree(out / "model")
+    (out / "log.jsonl").unlink()  # nothing was learnt from them
     fit(out, parts)
     assert CodeStore(out / "codes/train").info.fingerprint != train.info.fingerprint
 

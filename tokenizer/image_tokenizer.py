@@ -3,6 +3,7 @@
 Dimension names: B batch, H and W pixels, h and w codes (H / patch_size), D width, C dimensions of the code lookup.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,20 @@ class ImageTokenizerConfig:
     def grid(self) -> int:
         """Codes in a row, and rows in a picture."""
         return self.image_size // self.patch_size
+
+
+def require_own_grid(model: Any, grid: int) -> None:
+    """Raises `BadInput` where the config of a model states another `grid` than the image tokenizer has.
+
+    Presets for large pictures state one; with an image tokenizer for small ones, another model than they say would be
+    trained.
+    """
+    usual = next(field.default for field in dataclasses.fields(model) if field.name == "grid")
+    if model.grid not in (usual, grid):
+        raise BadInput(
+            f"model.grid is {model.grid}, but the image tokenizer makes {grid} codes a row: "
+            f"leave it out, or train the image tokenizer for pictures of that size"
+        )
 
 
 class Reconstruction(NamedTuple):

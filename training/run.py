@@ -41,7 +41,8 @@ class RunFolder:
     def lock(self) -> None:
         """Creates or re-opens the folder and locks it until this process ends, however it ends; may be called again.
 
-        Raises `BadInput` when another trainer lives in it, or it holds what is not of a run.
+        Raises `BadInput` when another trainer lives in it, when it holds what is not of a run, or a run whose
+        checkpoints are lost.
         """
         claim(self.path, "a run")
         try:
@@ -52,6 +53,7 @@ class RunFolder:
             ) from None
         for folder in (self.path, *filter(Path.is_dir, self.path.iterdir())):
             remove_leftovers(folder)
+        self._require_checkpoints()
 
     def require_data(self, data: dict[str, Any]) -> None:
         """Raises `BadInput` when there are checkpoints of a training on other data; `data` is what tells them apart."""
@@ -82,20 +84,21 @@ class RunFolder:
         step = last_step(self.checkpoints)
         if step > self.config.steps:
             raise BadInput(f"{self.path}: is at step {step} already; give --steps {step} or more, or another --out")
-        self._require_checkpoints(step, read_json(file) if file.exists() else mine)
         self.require_data(data)
         write_json(file, mine)
         write_json(self._data_file, data)
         write_text(self.path / "command.txt", self.command + "\n")
 
-    def _require_checkpoints(self, step: int, before: dict[str, Any]) -> None:
-        """Raises `BadInput` when the run was further than `step`, where its checkpoints end, than a kill explains.
+    def _require_checkpoints(self) -> None:
+        """Raises `BadInput` when the run was further than where its checkpoints end by more than a kill explains.
 
         Who deletes checkpoints to save space would lose the log, and in the end the model, to a run begun anew.
         """
+        step, file = last_step(self.checkpoints), self.path / "config.json"
+        every = (read_json(file) if file.exists() else {}).get("checkpoint_every", self.config.checkpoint_every)
         reached = max((line["step"] for line in self._lines()), default=0)
         # of two checkpoints that are kept one may be damaged
-        if reached >= step + 2 * before["checkpoint_every"] or (self.model.exists() and not step):
+        if reached >= step + 2 * every or (self.model.exists() and not step):
             there = "model" if self.model.exists() else f"log up to step {reached}"
             raise BadInput(
                 f"{self.path}: has a {there}, but checkpoints only up to step {step}: "
