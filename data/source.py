@@ -14,7 +14,8 @@ from data.captioned import CaptionedImages, StoredImages
 from data.corpus import Corpus
 from data.emoji_corpus import EmojiCorpus
 from data.files import visible_files
-from data.folder import METADATA, FolderCorpus
+from data.folder import FolderCorpus, list_files
+from data.metadata import caption_files, is_table
 from data.parquet import ParquetCorpus
 from data.splits import VALIDATION, fraction
 from data.store import PictureStore, open_store
@@ -77,12 +78,12 @@ def open_corpus(source: str | Path, cache: Path) -> Corpus:
 
 def is_captioned(folder: Path) -> bool:
     """Whether a folder of pictures says what they show, as a source must; others can only be looked at."""
-    return _is_of_tables(folder) or any(file.name == METADATA for file in visible_files(folder))
+    return _is_of_tables(folder) or bool(caption_files(list_files(folder)))
 
 
 def _is_of_tables(folder: Path) -> bool:
     names = [file.name for file in visible_files(folder)]
-    return any(name.endswith(".parquet") for name in names) and METADATA not in names
+    return any(name.endswith(".parquet") for name in names) and not any(map(is_table, names))
 
 
 def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from data.files import visible_files
 from data.fit import SUFFIXES, fit, whole
-from data.folder import metadata_rows
-from data.source import is_captioned
+from data.folder import list_files
+from data.metadata import caption_files, captioned
 from data.store import Unreadable
 from evaluation.features import Pictures
 from training.errors import BadInput
@@ -73,9 +73,10 @@ def prompted(folder: Path) -> tuple[list[Path], list[str]]:
     """
     if (folder / "generation.json").is_file():
         return _generated(folder, folder / "generation.json")
-    rows = list(metadata_rows(folder)) if is_captioned(folder) else []
-    if not rows:
+    files = list_files(folder) if folder.is_dir() else []
+    if not caption_files(files):
         return list_pictures(folder), []
+    rows = list(captioned(folder, files))
     return [folder / str(row["file"]) for row in rows], [str(row["text"]) for row in rows]
 
 

@@ -151,7 +151,7 @@ def test_links_that_lead_nowhere_are_left_out(photos: Path) -> None:
     with pytest.warns(UserWarning, match="2 unusable pictures: ") as caught:
         assert keys(open_photos(photos)) == ["a.png"]
     assert "gone.png (No such file or directory)" in str(caught[0].message)
-    assert "stray.png (not in metadata.jsonl)" in str(caught[0].message)
+    assert "stray.png (has no caption)" in str(caught[0].message)
 
 
 def test_changed_pictures_of_any_name_are_drawn_again(photos: Path) -> None:
@@ -226,7 +226,7 @@ def test_unusable_pictures_are_left_out_counted_and_named(photos: Path) -> None:
         assert message.startswith("photos-16/all: 4 unusable pictures: ")
         assert "text.png (not a picture)" in message and "empty.png (not a picture)" in message
         assert "cut.jpg (Truncated File Read)" in message
-        assert "stray.png (not in metadata.jsonl)" in message
+        assert "stray.png (has no caption)" in message
 
 
 def test_unusable_pictures_are_fatal_when_strict(photos: Path) -> None:
@@ -301,12 +301,12 @@ def test_sources_that_are_none(photos: Path) -> None:
     with pytest.raises(BadInput, match='nowhere: no such file or folder; give "emoji", a folder'):
         open_photos(photos / "nowhere")
     plain(photos, "a.png")
-    with pytest.raises(BadInput, match=r"photos: no metadata.jsonl, which should have a line like \{\"file_name\""):
+    with pytest.raises(BadInput, match=r"photos: no captions; write a metadata.jsonl with a line like \{\"file_name\""):
         open_photos(photos)
     with pytest.raises(BadInput, match=r"a.png: not a source of pictures; give \"emoji\", a folder"):
         open_photos(photos / "a.png")
     describe(photos)
-    with pytest.raises(BadInput, match=r"photos: metadata.jsonl is empty; it should have a line like"):
+    with pytest.raises(BadInput, match=r"photos: no captions; write a metadata.jsonl with a line like"):
         open_photos(photos)
 
 

@@ -311,3 +311,56 @@ def test_contents_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert content_hashes([moved, tmp_path / "none"], tmp_path / "cache") == [first, ""]
     monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("read again"))
     assert content_hashes([file], tmp_path / "cache") == [first]
+
+
+def captions(source: Path, tmp_path: Path) -> dict[str, tuple[str, ...]]:
+    pictures = open_source(source, size=16, cache=tmp_path / "cache")
+    return {pictures.key(i): pictures.captions(i) for i in range(len(pictures))}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "txt"])
+def test_captions_stand_where_people_write_them(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "p"
+    rows = [
+        {"file_name": picture(folder / name).name, "text": f"a {name}, red", "split": None}
+        for name in ("a.png", "b.jpg")
+    ]
+    match kind:
+        case "jsonl":
+            (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        case "csv":  # as Excel saves it
+            lines = ["file_name,text,split", *(f'{row["file_name"]},"{row["text"]}",' for row in rows)]
+            (folder / "metadata.csv").write_bytes(MARK + "\r\n".join(lines).encode())
+        case "parquet":
+            columns = {name: pa.array([row[name] for row in rows], pa.string()) for name in rows[0]}
+            parquet.write_table(pa.table(columns), folder / "metadata.parquet")
+        case "txt":
+            for row in rows:
+                (folder / row["file_name"]).with_suffix(".txt").write_text(row["text"].replace(", ", ",\n") + "\n")
+            (folder / "notes.txt").write_text("of no picture")
+    assert captions(folder, tmp_path) == {"a.png": ("a a.png, red",), "b.jpg": ("a b.jpg, red",)}
+    assert prompted(folder) == ([folder / "a.png", folder / "b.jpg"], ["a a.png, red", "a b.jpg, red"])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("metadata.csv", "file_name,text\nc.png,x\n", r"metadata.csv, line 2: c.png is not a file in"),
+        ("metadata.csv", "file_name\na.png\n", r"metadata.csv, line 2: no 'text'"),
+        ("metadata.csv", "file_name,text\na.png,\n", r"metadata.csv, line 2: 'text' is \"\"; it must be a string"),
+        ("metadata.csv", "file_name,text\n../a.png,x\n", r"line 2: \.\./a.png is not a file in"),
+        ("metadata.parquet", "PAR1", r"metadata.parquet: a damaged parquet file"),
+        ("a.txt", " ", r"a.txt: 'text' is \"\"; it must be a string with something in it"),
+    ],
+)
+def test_captions_that_cannot_be_used_are_named(tmp_path: Path, file: str, content: str, why: str) -> None:
+    picture(tmp_path / "p" / "a.png")
+    (tmp_path / "p" / file).write_text(content)
+    with pytest.raises(BadInput, match=why):
+        open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
+
+
+def test_a_table_counts_more_than_texts(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "p", 2)
+    (folder / "0.txt").write_text("of another program")
+    assert captions(folder, tmp_path)["0.png"] == ("number 0",)

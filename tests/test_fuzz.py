@@ -25,7 +25,7 @@ from tiny_models import add_diffusion, save_bundle
 
 from data.files import text_lines
 from data.fit import fit, fit_mask, original_size, whole
-from data.folder import metadata_rows
+from data.metadata import captioned
 from data.parquet import ParquetCorpus
 from data.store import Unreadable
 from diffusion.model import DiffusionModel
@@ -251,7 +251,7 @@ def test_metadata(tmp_path: Path) -> None:
     @given(st.tuples(*(damaged_json(line) for line in lines)))
     def run(damaged: tuple[bytes, bytes]) -> None:
         (tmp_path / "metadata.jsonl").write_bytes(b"\n".join(damaged))
-        attempt("metadata.jsonl", lambda: list(metadata_rows(tmp_path)))
+        attempt("metadata.jsonl", lambda: list(captioned(tmp_path, ["a.png", "b.png", "metadata.jsonl"])))
 
     run()
 

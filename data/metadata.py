@@ -1,0 +1,143 @@
+"""What the pictures of a folder show, wherever people write it down.
+
+    photos/metadata.jsonl      {"file_name": "cat.jpg", "text": "a cat on a sofa"}
+    photos/metadata.csv        file_name,text
+                               cat.jpg,a cat on a sofa
+    photos/metadata.parquet    the same columns
+    photos/cat.txt             a cat on a sofa
+
+There may be such a table in several folders, each for the pictures beside and below it. Where there is none at all, a
+text of a picture's name is its caption. A picture's split is what its row has under `split`, or else the folder it is
+in, if that is called `train`, `validation` or `test`.
+"""
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pyarrow import ArrowException  # type: ignore[import-untyped]
+from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+from data.files import utf8_text
+from data.fit import SUFFIXES
+from data.splits import stated_by
+from training.errors import BadInput
+from training.strict_json import read_json_lines
+
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Names of files that say what pictures show."""
+
+_MOST_BYTES = 2**31
+"""Of a file of lines: some ten million."""
+
+_LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
+
+
+def is_table(file: str) -> bool:
+    """Whether a file says by its name that it has captions of pictures."""
+    return PurePosixPath(file).name in TABLES
+
+
+def is_picture(file: str) -> bool:
+    """Whether a file says by its name that it is a picture."""
+    return PurePosixPath(file).suffix.lower() in SUFFIXES
+
+
+def caption_files(files: Sequence[str]) -> list[str]:
+    """Of files in a folder, those with captions: tables, or where there are none, texts of the names of pictures."""
+    tables = [file for file in files if is_table(file)]
+    named = {str(PurePosixPath(file).with_suffix("")) for file in files if is_picture(file)}
+    return tables or [file for file in files if file.endswith(".txt") and file.removesuffix(".txt") in named]
+
+
+def captioned(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | None]]:
+    """File, text and split of every picture that has a caption.
+
+    Args:
+        folder: where they are.
+        files: what is in it, pictures and texts and tables, by their names from there.
+
+    Raises:
+        BadInput: a row names no picture, or none in the folder, or one that was named before; or has no text. The
+            message names the row.
+    """
+    seen: set[str] = set()
+    for where, beside, record in _rows(folder, files):
+        file = beside / _string(record, "file_name", where)
+        there = (folder / file).is_file() or (folder / file).is_symlink()  # to nowhere: cannot be read, like others
+        if not there or ".." in file.parts or file.is_absolute():
+            raise BadInput(f"{where}: {file} is not a file in {folder}")
+        if file.as_posix() in seen:
+            raise BadInput(f"{where}: {file} has a caption already; give each picture one")
+        seen.add(file.as_posix())
+        stated = record.get("split") not in (None, "")  # pandas writes null, or nothing, where nothing is stated
+        split = _string(record, "split", where) if stated else stated_by(file.parts[0])
+        yield {"file": file.as_posix(), "text": _string(record, "text", where).strip(), "split": split}
+    if not seen:
+        raise BadInput(
+            f"{folder}: no captions; write a metadata.jsonl with a line like {_LINE} for each picture, a metadata.csv "
+            "with the columns file_name and text, or a text file beside each picture"
+        )
+
+
+def _rows(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """Where a row stands, the folder that its file name is meant from, and the row."""
+    pictures = defaultdict(list)
+    for file in files:
+        if is_picture(file):
+            pictures[str(PurePosixPath(file).with_suffix(""))].append(PurePosixPath(file).name)
+    for file in caption_files(files):
+        beside = Path(file).parent
+        if file.endswith(".txt"):
+            for name in pictures[file.removesuffix(".txt")]:
+                text = " ".join(utf8_text(folder / file).split())
+                yield f"{folder / file}", beside, {"file_name": name, "text": text}
+        else:
+            read = {".jsonl": _of_lines, ".csv": _of_csv, ".parquet": _of_parquet}[Path(file).suffix]
+            for where, record in read(folder / file):
+                yield where, beside, record
+
+
+def _of_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        for where, record in read_json_lines(file, most=_MOST_BYTES):
+            if not isinstance(record, dict):
+                raise BadInput(f"{where}: not a JSON object")
+            yield where, record
+    except BadInput as error:
+        raise BadInput(f"{error}; a line should look like {_LINE}") from None
+
+
+def _of_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = csv.DictReader(io.StringIO(utf8_text(file), newline=""))
+    try:
+        for row in rows:
+            yield f"{file}, line {rows.line_num}", row
+    except csv.Error as error:
+        raise BadInput(f"{file}, line {rows.line_num}: not a table ({error})") from None
+
+
+def _of_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        table, number = ParquetFile(file), 0
+        columns = [name for name in ("file_name", "text", "split") if name in table.schema_arrow.names]
+        for batch in table.iter_batches(batch_size=1024, columns=columns):
+            for row in batch.to_pylist():
+                yield f"{file}, row {number}", row
+                number += 1
+    except (ArrowException, OSError) as error:
+        raise BadInput(f"{file}: a damaged parquet file ({error})") from None
+
+
+def _string(record: dict[str, Any], field: str, where: str) -> str:
+    if field not in record:
+        raise BadInput(f"{where}: no {field!r}; a line should look like {_LINE}")
+    value = record[field]
+    if not isinstance(value, str) or not value.strip():
+        shown = json.dumps(value, default=str)[:100]
+        raise BadInput(f"{where}: {field!r} is {shown}; it must be a string with something in it")
+    return value
