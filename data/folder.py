@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from data.corpus import Corpus
 from data.files import content_hashes, visible_files
-from data.fit import VERSION, fit, original_size
 from data.metadata import caption_files, captioned, is_picture, is_table
+from data.picture import VERSION, fit, original_size
 from data.splits import settle
 from training.errors import BadInput
 
@@ -44,7 +44,7 @@ class FolderCorpus(Corpus):
         self.left_out = {file: "has no caption" for file in files if is_picture(file) and file not in listed}
 
     def draw(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Picture `i` as `data.fit.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
+        """Picture `i` as `data.picture.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
         return fit(self._folder / self.keys[i], size)
 
     def captions(self, i: int) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from pyarrow import ArrowException  # type: ignore[import-untyped]
 from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
 from data.files import utf8_text
-from data.fit import SUFFIXES
+from data.picture import SUFFIXES
 from data.splits import stated_by
 from training.errors import BadInput
 from training.strict_json import read_json_lines

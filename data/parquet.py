@@ -21,7 +21,7 @@ from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
 from data.files import content_hashes, visible_files
-from data.fit import VERSION, fit, original_size
+from data.picture import VERSION, fit, original_size
 from data.splits import settle, stated_by
 from data.store import Unreadable
 from training.errors import BadInput
@@ -47,7 +47,7 @@ class ParquetCorpus(Corpus):
         self.splits, self.set_aside = settle(keys, stated)
 
     def draw(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Picture `i` as `data.fit.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
+        """Picture `i` as `data.picture.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
         return fit(self._bytes(i), size)
 
     def captions(self, i: int) -> tuple[str, ...]:

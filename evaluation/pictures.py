@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from data.files import visible_files
-from data.fit import SUFFIXES, fit, whole
 from data.folder import list_files
 from data.metadata import caption_files, captioned
+from data.picture import SUFFIXES, fit, whole
 from data.store import Unreadable
 from evaluation.features import Pictures
 from training.errors import BadInput

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.files import text_lines
-from data.fit import fit, fit_mask
 from data.grid import grid, to_pil
+from data.picture import fit, fit_mask
 from data.store import Unreadable
 from sampling.options import BackendOptions, DiffusionOptions
 from sampling.picture_files import file_name, read_picture, require_record, write_picture

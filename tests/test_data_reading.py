@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from pyarrow import parquet
 
-from data import fit as reader
+from data import picture as reader
 from data.files import content_hashes, text_lines, visible_files
-from data.fit import fit, fit_mask, original_size, whole
+from data.picture import fit, fit_mask, original_size, whole
 from data.source import open_source
 from data.store import Unreadable
 from evaluation.harness import JudgeOptions, open_real

@@ -24,9 +24,9 @@ from test_evaluation_damaged import RESULT
 from tiny_models import add_diffusion, save_bundle
 
 from data.files import text_lines
-from data.fit import fit, fit_mask, original_size, whole
 from data.metadata import captioned
 from data.parquet import ParquetCorpus
+from data.picture import fit, fit_mask, original_size, whole
 from data.store import Unreadable
 from diffusion.model import DiffusionModel
 from evaluation.report import Column, html_report, markdown_table
