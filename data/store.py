@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.files import appending, naming, put, remove, write_json, write_text
+from training.strict_json import parse_json, read_json
 
 Job = TypeVar("Job")
 
@@ -31,6 +32,8 @@ _CHUNK = 256
 _PICTURES = "pictures.uint8"
 _INDEX = "index.json"
 _JOURNAL = "journal.jsonl"
+_MOST_BYTES = 2**31
+"""Of an index: some ten million pictures."""
 
 
 class Unreadable(Exception):
@@ -109,7 +112,7 @@ def _reuse(folder: Path, size: int, keys: Sequence[str]) -> PictureStore | None:
 
 def _load(folder: Path, size: int, keys: Sequence[str]) -> PictureStore:
     try:
-        record = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        record = read_json(folder / _INDEX, most=_MOST_BYTES)
         stored_size, index = record.pop("size"), _Index(**record)
         wanted = [key for key in keys if key not in index.skipped]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -201,7 +204,7 @@ def _resume(part: Path, size: int, keys: Sequence[str]) -> _Index:
 
 def _parse(line: str) -> _Index | None:
     try:
-        return _Index(**json.loads(line))
+        return _Index(**parse_json(line, _JOURNAL))
     except (ValueError, TypeError):  # the line that was being written when the process died
         return None
 

@@ -89,8 +89,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "picture picture 6 has changed": flip_a_bit,
     "does not list the 10 pictures": drop_a_key,
     "index.json cannot be read": lambda store: (store / "index.json").write_text('{"size": 16, "keys": ['),
-    "cannot be read: 'NoneType'": lambda store: (store / "index.json").write_text("null"),
-    "No such file": lambda store: (store / "index.json").unlink(),
+    "cannot be read: .*holds a NoneType": lambda store: (store / "index.json").write_text("null"),
+    "no such file": lambda store: (store / "index.json").unlink(),
     "has 0 bytes": lambda store: (store / "pictures.uint8").unlink(),
 }
 

@@ -143,6 +143,34 @@ def hostile_files(folder: Path) -> Iterator[Case]:
     )
 
 
+def other_commands(folder: Path) -> Iterator[Case]:
+    """The commands that read models and pictures, given hostile ones."""
+    bundle, photos, cache, out = (
+        folder / "class-in-diffusion-process",
+        folder / "photos",
+        folder / "cache",
+        folder / "out",
+    )
+    tokenizer = folder / "class-in-tokenizer-heads" / "tokenizer"
+    parts = ["--text", f"{bundle}/text", "--tokenizer", f"{bundle}/tokenizer", "--diffusion", f"{bundle}/diffusion"]
+    data = ["--data", str(photos), "--cache", str(cache)]
+    yield "sampling.bundle", [*parts, "--out", f"{out}/bundle"]
+    yield "evaluation.curves", ["--model", str(folder / "parts-elsewhere"), "--plot", f"{out}/curves.png"]
+    yield (
+        "evaluation.run",
+        ["--model", str(bundle), "--suite", f"{photos}@train", "--cache", str(cache), "--out", f"{out}/run"],
+    )
+    yield "evaluation.reconstruct", ["--model", str(tokenizer), *data, "--out", f"{out}/reconstruct"]
+    yield "tokenizer.encode", ["--model", str(tokenizer), *data, "--out", f"{out}/codes"]
+    yield "tokenizer.train_text", [*data, "--vocab_size", "300", "--size", "16", "--out", f"{out}/text"]
+    trained = ["--tokenizer", str(tokenizer), "--text", f"{bundle}/text", *data, "--steps", "1"]
+    for room in ("seq2seq", "diffusion"):
+        yield f"{room}.train", [*trained, "--out", f"{out}/{room}"]
+    (folder / "train.yaml").write_text(json.dumps({"model": CLASS, "optimizer": f"{folder}/secret"}))
+    yield "tokenizer.train", ["--config", f"{folder}/train.yaml", *data, "--steps", "1", "--out", f"{out}/train"]
+    yield "tokenizer.train", [*data, "--init", str(tokenizer), "--steps", "1", "--out", f"{out}/train"]
+
+
 def cases(folder: Path) -> list[Case]:
     """Everything hostile, and what is drawn with the good bundle, so that the hook is seen to let work through."""
     (folder / f"{EVIL}.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass X: pass\n")
@@ -158,6 +186,7 @@ def cases(folder: Path) -> list[Case]:
             options = ["--model", str(bundle), "--backend", backend, "--prompt", "a", "--device", "cpu"]
             found.append(("sampling.generate", [*options, "--out", f"{folder}/out/{bundle.name}-{backend}"]))
     found += hostile_files(folder)
+    found += other_commands(folder)
     found.append(("sampling.generate", ["--model", f"{folder}/good", "--prompt", "a", "--out", f"{folder}/out/good"]))
     return found
 
@@ -201,6 +230,11 @@ def run(folder: Path) -> dict[str, Any]:
     options = {
         "sampling.generate": ("GenerateOptions", ()), "evaluation.compare": ("CompareOptions", ()),
         "data.inspect": ("InspectOptions", ("source",)), "evaluation.score": ("ScoreOptions", ()),
+        "sampling.bundle": ("BundleOptions", ()), "evaluation.curves": ("CurvesOptions", ()),
+        "evaluation.run": ("RunOptions", ()), "evaluation.reconstruct": ("ReconstructOptions", ()),
+        "tokenizer.encode": ("EncodeOptions", ()), "tokenizer.train_text": ("TextTrainingOptions", ()),
+        "seq2seq.train": ("TokenTrainingConfig", ()), "diffusion.train": ("DiffusionTrainingConfig", ()),
+        "tokenizer.train": ("TokenizerTrainingConfig", ()),
     }  # fmt: skip
 
     def call(name: str, arguments: list[str]) -> tuple[int, str]:

@@ -1,6 +1,5 @@
 """What a finished run leaves beside its model: how it was trained, what that took, and how it ended."""
 
-import json
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from training.errors import BadInput
 from training.options import TrainingConfig
 from training.shared import shared
-from training.strict_json import read_json
+from training.strict_json import read_json, read_json_lines
 
 FILE = "training.json"
 
@@ -42,7 +41,7 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
     model that it started from, if any, is in it, and not in its cost. Of paths outside the folder that the run was
     started in, it has the names alone, for the record goes where the model goes.
     """
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [line for _, line in read_json_lines(log, most=2**30, finite=False)]
     last = {name: value for line in lines for name, value in line.items()}
     seconds, step = 0.0, 0
     for line in lines:

@@ -15,7 +15,7 @@ from training.config import to_dict
 from training.errors import BadInput
 from training.files import appending, claim, naming, remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
-from training.strict_json import read_json
+from training.strict_json import parse_json, read_json
 
 # A run may be continued with other values of these; any other change is another run.
 _MAY_CHANGE = {
@@ -109,7 +109,7 @@ class RunFolder:
         """Drops the log lines after `step`, which a killed run wrote past its last checkpoint."""
         if self.log_file.exists():
             lines = self.log_file.read_text().splitlines()
-            kept = [line for line in lines if _step(line) <= step]
+            kept = [line for line in lines if (values := _parsed(line)) and values["step"] <= step]
             write_text(self.log_file, "".join(f"{line}\n" for line in kept))
 
     def flops_a_step(self) -> float | None:
@@ -124,7 +124,7 @@ class RunFolder:
     def _lines(self) -> list[dict[str, Any]]:
         """Of the log, but for one cut short by a kill."""
         lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
-        return [json.loads(line) for line in lines if _step(line) < float("inf")]
+        return [values for line in lines if (values := _parsed(line))]
 
     def log(self, values: dict[str, Any]) -> None:
         """Appends one JSON line."""
@@ -132,11 +132,13 @@ class RunFolder:
             file.write((json.dumps(values) + "\n").encode())
 
 
-def _step(line: str) -> float:
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line of the log; None where a kill cut it short."""
     try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # a line cut short by the kill
+        values = parse_json(line, "log", finite=False)
+    except BadInput:
+        return None
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
 
 
 def _defaults(config: TrainingConfig) -> dict[str, Any]:
