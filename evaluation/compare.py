@@ -23,7 +23,7 @@ from evaluation.result import differences, read_result
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
-from training.files import splice, write_json, write_text
+from training.files import locked, splice, write_json, write_text
 from training.shared import shared, shared_path
 from training.strict_json import read_json, read_json_lines
 
@@ -74,13 +74,14 @@ def main(options: CompareOptions) -> None:
     else:
         judged = {}
     table, page = markdown_table(columns, mismatch, judged), html_report(columns, mismatch, judged)
-    write_text(options.out / "report.md", f"{table}\n{_MARK}\n")
-    write_text(options.out / "report.html", page)
-    if len(pairs) == 2 and options.answers is None:
-        page, key = blind(pairs[0], pairs[1], options.seed)
-        write_text(options.out / "blind.html", page)
-        write_json(options.out / "blind-key.json", key)
-    elif options.answers is None:
+    with locked(options.out):
+        write_text(options.out / "report.md", f"{table}\n{_MARK}\n")
+        write_text(options.out / "report.html", page)
+        if len(pairs) == 2 and options.answers is None:
+            page, key = blind(pairs[0], pairs[1], options.seed)
+            write_text(options.out / "blind.html", page)
+            write_json(options.out / "blind-key.json", key)
+    if len(pairs) != 2 and options.answers is None:
         print(f"no blind page: it is of two results, but {len(pairs)} have pictures; choose two with --blind A B")
     if options.readme:
         splice(options.readme, "comparison", markdown_table(columns, mismatch, judged, HEADLINES))

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -40,7 +41,7 @@ from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.files import appending, atomic, write_json
+from training.files import appending, atomic, locked, write_json
 from training.processes import require_joined, share_cores
 from training.shared import shared, shared_path
 from training.strict_json import read_json, read_json_lines
@@ -110,18 +111,22 @@ def main(options: RunOptions) -> None:
     require_reference(suite, options)
     bundle = load(options.model, device=options.device, dtype=options.dtype, engine=options.engine)
     bundle.require(options.backend)
-    turns = [1 + max(_turns(one.out), default=0) for one in runs]
-    if state.is_main_process:
-        for one in runs:
-            _claim(one.out, _settings(suite, bundle, one))
-    state.wait_for_everyone()  # all have looked before any writes
-    for one, turn in zip(runs, turns, strict=True):
-        draw(suite, bundle, one, state, turn)
-    state.wait_for_everyone()
-    if state.is_main_process:  # the others are done: they would not wait for as long as scoring may take
-        side = open_real(suite, bundle.tokenizer.config.image_size, options)
-        for one in runs:
-            evaluate(suite, bundle, side, one)
+    with ExitStack() as locks:
+        if state.is_main_process:
+            for one in runs:
+                locks.enter_context(locked(one.out))
+        turns = [1 + max(_turns(one.out), default=0) for one in runs]
+        if state.is_main_process:
+            for one in runs:
+                _claim(one.out, _settings(suite, bundle, one))
+        state.wait_for_everyone()  # all have looked before any writes
+        for one, turn in zip(runs, turns, strict=True):
+            draw(suite, bundle, one, state, turn)
+        state.wait_for_everyone()
+        if state.is_main_process:  # the others are done: they would not wait for as long as scoring may take
+            side = open_real(suite, bundle.tokenizer.config.image_size, options)
+            for one in runs:
+                evaluate(suite, bundle, side, one)
 
 
 def draw(suite: Suite, bundle: Bundle, options: RunOptions, state: PartialState, turn: int) -> None:

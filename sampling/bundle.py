@@ -13,7 +13,7 @@ from typing import Any
 from sampling.pipeline import Bundle, load
 from training.cli import command
 from training.errors import BadInput
-from training.files import copy, put, remove, write_bytes, write_json, write_text
+from training.files import copy, holds_files, locked, put, remove, write_bytes, write_json, write_text
 from training.markdown import fenced, plain, tabulated
 from training.record import FILE as RECORD
 from training.record import read_record
@@ -72,11 +72,11 @@ def assemble(options: BundleOptions) -> None:
         raise BadInput("nothing in it could draw: give --autoregressive, --diffusion or both")
     out = options.out.resolve()
     _require_apart(parts, out)
-    if out.exists() and not _is_bundle(out) and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not _is_bundle(out) and not (out.is_dir() and not holds_files(out)):
         raise BadInput(f"{options.out}: is there already and is no bundle; choose another --out")
     report = _report(options.reconstruction) if options.reconstruction else {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
+    with locked(out), TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         new, old = Path(work) / "new", Path(work) / "old"
         for name, folder in parts.items():
             _copy(folder, new / name, _FILES[name])
@@ -146,7 +146,7 @@ def _replace(out: Path, new: Path, old: Path) -> None:
     Until all is in place the index lists no parts, so that a bundle half replaced by a process that was killed is not
     taken for one, and assembling again mends it.
     """
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not holds_files(out):
         put(new, out)
         return
     older, newer, readme = _ours(out), _ours(new), out / "README.md"

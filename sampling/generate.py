@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ from sampling.pipeline import Bundle, Start, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.files import write_json
+from training.files import locked, write_json
 from training.processes import require_joined, share_cores
 from training.shared import shared, shared_path
 from training.strict_json import read_json
@@ -119,21 +120,21 @@ def main(options: GenerateOptions) -> None:
         labelled = [(prompt, options.seed + i) for prompt, i in product(prompts, range(options.num_images))]
     wanted = [Wanted(n, prompt, seed, bundle, options) for n, (prompt, seed) in enumerate(labelled)]
     _require_free(wanted, options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    missing = [one for one in wanted if read_picture(one.file, one.record) is None]
-    drawn = len(missing)
-    state.wait_for_everyone()  # all have looked before any writes
-    if options.interpolate:
-        seconds = _interpolate(missing, wanted, prompts, bundle, options)
-    else:
-        mine = missing[state.process_index :: state.num_processes]
-        seconds = draw(mine, bundle, options, start, show=state.is_main_process)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        speed = drawn / seconds
-        file = summarize(wanted, bundle, options, seconds, speed)
-        kept = f", {len(wanted) - drawn} were there already" if drawn < len(wanted) else ""
-        print(f"{drawn} pictures in {seconds:.1f} s ({speed:.2f} images/s){kept}: {file}")
+    with locked(options.out) if state.is_main_process else nullcontext():
+        missing = [one for one in wanted if read_picture(one.file, one.record) is None]
+        drawn = len(missing)
+        state.wait_for_everyone()  # all have looked before any writes
+        if options.interpolate:
+            seconds = _interpolate(missing, wanted, prompts, bundle, options)
+        else:
+            mine = missing[state.process_index :: state.num_processes]
+            seconds = draw(mine, bundle, options, start, show=state.is_main_process)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            speed = drawn / seconds
+            file = summarize(wanted, bundle, options, seconds, speed)
+            kept = f", {len(wanted) - drawn} were there already" if drawn < len(wanted) else ""
+            print(f"{drawn} pictures in {seconds:.1f} s ({speed:.2f} images/s){kept}: {file}")
 
 
 class Wanted:

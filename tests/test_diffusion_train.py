@@ -141,7 +141,7 @@ def test_no_other_latents_take_the_place_of_those_learnt_from(tmp_path: Path, pa
 
     run = trainer.RunFolder(parse(DiffusionTrainingConfig, [*parts, "--out", str(tmp_path / "b"), "--steps", "1"]))
     run.lock()
-    with pytest.raises(BadInput, match="another trainer is running"):
+    with pytest.raises(BadInput, match="another command is at work"):
         fit(tmp_path / "b", parts)
     assert {path.name for path in (tmp_path / "b").iterdir()} == {".lock", ".tessera"}
 

@@ -98,7 +98,7 @@ def test_pictures_are_encoded_once_and_no_other_take_their_place(
 def test_a_run_in_use_keeps_its_codes(tmp_path: Path, parts: list[str]) -> None:
     run = trainer.RunFolder(parse(TokenTrainingConfig, [*parts, "--out", str(tmp_path / "run"), "--steps", "1"]))
     run.lock()
-    with pytest.raises(BadInput, match="another trainer is running"):
+    with pytest.raises(BadInput, match="another command is at work"):
         fit(tmp_path / "run", parts)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", ".tessera"}
 

@@ -116,7 +116,7 @@ def test_kill_and_stop_cannot_be_told_afterwards(
     launcher = launched(out)
     trainer = trainer_at(37, launcher, out)
     assert train("--out", out) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {out}: another trainer is running")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {out}: another command is at work")
     trainer.kill()
     launcher.communicate(timeout=100)
     assert launcher.returncode != 0

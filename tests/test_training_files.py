@@ -19,7 +19,9 @@ from training.files import (
     appending,
     atomic,
     claim,
+    holds_files,
     inside,
+    locked,
     remove_leftovers,
     splice,
     write_json,
@@ -242,6 +244,22 @@ def test_a_folder_is_claimed_once_for_a_purpose(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="theirs: holds files that are not of Tessera"):
         claim(tmp_path / "theirs", "a run")
     assert content(tmp_path / "theirs") == {".git/HEAD": ""}
+
+
+def test_one_command_at_a_time_is_at_work_in_a_folder(tmp_path: Path) -> None:
+    """Two that drew into one folder, or assembled one bundle, left a mixture."""
+    for folder in (tmp_path / "new", tmp_path / "old"):
+        with locked(folder):
+            with pytest.raises(BadInput, match="another command is at work in this folder"), locked(folder):
+                pytest.fail("both")
+            assert not holds_files(folder)
+            write_text(folder / "file", "x")
+        with locked(folder):  # the first is done
+            assert holds_files(folder)
+        assert content(folder) == {"file": "x"}
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "third"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "third").exists()
 
 
 def test_lines_are_added(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ sys.stdin.read()
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"open\n"
-        assert "another trainer is running" in refusal(tmp_path)
+        assert "another command is at work" in refusal(tmp_path)
         other.kill()
     opened(tmp_path)
 

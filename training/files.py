@@ -18,12 +18,15 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from training.errors import BadInput
 
+LOCK = ".lock"
+"""File that is locked while a command is at work in its folder."""
 MARKER = ".tessera"
 """File that says of a folder that it is ours, and what it is for."""
 _OURS = re.compile(r"\.(.+)\.tessera-[0-9a-f]{16}\.(tmp|old)")
@@ -141,6 +144,42 @@ def _alone(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def hold(folder: Path) -> FileLock:
+    """Locks a folder until this process ends, however it ends, or releases what is returned.
+
+    Raises `BadInput` when another command of ours is at work there.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(
+            f"{folder}: another command is at work in this folder; wait for it, stop it or choose another --out"
+        ) from None
+    return lock
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Creates a folder and locks it during the block, for files that belong together. Raises as `hold` does."""
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = hold(folder)
+    try:
+        yield
+    finally:
+        remove(folder / LOCK)
+        lock.release()
+        if created:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything in a folder but our lock."""
+    return any(path.name != LOCK for path in folder.iterdir())
+
+
 def claim(folder: Path, kind: str) -> None:
     """Makes `folder` one of ours, for a `kind` of contents, creating it where it is not there.
 
@@ -153,7 +192,7 @@ def claim(folder: Path, kind: str) -> None:
         if found != kind:
             raise BadInput(f"{folder}: is a folder for {found[:50]!r}, not for {kind!r}; choose another --out")
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and holds_files(folder):
         raise BadInput(f"{folder}: holds files that are not of Tessera; choose another --out, or an empty folder")
     write_text(marker, kind + "\n")
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from training.checkpoint import last_step
 from training.config import to_dict
 from training.errors import BadInput
-from training.files import appending, claim, naming, remove_leftovers, write_json, write_text
+from training.files import appending, claim, hold, naming, remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
 from training.strict_json import parse_json, read_json
 
@@ -36,7 +36,7 @@ class RunFolder:
         self.log_file = self.path / "log.jsonl"
         self.command = shlex.join(["accelerate", "launch", *sys.argv])
         self._data_file = self.path / "data.json"
-        self._lock = FileLock(self.path / ".lock")
+        self._lock: FileLock | None = None
 
     def lock(self) -> None:
         """Creates or re-opens the folder and locks it until this process ends, however it ends; may be called again.
@@ -45,12 +45,7 @@ class RunFolder:
         checkpoints are lost.
         """
         claim(self.path, "a run")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise BadInput(
-                f"{self.path}: another trainer is running in this folder; stop it or choose another --out"
-            ) from None
+        self._lock = self._lock or hold(self.path)
         for folder in (self.path, *filter(Path.is_dir, self.path.iterdir())):
             remove_leftovers(folder)
         self._require_checkpoints()
