@@ -60,4 +60,4 @@ compare: .venv/installed
 
 # Removes what the commands above made, but not runs/, which may hold hours of training.
 clean:
-	rm -rf .venv outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
