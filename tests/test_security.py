@@ -125,9 +125,7 @@ def hostile_files(folder: Path) -> Iterator[Case]:
     parquet.write_table(pa.table({"image": cells, "text": ["a", "b"]}), folder / "table.parquet")
     yield "data.inspect", [f"{folder}/table.parquet", "--size", "16", "--cache", f"{folder}/cache", "--out", f"{out}/t"]
     good = ["--model", f"{folder}/good", "--prompt", "a", "--out"]
-    for number, config in enumerate(
-        (CLASS, {"prompt": CLASS}, {"config": f"{folder}/secret"}, {"scorer": f"hf://{EVIL}/x"})
-    ):
+    for number, config in enumerate((CLASS, {"prompt": CLASS}, {"config": f"{folder}/secret"})):
         (folder / f"config-{number}.yaml").write_text(json.dumps(config))
         yield "sampling.generate", ["--config", f"{folder}/config-{number}.yaml", *good, f"{out}/config-{number}"]
     yield "sampling.generate", [*good, f"{out}/missing", "--model", f"{EVIL}/model"]
@@ -137,10 +135,13 @@ def hostile_files(folder: Path) -> Iterator[Case]:
     (planted / "grid.png").symlink_to(folder / "secret")
     yield "sampling.generate", [*good, str(planted)]
     (folder / "inception.pt").write_bytes(b"PK\x03\x04")
-    yield (
-        "evaluation.score",
-        ["--images", str(photos), "--inception", f"{folder}/inception.pt", "--out", f"{out}/score"],
-    )
+    fine = folder / "fine"  # so that what is hostile is come to
+    fine.mkdir()
+    for name in "abcd":
+        Image.new("RGB", (64, 64), "teal").save(fine / f"{name}.png")
+    (fine / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": f"{n}.png", "text": n}) for n in "abcd"))
+    inception = ["--images", str(fine), "--reference", str(fine), "--cache", f"{folder}/cache"]
+    yield "evaluation.score", [*inception, "--inception", f"{folder}/inception.pt", "--out", f"{out}/score"]
 
 
 def other_commands(folder: Path) -> Iterator[Case]:
@@ -153,7 +154,7 @@ def other_commands(folder: Path) -> Iterator[Case]:
     )
     tokenizer = folder / "class-in-tokenizer-heads" / "tokenizer"
     parts = ["--text", f"{bundle}/text", "--tokenizer", f"{bundle}/tokenizer", "--diffusion", f"{bundle}/diffusion"]
-    data = ["--data", str(photos), "--cache", str(cache)]
+    data = ["--data", str(folder / "fine"), "--cache", str(cache)]
     yield "sampling.bundle", [*parts, "--out", f"{out}/bundle"]
     yield "evaluation.curves", ["--model", str(folder / "parts-elsewhere"), "--plot", f"{out}/curves.png"]
     yield (
@@ -308,6 +309,18 @@ def test_all_end_well_or_in_one_line(watched: tuple[Path, list[dict[str, Any]]])
         if case["code"] == 2:
             assert case["said"].strip().splitlines()[-1].startswith("error: "), case
     assert sum(case["code"] == 2 for case in ended) >= 25
+    for command, refused in {
+        "evaluation.score": "inception",
+        "tokenizer.train ": "class_path",
+        "tokenizer.encode": "heads",
+        "evaluation.reconstruct": "heads",
+        "seq2seq.train": "heads",
+        "diffusion.train": "heads",
+        "evaluation.run": "class_path",
+        "sampling.bundle": "class_path",
+    }.items():  # and not something before it
+        its = [case["said"] for case in ended if case["case"].startswith(command)]
+        assert its and all(refused in said for said in its), (command, its)
 
 
 def test_no_bytes_of_the_reader_s_get_into_pages(watched: tuple[Path, list[dict[str, Any]]]) -> None:
