@@ -62,7 +62,7 @@ class CompareOptions:
 def main(options: CompareOptions) -> None:
     """Reads, checks, writes, and says where."""
     _require_ours(options.out)
-    columns = bits_apart(named_apart([_column(path) for path in options.result]))
+    columns = bits_apart(named_apart([opened(path) for path in options.result]))
     mismatch = mismatches(columns)
     if mismatch and not options.force:
         raise BadInput(f"these results cannot be compared: {'; '.join(mismatch)}; --force compares them all the same")
@@ -165,7 +165,8 @@ def _shown(column: Column, name: str) -> str:
     return picture
 
 
-def _column(path: Path) -> Column:
+def opened(path: Path) -> Column:
+    """A result with its folder, where its pictures are; of paths in it the last names alone."""
     folder = path if path.is_dir() else path.parent
     result = read_result(path)
     result = {**result, "name": shared_path(result["name"]), "subject": shared(result.get("subject", {}))}
@@ -200,13 +201,16 @@ def _named_by_codes(column: Column) -> dict[str, Any]:
     }
 
 
-def spelled(argv: Sequence[str]) -> list[str]:
-    """`A B --out R --blind A B` as `--result A --result B --out R --blind A --blind B`."""
-    words, flag = [argv[0]], "--result"
+def spelled(argv: Sequence[str], lists: Sequence[str] = ("--result", "--blind")) -> list[str]:
+    """`A B --out R --blind A B` as `--result A --result B --out R --blind A --blind B`.
+
+    Each of `lists` is said before every word that follows it; the first one may be left out.
+    """
+    words, flag = [argv[0]], lists[0]
     for word in argv[1:]:
         if word.startswith("-"):
             flag = word
-        if flag not in ("--result", "--blind"):
+        if flag not in lists:
             words.append(word)
         elif word != flag:
             words += [flag, word]

@@ -10,16 +10,20 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from fake_network import FakeNetwork
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny_models import IMAGES, add_diffusion, save_bundle
 
 from data.grid import to_pil
-from evaluation import compare, harness, reconstruct, report, run, score
+from data.source import open_source
+from evaluation import compare, copies, harness, reconstruct, report, run, score
+from evaluation.controls import reconstructed
 from evaluation.report import Column
 from evaluation.result import SCHEMA, VERSION, read_result, write_result
 from sampling import generate
+from sampling.pipeline import load
 from training.cli import command
 from training.errors import BadInput
 
@@ -622,3 +626,48 @@ def test_equal_pictures_of_any_mode_are_read_alike(tmp_path: Path, results: dict
     clear, grey = read_pictures([tmp_path / "clear.png", tmp_path / "grey.png"])
     assert (clear == grey).all()
     assert to_pil(clear).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_copies_are_found_and_counted(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(results["a"], folder)
+    tokenizer = load(str(results["bundle"]), device="cpu").tokenizer
+    training = open_source(photos, size=16, split="train", cache=results["root"] / "cache")
+    copied = reconstructed(tokenizer, [training[1]])[0]
+    copied[0, 0, 0] += 1 if copied[0, 0, 0] < 128 else -1  # as rounding does
+    result = read_result(folder)
+    to_pil(copied).save(folder / result["pictures"][2]["file"])
+    out = tmp_path / "out"
+    arguments = ["--model", results["bundle"], "--data", photos, "--cache", results["root"] / "cache",
+                 "--device", "cpu", "--out", out]  # fmt: skip
+    said = call(copies, copies.CopiesOptions, "--result", folder, *arguments)
+    assert "same_codes" in said
+    found = json.loads((out / "copies.json").read_text())["results"][result["name"]]
+    assert found["pictures"][2]["nearest"] == training.key(1)
+    assert found["pictures"][2]["same_codes"] is True
+    assert found["pictures"][2]["distance"] < 0.1
+    assert found["metrics"]["same_codes"]["value"] == 0.25
+    assert found["metrics"]["distance_real"]["value"] > 1
+    assert Image.open(out / "nearest-1.png").width > 4 * 128
+
+    (out / "nearest-1.png").write_bytes((folder / result["pictures"][0]["file"]).read_bytes())
+    assert "nearest-1.png" in call(copies, copies.CopiesOptions, "--result", folder, *arguments)
+    shutil.rmtree(folder / "pictures")
+    assert "but there is none" in call(
+        copies, copies.CopiesOptions, "--result", folder, *arguments[:-1], tmp_path / "o"
+    )
+
+
+def test_the_nearest_picture_is_found_as_by_distances_written_out() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pictures, known = (torch.randint(0, 256, (n, 3, 4, 4), generator=draw, dtype=torch.uint8) for n in (7, 3000))
+    known[2050] = pictures[3]
+    allowed = torch.rand(7, 3000, generator=draw) < 0.5
+    allowed[3, 2050] = True
+    where, distance = copies.nearest(pictures, known, allowed)
+    apart = torch.cdist(pictures.flatten(1).double(), known.flatten(1).double()).masked_fill(~allowed, torch.inf)
+    assert torch.equal(where, apart.argmin(1))
+    assert torch.allclose(distance.double(), apart.amin(1) / 48**0.5)
+    assert (int(where[3]), float(distance[3])) == (2050, 0)

@@ -260,6 +260,21 @@ def test_the_logged_batch_is_the_one_seen(tmp_path: Path) -> None:
         assert line["batch"] == f"{zlib.crc32(indices.tobytes()):08x}"
 
 
+def test_a_compiled_model_trains_alike_and_counts_its_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `accelerate launch --dynamo_backend ...` asks for it; `eager` compiles to what was there before."""
+    fit(tmp_path / "plain", steps=4)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    fit(tmp_path / "compiled", steps=4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    assert_same_run(tmp_path / "plain", tmp_path / "compiled")
+    assert log(tmp_path / "compiled")[-1]["flops"] > 0
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not fit(tmp_path / "run", dry_run=True, cache=tmp_path / "cache", at=fail_at(0))
     printed = capsys.readouterr().out

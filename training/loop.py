@@ -120,7 +120,7 @@ def train(
             for micro in range(config.accumulation):
                 last = micro == config.accumulation - 1
                 # in a run's first step alone: counted operators round otherwise, which would tell a resumed run
-                counting = counter if step == 0 and last else contextlib.nullcontext()
+                counting = _counted(counter) if step == 0 and last else contextlib.nullcontext()
                 with contextlib.nullcontext() if last else accelerator.no_sync(model), counting:
                     value, scalars = loss(model, _to(next(batches), accelerator.device))
                     accelerator.backward(value / config.accumulation)
@@ -173,6 +173,13 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return True
+
+
+@contextlib.contextmanager
+def _counted(counter: contextlib.AbstractContextManager[object]) -> Iterator[None]:
+    """Operators can be counted only where they run one by one: a model to be compiled is not, meanwhile."""
+    with torch.compiler.set_stance("force_eager"), counter:
+        yield
 
 
 def _log(accelerator: Accelerator, run: RunFolder, step: int, values: dict[str, Any]) -> None:

@@ -1,0 +1,162 @@
+"""Are the pictures copies? Finds the training picture nearest to each: `python -m evaluation.copies RESULT --out R`.
+
+Training pictures are compared as the image tokenizer gives them back, for no model on its codes can draw them any
+better: a picture drawn of just the codes of a training picture is the same to the last pixel, but for rounding. To say
+how near a picture comes that copies nothing, the reconstructions of the suite's real pictures are compared as well,
+each with all training pictures but itself.
+
+Writes `R/copies.json`, and for each result a sheet of pictures above their nearest.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.captioned import CaptionedImages
+from data.grid import grid
+from data.source import open_source
+from data.splits import TRAIN, fraction
+from evaluation.compare import named_apart, opened, spelled
+from evaluation.controls import reconstructed
+from evaluation.metrics import mean
+from evaluation.pictures import read_pictures
+from evaluation.report import Column
+from evaluation.result import figures
+from sampling.generate import SHIPPED
+from sampling.picture_files import require_record, write_picture
+from sampling.pipeline import load
+from training.cli import command
+from training.config import require
+from training.errors import BadInput
+from training.files import inside, locked, write_json
+from training.markdown import tabulated
+from training.strict_json import read_json
+
+FORMAT = "tessera-copies"
+ROUNDING = 2
+"""By how many of 255 levels the same codes may differ in a pixel, decoded in other batches or on another machine."""
+_SHEET = {"Software": "python -m evaluation.copies", "Title": "pictures above the training pictures nearest to them"}
+_AT_ONCE = 1024
+
+
+@dataclass(kw_only=True)
+class CopiesOptions:
+    """Finds the nearest training picture of each picture that was drawn."""
+
+    result: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    """Result of `evaluation.run`, with its pictures; the flag may be left out: `RESULT RESULT --out R`."""
+    model: str = str(SHIPPED)
+    """Bundle whose image tokenizer to use: a folder or `hf://owner/name`."""
+    data: str = "emoji"
+    """What was trained on: `emoji`, or a folder or parquet file of your own pictures; the split `train` of it."""
+    shown: int = 16
+    """Pictures on a sheet, chosen by a fixed hash of their captions."""
+    cache: Path | None = None
+    """Folder for prepared pictures; by default the user's cache folder."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to compute."""
+    out: Path
+    """Folder to write."""
+
+    def __post_init__(self) -> None:
+        require(self, "result", len(self.result) >= 1, "one result or more")
+        require(self, "shown", self.shown >= 1, "1 or more")
+
+
+def main(options: CopiesOptions) -> None:
+    """Compares, writes, and prints a table."""
+    columns = named_apart([opened(path) for path in options.result])
+    report = options.out / "copies.json"
+    if report.exists() and read_json(report).get("format") != FORMAT:
+        raise BadInput(f"{report}: is there already and is no report of copies; choose another --out")
+    sheets = [options.out / f"nearest-{n}.png" for n in range(1, len(columns) + 1)]
+    for sheet in sheets:
+        require_record(sheet, _SHEET)
+    tokenizer = load(options.model, device=options.device).tokenizer
+    size = tokenizer.config.image_size
+    training = open_source(options.data, size=size, split=TRAIN, cache=options.cache)
+    known = reconstructed(tokenizer, training)
+    found = {}
+    with locked(options.out):
+        for column, sheet in zip(columns, sheets, strict=True):
+            found[column.name] = _compared(column, training, known, sheet, options.shown)
+        write_json(report, {"format": FORMAT, "training": training.fingerprint, "results": found})
+    print(_table(found))
+
+
+def nearest(pictures: Tensor, known: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The nearest of `known` to each picture.
+
+    Args:
+        pictures: uint8 (N, 3, H, W).
+        known: uint8 (M, 3, H, W).
+        allowed: bool (N, M), False where a picture is not to be compared; at least one True a row.
+
+    Returns:
+        positions (N,) int64, and root-mean-square distances over pixels and channels (N,) float32, in levels of 255.
+    """
+    flat = pictures.flatten(1).float()
+    best, where = torch.full((len(flat),), torch.inf), torch.zeros(len(flat), dtype=torch.long)
+    for start in range(0, len(known), _AT_ONCE):
+        theirs = known[start : start + _AT_ONCE].flatten(1).float()
+        squares = flat.square().sum(1)[:, None] + theirs.square().sum(1) - 2 * flat @ theirs.T
+        if allowed is not None:
+            squares = squares.masked_fill(~allowed[:, start : start + _AT_ONCE], torch.inf)
+        least, at = squares.min(1)
+        where = torch.where(least < best, at + start, where)
+        best = torch.minimum(least, best)
+    apart = flat - known[where].flatten(1).float()  # the expanded square above has lost the last digits
+    return where, apart.square().mean(1).sqrt()
+
+
+def _compared(column: Column, training: CaptionedImages, known: Tensor, sheet: Path, shown: int) -> dict[str, Any]:
+    """What `copies.json` says of one result; draws its sheet."""
+    prompts = [str(picture["prompt"]) for picture in column.pictures]
+    made = read_pictures([inside(column.folder, p["file"]) for p in column.pictures], ended_early=True)
+    where, distance = nearest(made, known)
+    same = (made.int() - known[where].int()).abs().flatten(1).amax(1) <= ROUNDING
+    captions = [training.captions(i) for i in range(len(training))]
+    asked_for = torch.tensor([text in captions[i] for text, i in zip(prompts, where.tolist(), strict=True)])
+    order = sorted(range(len(prompts)), key=lambda i: fraction(f"nearest {prompts[i]}"))[:shown]
+    labels = [prompts[i] for i in order] + [f"{captions[int(where[i])][0]} ({distance[i]:.0f})" for i in order]
+    write_picture(sheet, grid([*made[order], *known[where[order]]], labels, columns=len(order)), _SHEET)
+    metrics = {"distance": mean(distance, higher_is_better=False), "same_codes": mean(same),
+               "nearest_is_asked_for": mean(asked_for)}  # fmt: skip
+    if (column.folder / "controls" / "reconstruction").is_dir():
+        metrics["distance_real"] = mean(_real(column, prompts, captions, known), higher_is_better=False)
+    return {
+        "metrics": figures(metrics),
+        "pictures": [
+            {"file": picture["file"], "prompt": text, "nearest": training.key(int(i)),
+             "distance": round(float(d), 3), "same_codes": bool(s)}
+            for picture, text, i, d, s in zip(column.pictures, prompts, where, distance, same, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def _real(column: Column, prompts: Sequence[str], captions: Sequence[Sequence[str]], known: Tensor) -> Tensor:
+    """How far each real picture of the suite, reconstructed, lies from the nearest training picture but itself."""
+    asked = list(dict.fromkeys(prompts))
+    files = [inside(column.folder, f"controls/reconstruction/{i:05d}.png") for i in range(len(asked))]
+    other = torch.tensor([[text not in its for its in captions] for text in asked])
+    return nearest(read_pictures(files), known, other)[1]
+
+
+def _table(found: dict[str, Any]) -> str:
+    head = ["", *next(iter(found.values()))["metrics"]]
+    rows = [[name, *(_shown(metric) for metric in its["metrics"].values())] for name, its in found.items()]
+    return tabulated(head, rows)
+
+
+def _shown(metric: dict[str, Any]) -> str:
+    return f"{metric['value']:.3g} ({metric['low']:.3g} to {metric['high']:.3g})"
+
+
+if __name__ == "__main__":
+    sys.argv = spelled(sys.argv, ("--result",))
+    command(main, CopiesOptions)
