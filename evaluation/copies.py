@@ -77,14 +77,16 @@ def main(options: CopiesOptions) -> None:
     sheets = [options.out / f"nearest-{n}.png" for n in range(1, len(columns) + 1)]
     for sheet in sheets:
         require_record(sheet, _SHEET)
+    drawn = [[inside(column.folder, picture["file"]) for picture in column.pictures] for column in columns]
     tokenizer = load(options.model, device=options.device).tokenizer
     size = tokenizer.config.image_size
     training = open_source(options.data, size=size, split=TRAIN, cache=options.cache)
     known = reconstructed(tokenizer, training)
     found = {}
     with locked(options.out):
-        for column, sheet in zip(columns, sheets, strict=True):
-            found[column.name] = _compared(column, training, known, sheet, options.shown)
+        for column, files, sheet in zip(columns, drawn, sheets, strict=True):
+            made = read_pictures(files, ended_early=True)
+            found[column.name] = _compared(column, made, training, known, sheet, options.shown)
         write_json(report, {"format": FORMAT, "training": training.fingerprint, "results": found})
     print(_table(found))
 
@@ -117,7 +119,6 @@ def nearest(pictures: Tensor, known: Tensor, allowed: Tensor | None = None) -> t
 def _compared(column: Column, training: CaptionedImages, known: Tensor, sheet: Path, shown: int) -> dict[str, Any]:
     """What `copies.json` says of one result; draws its sheet."""
     prompts = [str(picture["prompt"]) for picture in column.pictures]
-    made = read_pictures([inside(column.folder, p["file"]) for p in column.pictures], ended_early=True)
     where, distance = nearest(made, known)
     same = (made.int() - known[where].int()).abs().flatten(1).amax(1) <= ROUNDING
     captions = [training.captions(i) for i in range(len(training))]

@@ -106,6 +106,9 @@ def hostile_files(folder: Path) -> Iterator[Case]:
         pictures = json.loads((result / "result.json").read_text())["pictures"]
         edited(result / "result.json", pictures=[{**pictures[0], "file": name}], name=f"{number} <script>")
         yield "evaluation.compare", [str(result), str(folder / "result"), "--force", "--out", f"{out}/compare-{number}"]
+        yield "evaluation.sheet", ["--result", str(result), "--out", f"{out}/sheet-{number}"]
+        yield "evaluation.copies", ["--result", str(result), "--model", f"{folder}/good", "--data", str(folder / "fine"),
+                                    "--cache", f"{folder}/cache", "--out", f"{out}/copies-{number}"]  # fmt: skip
     photos = folder / "photos"
     photos.mkdir()
     (photos / "a.png").write_bytes(
@@ -235,7 +238,8 @@ def run(folder: Path) -> dict[str, Any]:
         "evaluation.run": ("RunOptions", ()), "evaluation.reconstruct": ("ReconstructOptions", ()),
         "tokenizer.encode": ("EncodeOptions", ()), "tokenizer.train_text": ("TextTrainingOptions", ()),
         "seq2seq.train": ("TokenTrainingConfig", ()), "diffusion.train": ("DiffusionTrainingConfig", ()),
-        "tokenizer.train": ("TokenizerTrainingConfig", ()),
+        "tokenizer.train": ("TokenizerTrainingConfig", ()), "evaluation.sheet": ("SheetOptions", ()),
+        "evaluation.copies": ("CopiesOptions", ()),
     }  # fmt: skip
 
     def call(name: str, arguments: list[str]) -> tuple[int, str]:
