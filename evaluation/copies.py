@@ -116,7 +116,9 @@ def nearest(pictures: Tensor, known: Tensor, allowed: Tensor | None = None) -> t
     return where, apart.square().mean(1).sqrt()
 
 
-def _compared(column: Column, training: CaptionedImages, known: Tensor, sheet: Path, shown: int) -> dict[str, Any]:
+def _compared(
+    column: Column, made: Tensor, training: CaptionedImages, known: Tensor, sheet: Path, shown: int
+) -> dict[str, Any]:
     """What `copies.json` says of one result; draws its sheet."""
     prompts = [str(picture["prompt"]) for picture in column.pictures]
     where, distance = nearest(made, known)

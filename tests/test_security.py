@@ -107,8 +107,8 @@ def hostile_files(folder: Path) -> Iterator[Case]:
         edited(result / "result.json", pictures=[{**pictures[0], "file": name}], name=f"{number} <script>")
         yield "evaluation.compare", [str(result), str(folder / "result"), "--force", "--out", f"{out}/compare-{number}"]
         yield "evaluation.sheet", ["--result", str(result), "--out", f"{out}/sheet-{number}"]
-        yield "evaluation.copies", ["--result", str(result), "--model", f"{folder}/good", "--data", str(folder / "fine"),
-                                    "--cache", f"{folder}/cache", "--out", f"{out}/copies-{number}"]  # fmt: skip
+        known = ["--model", f"{folder}/good", "--data", f"{folder}/fine", "--cache", f"{folder}/cache"]
+        yield "evaluation.copies", ["--result", str(result), *known, "--out", f"{out}/copies-{number}"]
     photos = folder / "photos"
     photos.mkdir()
     (photos / "a.png").write_bytes(
