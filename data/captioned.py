@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.corpus import Corpus
-from data.store import PictureStore
+from data.drawn import PictureInfo
+from data.store import THERE, Store
 
 
 class CaptionedImages(Dataset[Tensor]):
@@ -48,21 +49,23 @@ class StoredImages(CaptionedImages):
     A pickled copy carries file names and no pictures, so the workers of a `DataLoader` share one memory map.
     """
 
-    def __init__(self, name: str, corpus: Corpus, positions: Sequence[int], store: PictureStore) -> None:
-        """`positions` are pictures of `corpus`, each in `store` or among the ones that it skipped."""
-        rows = {key: row for row, key in enumerate(store.keys)}
-        wanted = {corpus.keys[position] for position in positions}
+    def __init__(
+        self, name: str, corpus: Corpus, positions: Sequence[int], store: Store[PictureInfo], rows: Sequence[int]
+    ) -> None:
+        """`positions` are pictures of `corpus`, and `rows` where each is in `store`, if it is not left out there."""
         self.name = name
         self.corpus = corpus
-        self.size = store.size
+        self.size = store.info.size
         self.folder: Path = store.folder
         """Where the pictures are kept."""
-        self.skipped: Mapping[str, str] = {key: why for key, why in store.skipped.items() if key in wanted}
+        wanted = {corpus.keys[position] for position in positions}
+        self.skipped: Mapping[str, str] = {key: why for key, why in store.left_out.items() if key in wanted}
         """Why a picture is missing, by the key that it would have had."""
-        self.positions = [position for position in positions if corpus.keys[position] in rows]
+        there = store.array("state")[list(rows)] == THERE
+        self.positions = [position for position, has in zip(positions, there, strict=True) if has]
         """The place of each picture in `corpus`."""
-        self._rows = [rows[corpus.keys[position]] for position in self.positions]
-        self._store = store
+        self._rows = [row for row, has in zip(rows, there, strict=True) if has]
+        self.store = store
         self.fingerprint = self._hash()
 
     def __len__(self) -> int:
@@ -72,7 +75,7 @@ class StoredImages(CaptionedImages):
     def __getitem__(self, i: int) -> Tensor:
         """Picture `i`, RGB on white: uint8 (3, size, size)."""
         # a copy, because the map is read-only
-        return torch.from_numpy(self._store.pictures[self._rows[i]].copy())
+        return torch.from_numpy(self.store.array("pictures")[self._rows[i]].copy())
 
     def captions(self, i: int) -> tuple[str, ...]:
         """Every caption of picture `i`, at least one, always in the same order."""
@@ -87,7 +90,7 @@ class StoredImages(CaptionedImages):
         return self.corpus.group(self.positions[i])
 
     def _hash(self) -> str:
-        digest = hashlib.blake2b(str(self._store.size).encode(), digest_size=16)
+        digest, digests = hashlib.blake2b(str(self.size).encode(), digest_size=16), self.store.array("digest")
         for i, row in enumerate(self._rows):
-            digest.update(repr((self.key(i), self._store.digests[row], self.captions(i))).encode())
+            digest.update(repr((self.key(i), digests[row].tobytes().hex(), self.captions(i))).encode())
         return digest.hexdigest()

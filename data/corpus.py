@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.store import PictureStore
+from data.drawn import PictureInfo
+from data.store import Store
 
 
 class Corpus(ABC):
@@ -44,5 +45,5 @@ class Corpus(ABC):
     def original_size(self, i: int) -> tuple[int, int] | None:
         """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""
 
-    def check(self, store: PictureStore) -> None:  # noqa: B027 (most corpora have nothing to check)
+    def check(self, store: Store[PictureInfo]) -> None:  # noqa: B027 (most corpora have nothing to check)
         """Raises `BadInput` where the drawn pictures show that the splits are not what they promise."""

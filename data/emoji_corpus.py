@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.corpus import Corpus
+from data.drawn import PictureInfo
 from data.emoji_art import PACKAGES, VERSION, draw, package
 from data.emoji_table import Emoji, emojis, find
-from data.store import PictureStore
+from data.store import THERE, Store
 from training.errors import BadInput, install
 
 
@@ -39,12 +40,13 @@ class EmojiCorpus(Corpus):
     def original_size(self, i: int) -> None:
         """None: vector art has no size in pixels."""
 
-    def check(self, store: PictureStore) -> None:
+    def check(self, store: Store[PictureInfo]) -> None:
         """Raises `BadInput` for equal pictures in two families, which could stand on both sides of a split."""
-        seen: dict[str, Emoji] = {}
-        for key, digest in zip(store.keys, store.digests, strict=True):
+        seen: dict[bytes, Emoji] = {}
+        for row in np.flatnonzero(store.array("state") == THERE):
+            key = store.key(int(row))
             emoji = find(key)
-            twin = seen.setdefault(digest, emoji)
+            twin = seen.setdefault(store.array("digest")[row].tobytes(), emoji)
             if twin.family != emoji.family:
                 raise BadInput(
                     f"{twin.key} and {key} are the same picture, but the splits take them for different ones: "

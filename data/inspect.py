@@ -38,6 +38,8 @@ class InspectOptions:
     """Folder to keep drawn pictures in; by default the user's cache folder."""
     strict: bool = False
     """Stop at pictures that cannot be used instead of leaving them out."""
+    verify: bool = False
+    """Read all pictures that were drawn before, and stop where they are not as they were written."""
 
 
 def main(options: InspectOptions) -> None:
@@ -45,6 +47,8 @@ def main(options: InspectOptions) -> None:
     pictures = open_source(
         options.source, size=options.size, split=options.split, cache=options.cache, strict=options.strict
     )
+    if options.verify:
+        pictures.store.verify()
     for line in report(pictures):
         print(printable(line))  # names and reasons come from the source
     path = options.out / "contact-sheet.png"

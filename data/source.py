@@ -12,13 +12,14 @@ from platformdirs import user_cache_dir
 
 from data.captioned import CaptionedImages, StoredImages
 from data.corpus import Corpus
+from data.drawn import PictureInfo, drawn
 from data.emoji_corpus import EmojiCorpus
 from data.files import visible_files
 from data.folder import FolderCorpus, list_files
 from data.metadata import caption_files, is_table
 from data.parquet import ParquetCorpus
 from data.splits import VALIDATION, fraction
-from data.store import PictureStore, open_store
+from data.store import Store
 from training.errors import BadInput, printable
 
 __all__ = ["CaptionedImages", "StoredImages", "open_source"]
@@ -53,9 +54,9 @@ def open_source(
     folder = Path(cache) if cache is not None else Path(user_cache_dir("tessera"))
     corpus = open_corpus(source, folder)
     positions = _choose(corpus, split, limit)
-    store = _draw(corpus, positions, size, folder, limit)
+    store, rows = _draw(corpus, positions, size, folder, limit)
     name = f"{corpus.name}-{size}/{split or 'all'}" + (f"/first-{limit}" if limit else "")
-    pictures = StoredImages(name, corpus, positions, store)
+    pictures = StoredImages(name, corpus, positions, store, rows)
     _report(name, {**corpus.left_out, **pictures.skipped}, strict)
     if not len(pictures):
         raise BadInput(f"{source}: not one of the pictures can be read")
@@ -104,22 +105,24 @@ def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:
     return sorted(positions, key=lambda position: fraction(corpus.keys[position]))[:limit]
 
 
-def _draw(corpus: Corpus, positions: Sequence[int], size: int, cache: Path, limit: int | None) -> PictureStore:
-    """All of the corpus, or only `positions` if there is a limit and the whole has not been drawn before."""
+def _draw(
+    corpus: Corpus, positions: Sequence[int], size: int, cache: Path, limit: int | None
+) -> tuple[Store[PictureInfo], Sequence[int]]:
+    """All of the corpus, or only `positions` if there is a limit and the whole has not been drawn before; and the rows
+    of `positions` in it."""
 
     def draw(position: int) -> NDArray[np.uint8]:
         return corpus.draw(position, size)
 
-    keys = corpus.keys
+    keys, rows = corpus.keys, positions
+    jobs: Sequence[int] = range(len(keys))
     folder = _folder(corpus, keys, size, cache)
     if limit is not None and not folder.exists():
-        keys = [corpus.keys[position] for position in positions]
+        keys, jobs, rows = [corpus.keys[position] for position in positions], positions, range(len(positions))
         folder = _folder(corpus, keys, size, cache)
-    else:
-        positions = range(len(keys))
-    store = open_store(folder, size, keys, positions, draw, label=f"{printable(corpus.name)} at {size} px")
+    store = drawn(folder, size, keys, jobs, draw, label=f"{printable(corpus.name)} at {size} px")
     corpus.check(store)
-    return store
+    return store, rows
 
 
 def _folder(corpus: Corpus, keys: Sequence[str], size: int, cache: Path) -> Path:

@@ -1,219 +1,192 @@
-"""Pictures drawn once: a memory-mapped stack of them in a folder, each with a digest that is checked on reuse.
+"""Rows made once and kept in a folder: pictures, codes or latents, memory-mapped, with a key and captions each.
 
-    <folder>/pictures.uint8    uint8 (N, 3, size, size) and nothing else
-    <folder>/index.json        {"size": ..., "keys": [N], "digests": [N], "skipped": {key: reason}}
+    <folder>/store.json     what it is: rows, what was left out and why, sizes of its files, a hash of everything
+    <folder>/<array>.bin    one array, (rows, *shape), little-endian, and nothing else
+    <folder>/group.bin      int64 (rows,): rows of one number are variants of one thing
+    <folder>/digest.bin     uint8 (rows, 16): a hash of what a row has in its arrays
+    <folder>/state.bin      uint8 (rows,): whether a row is there; 2 where it was left out
+    <folder>/texts.jsonl    a line {"key": ..., "captions": [...]} a row
+    <folder>/texts.bin      uint64 (rows + 1,): where each line begins
 
-While pictures are being drawn the folder is called `.<folder>.part` and has a journal in place of the index: a line for
-each chunk whose pictures are in the file. After a kill, the same call goes on where the journal ends.
+A store of any number of rows is opened in the same time: `store.json` is checked by a hash of its own, and the other
+files by the sizes that it says. `Store.verify` reads everything. `data.store_writer` makes stores.
 """
 
 import hashlib
 import json
-import os
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from training.files import appending, naming, put, remove, write_json, write_text
-from training.strict_json import parse_json, read_json
+from training.config import from_dict
+from training.errors import BadInput
+from training.strict_json import read_json
 
-Job = TypeVar("Job")
+FORMAT = "tessera-store"
+VERSION = 1
+HEAD, LINES = "store.json", "texts.jsonl"
+MISSING, THERE, LEFT_OUT = range(3)
+"""States of a row."""
+DIGEST_BYTES = 16
 
-_CHUNK = 256
-_PICTURES = "pictures.uint8"
-_INDEX = "index.json"
-_JOURNAL = "journal.jsonl"
 _MOST_BYTES = 2**31
-"""Of an index: some ten million pictures."""
+"""Of a head: what was left out is in it."""
 
 
 class Unreadable(Exception):
-    """Raised by a drawing function for a picture that cannot be had; the store goes on without it."""
+    """Raised for a picture that cannot be had; the store goes on without it."""
 
 
-class _Damaged(Exception):
-    """A store that does not hold what its index says."""
+@dataclass(frozen=True)
+class Array:
+    """What each row of a store has in one array."""
+
+    dtype: str
+    """As numpy calls it: `"uint8"`."""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row."""
+        return int(np.dtype(self.dtype).itemsize * prod(self.shape))
 
 
-@dataclass
-class _Index:
-    keys: list[str] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def extend(self, other: "_Index") -> None:
-        self.keys += other.keys
-        self.digests += other.digests
-        self.skipped |= other.skipped
+OWN = {"group": Array("int64"), "digest": Array("uint8", (DIGEST_BYTES,)), "state": Array("uint8")}
+"""Arrays that every store has."""
 
 
-class PictureStore:
-    """N pictures of one size in a folder."""
+class Info(Protocol):
+    """What a store says of itself: a dataclass, from which follow its arrays."""
 
-    def __init__(self, folder: Path, size: int, index: _Index) -> None:
-        self.folder = folder
-        self.size = size
-        self.keys = index.keys
-        self.digests = index.digests
-        self.skipped = index.skipped
-        """Why a picture is not here, by the key that it would have had."""
+    kind: ClassVar[str]
+    """What its rows are: `"codes"`."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    @cached_property
-    def pictures(self) -> NDArray[np.uint8]:
-        """uint8 (N, 3, size, size), memory-mapped and read-only."""
-        return _map(self.folder, self.size, len(self.keys))
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """Its arrays, by name."""
+
+
+AnyInfo = TypeVar("AnyInfo", bound=Info)
+
+
+class Store(Generic[AnyInfo]):
+    """A folder of rows, opened for reading.
+
+    A pickled copy carries no rows: the workers of a `DataLoader` map the files themselves.
+    """
+
+    def __init__(self, folder: str | Path, info: type[AnyInfo]) -> None:
+        """Raises `BadInput` where `folder` holds no store of this kind, or not all of one."""
+        self.folder = folder = Path(folder)
+        if not (folder / HEAD).is_file():
+            raise BadInput(f"{folder}: holds no store of {info.kind}")
+        try:
+            head = read_json(folder / HEAD, most=_MOST_BYTES)
+            if head.get("format") != FORMAT or head.get("version") != VERSION or head.get("kind") != info.kind:
+                raise ValueError(f"{HEAD} is not of version {VERSION} of a store of {info.kind}")
+            if head.get("checksum") != checksum(head):
+                raise ValueError(f"{HEAD} is not as it was written")
+            self.info = from_dict(info, head["info"])
+            self.hash: str = head["hash"]
+            self._left_out: dict[int, str] = {int(row): str(why) for row, why in head["left_out"].items()}
+            self._rows: int = head["rows"]
+            for name, size in head["sizes"].items():
+                file = folder / name
+                if (found := file.stat().st_size if file.is_file() else 0) != size:
+                    raise ValueError(f"{name} has {found:,} bytes of {size:,}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(
+                f"{folder}: a damaged store of {info.kind} ({error}); delete it to have it made again"
+            ) from None
+
+    def __len__(self) -> int:
+        """Rows, those that were left out among them."""
+        return self._rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "pictures"}
+        return {name: value for name, value in vars(self).items() if name not in ("_maps", "_lines")}
 
+    @cached_property
+    def left_out(self) -> Mapping[str, str]:
+        """Why a row is not there, by its key."""
+        return {self.key(row): why for row, why in self._left_out.items()}
 
-def open_store(
-    folder: Path,
-    size: int,
-    keys: Sequence[str],
-    jobs: Sequence[Job],
-    draw: Callable[[Job], NDArray[np.uint8]],
-    label: str,
-) -> PictureStore:
-    """The store at `folder`; draws its pictures where there is none, and again where it is damaged.
+    def array(self, name: str) -> NDArray[Any]:
+        """(rows, *shape), memory-mapped and read-only: one of its kind's, or `group`, `digest` or `state`."""
+        return self._maps[name]
 
-    `draw(jobs[i])` returns the picture that `keys[i]` names, uint8 (3, size, size), or raises `Unreadable`. It is
-    called from threads. `label` stands beside the progress bar.
-    """
-    if store := _reuse(folder, size, keys):
-        return store
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        # another process may have drawn them while this one waited for the lock
-        if store := _reuse(folder, size, keys):
-            return store
-        _draw(folder, size, keys, jobs, draw, label)
-    return _load(folder, size, keys)
+    def key(self, i: int) -> str:
+        """The name of row `i` in its corpus."""
+        return self._text(i)[0]
 
+    def captions(self, i: int) -> tuple[str, ...]:
+        """The captions of row `i`; a store of pictures has none."""
+        return self._text(i)[1]
 
-def _reuse(folder: Path, size: int, keys: Sequence[str]) -> PictureStore | None:
-    if not folder.exists():
-        return None
-    try:
-        return _load(folder, size, keys)
-    except _Damaged as damage:
-        warnings.warn(f"the pictures in {folder} are damaged ({damage}): drawing them again", stacklevel=2)
-        return None
+    def verify(self) -> None:
+        """Reads everything. Raises `BadInput` where it is not what was written."""
+        kept = [self.array(name) for name in self.info.arrays]
+        if content_hash(self.folder) != self.hash:
+            raise BadInput(f"{self.folder}: its texts or groups are not as they were written; delete the folder")
+        for i in np.flatnonzero(self.array("state") == THERE).tolist():
+            if digest(array[i].tobytes() for array in kept) != self.array("digest")[i].tobytes():
+                raise BadInput(f"{self.folder}: {self.key(i)} (row {i}) is not as it was written; delete the folder")
 
+    @cached_property
+    def _maps(self) -> dict[str, NDArray[Any]]:
+        arrays = {**self.info.arrays, **OWN}
+        maps = {name: mapped(self.folder / f"{name}.bin", array, self._rows) for name, array in arrays.items()}
+        return {**maps, "texts": mapped(self.folder / "texts.bin", Array("uint64"), self._rows + 1)}
 
-def _load(folder: Path, size: int, keys: Sequence[str]) -> PictureStore:
-    try:
-        record = read_json(folder / _INDEX, most=_MOST_BYTES)
-        stored_size, index = record.pop("size"), _Index(**record)
-        wanted = [key for key in keys if key not in index.skipped]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _Damaged(f"{_INDEX} cannot be read: {error}") from None
-    if stored_size != size or index.keys != wanted or len(index.digests) != len(wanted):
-        raise _Damaged(f"{_INDEX} does not list the {len(keys):,} pictures wanted")
-    _check_pictures(folder, size, index)
-    return PictureStore(folder, size, index)
+    @cached_property
+    def _lines(self) -> NDArray[np.uint8]:
+        return mapped(self.folder / LINES, Array("uint8"), int(self._maps["texts"][-1]))
 
-
-def _check_pictures(folder: Path, size: int, index: _Index) -> None:
-    path = folder / _PICTURES
-    found, wanted = path.stat().st_size if path.exists() else 0, len(index.keys) * 3 * size * size
-    if found < wanted:
-        raise _Damaged(f"{_PICTURES} has {found:,} bytes of {wanted:,}")
-    for picture, key, digest in zip(_map(folder, size, len(index.keys)), index.keys, index.digests, strict=True):
-        if _digest(picture.tobytes()) != digest:
-            raise _Damaged(f"picture {key} has changed")
-
-
-def _draw(
-    folder: Path,
-    size: int,
-    keys: Sequence[str],
-    jobs: Sequence[Job],
-    draw: Callable[[Job], NDArray[np.uint8]],
-    label: str,
-) -> None:
-    part = folder.with_name(f".{folder.name}.part")
-    part.mkdir(exist_ok=True)
-    index = _resume(part, size, keys)
-    done = len(index.keys) + len(index.skipped)
-
-    def attempt(job: Job) -> NDArray[np.uint8] | Unreadable:
+    def _text(self, i: int) -> tuple[str, tuple[str, ...]]:
+        begin, end = self._maps["texts"][i], self._maps["texts"][i + 1]
         try:
-            return draw(job)
-        except Unreadable as error:
-            return error
-
-    with (
-        naming(part),
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        appending(part / _PICTURES) as pictures,
-        appending(part / _JOURNAL) as journal,
-        tqdm(total=len(keys), initial=done, desc=label, unit="picture", mininterval=1) as progress,
-    ):
-        for start in range(done, len(keys), _CHUNK):
-            chunk = _Index()
-            stop = start + _CHUNK
-            for key, drawn in zip(keys[start:stop], threads.map(attempt, jobs[start:stop]), strict=True):
-                if isinstance(drawn, Unreadable):
-                    chunk.skipped[key] = str(drawn)
-                else:
-                    pixels = drawn.tobytes()
-                    pictures.write(pixels)
-                    chunk.keys.append(key)
-                    chunk.digests.append(_digest(pixels))
-                progress.update()
-            # pictures first: the journal never names one that is not in the file
-            pictures.flush()
-            journal.write((json.dumps(asdict(chunk)) + "\n").encode())
-            journal.flush()
-            index.extend(chunk)
-    write_json(part / _INDEX, {"size": size, **asdict(index)})
-    put(part, folder)
-    remove(folder / _JOURNAL)
+            text = json.loads(self._lines[begin:end].tobytes())
+            key, captions = text["key"], text["captions"]
+            if not isinstance(key, str) or not all(isinstance(caption, str) for caption in captions):
+                raise TypeError
+            return key, tuple(captions)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise BadInput(f"{self.folder / LINES}, line {i + 1}: not a key and captions; delete the folder") from None
 
 
-def _resume(part: Path, size: int, keys: Sequence[str]) -> _Index:
-    """What can be kept of a drawing that was cut short; whatever stands behind it is cut off the two files."""
-    index, lines = _Index(), []
-    pictures, journal = part / _PICTURES, part / _JOURNAL
-    pictures.touch()
-    journal.touch()
-    with pictures.open("rb") as file:
-        for line in journal.read_text(encoding="utf-8").splitlines():
-            done = len(index.keys) + len(index.skipped)
-            chunk = _parse(line)
-            if chunk is None or [key for key in keys[done : done + _CHUNK] if key not in chunk.skipped] != chunk.keys:
-                break
-            if any(_digest(file.read(3 * size * size)) != digest for digest in chunk.digests):
-                break
-            index.extend(chunk)
-            lines.append(line + "\n")
-    os.truncate(pictures, len(index.keys) * 3 * size * size)
-    write_text(journal, "".join(lines))
-    return index
+def mapped(file: Path, array: Array, rows: int) -> NDArray[Any]:
+    """`rows` rows of an array's file, read-only."""
+    shape = (rows, *array.shape)
+    if not rows:  # an empty file cannot be mapped
+        return np.empty(shape, array.dtype)
+    return np.memmap(file, np.dtype(array.dtype).newbyteorder("<"), "r", shape=shape)
 
 
-def _parse(line: str) -> _Index | None:
-    try:
-        return _Index(**parse_json(line, _JOURNAL))
-    except (ValueError, TypeError):  # the line that was being written when the process died
-        return None
+def digest(parts: Iterable[bytes]) -> bytes:
+    """Of what a row has in each of its kind's arrays, in their order."""
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        found.update(part)
+    return found.digest()
 
 
-def _map(folder: Path, size: int, count: int) -> NDArray[np.uint8]:
-    if count == 0:  # an empty file cannot be mapped
-        return np.empty((0, 3, size, size), np.uint8)
-    return np.memmap(folder / _PICTURES, np.uint8, "r", shape=(count, 3, size, size))
+def content_hash(folder: Path) -> str:
+    """Of everything in a store: its rows by their digests."""
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for name in ("digest.bin", "state.bin", "group.bin", "texts.bin", LINES):
+        with (folder / name).open("rb") as file:
+            found.update(hashlib.file_digest(file, "blake2b").digest())
+    return found.hexdigest()
 
 
-def _digest(picture: bytes) -> str:
-    return hashlib.blake2b(picture, digest_size=16).hexdigest()
+def checksum(head: Mapping[str, Any]) -> str:
+    """Of all that a head says besides."""
+    said = {name: value for name, value in head.items() if name != "checksum"}
+    return digest([json.dumps(said, sort_keys=True).encode()]).hex()

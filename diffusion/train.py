@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.grid import grid
-from diffusion.latents import LatentStore, encode_once, latent_folder
+from data.store import Store
+from diffusion.latents import LatentsInfo, bound, encode_once, latent_folder, latents
 from diffusion.loss import bits_per_dimension, diffusion_loss
 from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
@@ -38,21 +39,43 @@ _FREE = {
 """What a model that training starts from may have had otherwise: it changes how one learns, not what is predicted."""
 
 
+class LatentBatches:
+    """Makes the batches of a diffusion model from a store of latents. It can be pickled, for a loader's workers."""
+
+    def __init__(self, trained: Store[LatentsInfo], text: TextTokenizer, config: DiffusionTrainingConfig) -> None:
+        self.turns = Turns(trained.array("group"))
+        self._trained, self._text, self._reader = trained, text, config.model.text
+        self._caption_dropout = config.caption_dropout
+
+    def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """Of the turns `indices`: a view's latents, and a caption or none."""
+        captions: list[str | None] = []
+        views = []
+        for turn in map(int, indices):
+            where, which, view, drop = torch.rand(4, generator=generator).tolist()
+            i = self.turns.example(turn, where)
+            choice = self._trained.captions(i)
+            captions.append(None if drop < self._caption_dropout else choice[int(which * len(choice))])
+            views.append(latents(self._trained, i, int(view * self._trained.info.views)))
+        return {"text": caption_ids(self._reader, self._text, captions), "latents": torch.stack(views)}
+
+
 def main(config: DiffusionTrainingConfig) -> None:
     """Builds data, model and loss, and trains."""
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
     run = RunFolder(config)
-    if accelerator.is_main_process:
-        encode_once(config, run, tokenizer)
-    accelerator.wait_for_everyone()
-    latents, unseen = (LatentStore(latent_folder(config, split)) for split in ("train", "validation"))
+    encode_once(config, run, tokenizer)
+    trained, unseen = (Store(latent_folder(config, split), LatentsInfo) for split in ("train", "validation"))
+    if config.verify:
+        for store in (trained, unseen):
+            store.verify()
     require_own_grid(config.model, tokenizer.config.grid)
     text_config, encoder = resolved(config.model.text, text)
     config.model = dataclasses.replace(
         config.model, text=text_config, channels=tokenizer.config.codebook_dim, grid=tokenizer.config.grid,
-        latent_bound=latents.info.bound, codes_id=tokenizer.codes_id,
+        latent_bound=bound(trained), codes_id=tokenizer.codes_id,
         text_id="" if text_config.kind == "transformers" else text.text_id,
     )  # fmt: skip
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
@@ -64,18 +87,7 @@ def main(config: DiffusionTrainingConfig) -> None:
     if config.init:
         start_from(model, config.init, free=_FREE)
 
-    turns = Turns(latents.groups)
-
-    def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        captions: list[str | None] = []
-        views = []
-        for turn in map(int, indices):
-            where, which, view, drop = torch.rand(4, generator=generator).tolist()
-            i = turns.example(turn, where)
-            choice = latents.captions(i)
-            captions.append(None if drop < config.caption_dropout else choice[int(which * len(choice))])
-            views.append(latents.latents(i, int(view * config.views)))
-        return {"text": caption_ids(text_config, text, captions), "latents": torch.stack(views)}
+    batches = LatentBatches(trained, text, config)
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return diffusion_loss(lambda x, t: model(x, t, batch["text"]), process, batch["latents"]), {}
@@ -85,7 +97,7 @@ def main(config: DiffusionTrainingConfig) -> None:
         """Draws the first validation captions over the true pictures; loss and bound on validation pictures."""
         some = range(min(256, len(unseen)))
         captions = [unseen.captions(i)[0] for i in some]
-        pictures = torch.stack([unseen.latents(i) for i in some]).to(accelerator.device)
+        pictures = torch.stack([latents(unseen, i) for i in some]).to(accelerator.device)
         generator = torch.Generator().manual_seed(0)
         figures = {"validation_loss": 0.0, "validation_bits_per_dimension": 0.0}
         parts = (caption_ids(text_config, text, captions), pictures)
@@ -107,8 +119,8 @@ def main(config: DiffusionTrainingConfig) -> None:
         model.to(torch.bfloat16).save_pretrained(folder)
 
     complete = train(
-        accelerator, run, model, data={"train": latents.info.origin, "validation": unseen.info.origin},
-        count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate, export=export,
+        accelerator, run, model, data={"train": trained.info.origin, "validation": unseen.info.origin},
+        count=len(batches.turns), make_batch=batches, loss=loss, evaluate=evaluate, export=export,
         tokens=config.model.grid**2,
     )  # fmt: skip
     if complete and accelerator.is_main_process:

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.codes import CodeStore
+from data.codes import CodesInfo, open_codes, require_tokenizer
 from data.grid import grid
+from data.store import Store
 from sampling.bundle import BundleOptions, assemble
 from sampling.options import SamplingOptions
 from sampling.pipeline import Bundle
@@ -30,18 +31,46 @@ _TOKENS_AT_ONCE = 2**14
 """Of how many image tokens evaluation makes one pass: all of its pictures where they have 64."""
 
 
+class TokenBatches:
+    """Makes the batches of a token model from a store of codes. It can be pickled, for the workers of a loader."""
+
+    def __init__(self, codes: Store[CodesInfo], text: TextTokenizer, config: TokenTrainingConfig) -> None:
+        self.turns = Turns(codes.array("group"))
+        self.codes, self._text = codes, text
+        self._caption_dropout, self._token_dropout, self._bos = (
+            config.caption_dropout, config.token_dropout, config.model.bos
+        )  # fmt: skip
+
+    def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """Of the turns `indices`: a view, a caption or none, and what the decoder is shown of the tokens."""
+        captions: list[str | None] = []
+        views = []
+        for turn in map(int, indices):
+            where, which, view = torch.rand(3, generator=generator).tolist()
+            i = self.turns.example(turn, where)
+            choice = self.codes.captions(i)
+            captions.append(choice[int(which * len(choice))])
+            views.append(self.codes.array("codes")[i, int(view * self.codes.info.views)])
+        dropped = torch.rand(len(captions), generator=generator) < self._caption_dropout
+        captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+        tokens = torch.from_numpy(np.stack(views).astype(np.int64)).flatten(1)
+        read = partly_hidden(tokens, self._token_dropout, self._bos, generator)
+        return {"text": trimmed(self._text.encode(captions)), "tokens": tokens, "read": read}
+
+
 def main(config: TokenTrainingConfig) -> None:
     """Builds data, model and loss, and trains."""
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
     run, folder = RunFolder(config), code_folder(config)
-    if accelerator.is_main_process and folder != Path(config.data):
+    if folder != Path(config.data):
         encode_once(config, run, tokenizer)
-    accelerator.wait_for_everyone()
-    codes, unseen = (CodeStore(folder / split) for split in ("train", "validation"))
+    codes, unseen = (open_codes(folder / split) for split in ("train", "validation"))
     for store in (codes, unseen):
-        store.require_tokenizer(tokenizer.codes_id)
+        require_tokenizer(store, tokenizer.codes_id)
+        if config.verify:
+            store.verify()
     require_own_grid(config.model, codes.info.columns)
     config.model = dataclasses.replace(
         config.model, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
@@ -52,21 +81,7 @@ def main(config: TokenTrainingConfig) -> None:
     if config.init:
         start_from(model, config.init, free={"dropout"})
 
-    turns = Turns(codes.groups)
-
-    def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        captions: list[str | None] = []
-        views = []
-        for turn in map(int, indices):
-            where, which, view = torch.rand(3, generator=generator).tolist()
-            picture = codes[turns.example(turn, where)]
-            captions.append(picture.captions[int(which * len(picture.captions))])
-            views.append(picture.codes[int(view * len(picture.codes))])
-        dropped = torch.rand(len(captions), generator=generator) < config.caption_dropout
-        captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
-        tokens = torch.stack(views).flatten(1)
-        read = partly_hidden(tokens, config.token_dropout, config.model.bos, generator)
-        return {"text": trimmed(text.encode(captions)), "tokens": tokens, "read": read}
+    batches = TokenBatches(codes, text, config)
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return token_loss(model(batch["text"], batch["read"]), batch["tokens"], config.model.eos)
@@ -74,15 +89,15 @@ def main(config: TokenTrainingConfig) -> None:
     @torch.no_grad()
     def evaluate(model: TokenModel, file: Path) -> dict[str, float]:
         """Draws the first validation captions over the true pictures; the loss on validation pictures."""
-        pictures = [unseen[i] for i in range(min(256, len(unseen)))]
-        captions = [picture.captions[0] for picture in pictures]
-        codes = torch.stack([picture.codes[0] for picture in pictures]).to(accelerator.device)
+        some = range(min(256, len(unseen)))
+        captions = [unseen.captions(i)[0] for i in some]
+        codes = torch.from_numpy(unseen.array("codes")[some, 0].astype(np.int64)).to(accelerator.device)
         figures = {"validation_loss": 0.0, "validation_accuracy": 0.0}
         parts = (text.encode(captions), codes.flatten(1))
         size = max(1, _TOKENS_AT_ONCE // config.model.length)
         for read, tokens in zip(*(torch.split(part, size) for part in parts), strict=True):
             value, scalars = token_loss(model(read.to(tokens.device), tokens), tokens, config.model.eos)
-            share = len(tokens) / len(pictures)
+            share = len(tokens) / len(captions)
             figures["validation_loss"] += value.item() * share
             figures["validation_accuracy"] += scalars["accuracy"].item() * share
         # plain: to pack or compile the weights of the moment would take longer than to draw twelve pictures
@@ -97,7 +112,7 @@ def main(config: TokenTrainingConfig) -> None:
 
     complete = train(
         accelerator, run, model, data={"train": codes.info.origin, "validation": unseen.info.origin},
-        count=len(turns), make_batch=make_batch, loss=loss, evaluate=evaluate, export=export,
+        count=len(batches.turns), make_batch=batches, loss=loss, evaluate=evaluate, export=export,
         tokens=config.model.length,
     )  # fmt: skip
     if complete and accelerator.is_main_process:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from data import emoji_art
+from data.drawn import drawn
 from data.emoji import STYLES, Emoji, emojis, find
 from data.emoji_art import draw
 from data.emoji_corpus import EmojiCorpus
 from data.emoji_twins import TWINS
 from data.find_twins import look_alikes
 from data.source import open_source
-from data.store import open_store
 from training.errors import BadInput
 
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
@@ -106,7 +106,7 @@ def test_held_out_pictures_do_not_look_like_trained_ones() -> None:
 def test_equal_pictures_in_two_families_are_refused(tmp_path: Path) -> None:
     """What another version of an art package could bring about."""
     keys = ["1f98a/noto", "1f43a/noto"]
-    store = open_store(tmp_path / "store", 16, keys, keys, lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
+    store = drawn(tmp_path / "store", 16, keys, keys, lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
     with pytest.raises(BadInput, match="1f98a/noto and 1f43a/noto are the same picture"):
         EmojiCorpus().check(store)
 
@@ -164,7 +164,7 @@ def test_a_limit_draws_no_more_than_it_needs(tmp_path: Path) -> None:
     assert pictures[0].shape == (3, 16, 16) and pictures[0].dtype == torch.uint8
     assert {find(pictures.key(i)).split for i in range(12)} == {"train"}
     assert all(pictures.captions(i) == find(pictures.key(i)).captions for i in range(12))
-    assert (pictures.folder / "pictures.uint8").stat().st_size == 12 * 3 * 16 * 16
+    assert (pictures.folder / "pictures.bin").stat().st_size == 12 * 3 * 16 * 16
     fewer = open_source("emoji", size=16, split="train", limit=5, cache=tmp_path)
     assert [fewer.key(i) for i in range(5)] == [pictures.key(i) for i in range(5)]
     assert all((fewer[i] == pictures[i]).all() for i in range(5))

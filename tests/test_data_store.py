@@ -1,190 +1,267 @@
-import errno
+"""The store: rows written in any order by any number of processes, opened in the same time however many they are."""
+
 import json
-import os
 import pickle
+import re
+import resource
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from data import store as store_module
-from data.store import PictureStore, Unreadable, open_store
+from data.store import Array, Store, content_hash
+from data.store_writer import Part, begin, finish, part_of
+from training.errors import BadInput
 
-SIZE = 16
-KEYS = [f"picture {i}" for i in range(10)]
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_CHUNK", 4)
+TEXTS = [
+    (f"{i}.png", f"group {i // 2}", [f"caption {j} of \U0001f98a {i}" for j in range(1 + i % 3)]) for i in range(10)
+]
 
 
-def drawing(drawn: list[int], broken: tuple[int, ...] = ()) -> Callable[[int], NDArray[np.uint8]]:
-    """A drawing function that notes in `drawn` what it was asked for."""
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Two arrays a row."""
 
-    def draw(job: int) -> NDArray[np.uint8]:
-        drawn.append(job)
-        if job in broken:
-            raise Unreadable("it is broken")
-        return np.full((3, SIZE, SIZE), job, np.uint8)
+    kind: ClassVar[str] = "numbers"
+    size: int = 3
 
-    return draw
-
-
-def open_ten(folder: Path, drawn: list[int], broken: tuple[int, ...] = ()) -> PictureStore:
-    return open_store(folder, SIZE, KEYS, range(10), drawing(drawn, broken), label="test")
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        return {"wide": Array("float32", (2, self.size)), "single": Array("uint16")}
 
 
-def assert_whole(store: PictureStore) -> None:
-    assert store.keys == KEYS
-    assert store.pictures.shape == (10, 3, SIZE, SIZE) and store.pictures.dtype == np.uint8
-    assert all((picture == i).all() for i, picture in enumerate(store.pictures))
+@dataclass(frozen=True, kw_only=True)
+class OtherInfo(Info):
+    kind: ClassVar[str] = "others"
 
 
-def test_pictures_are_drawn_once(tmp_path: Path) -> None:
-    drawn: list[int] = []
-    assert_whole(open_ten(tmp_path / "store", drawn))
-    assert_whole(open_ten(tmp_path / "store", drawn))
-    assert sorted(drawn) == list(range(10))
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["index.json", "pictures.uint8"]
+def rows(first: int, count: int) -> dict[str, np.ndarray]:
+    numbers = np.arange(first, first + count)
+    return {"wide": numbers[:, None, None] + np.zeros((1, 2, 3)), "single": numbers}
 
 
-def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
-    for _ in range(2):
-        store = open_ten(tmp_path / "store", [], broken=(3, 8))
-        assert store.skipped == {"picture 3": "it is broken", "picture 8": "it is broken"}
-        assert [int(picture[0, 0, 0]) for picture in store.pictures] == [0, 1, 2, 4, 5, 6, 7, 9]
+def write(folder: Path, *parts: tuple[int, int], info: Info = Info()) -> Path:
+    begin(folder, info, TEXTS)
+    with Part(folder, info) as part:
+        for first, count in parts or ((0, 10),):
+            part.write(first, **rows(first, count))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    finish(write(tmp_path / "store"), Info())
+    return tmp_path / "store"
+
+
+def assert_whole(folder: Path) -> None:
+    store = Store(folder, Info)
+    store.verify()
+    assert len(store) == 10
+    assert store.array("single").tolist() == list(range(10))
+    assert store.array("wide")[:, 1, 2].tolist() == list(range(10))
+    assert store.array("group").tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert [(store.key(i), list(store.captions(i))) for i in range(10)] == [(key, texts) for key, _, texts in TEXTS]
+
+
+def test_round_trip(folder: Path) -> None:
+    assert_whole(folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["store.json", "texts.jsonl", "texts.bin", "wide.bin", "single.bin", "group.bin", "digest.bin", "state.bin"]
+    )
+    assert (folder / "wide.bin").stat().st_size == 10 * 6 * 4  # and nothing else is in it
+    with pytest.raises(ValueError, match="read-only"):
+        Store(folder, Info).array("wide")[0] = 1
+
+
+def test_rows_come_from_several_processes_in_any_order(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    begin(folder, Info(), TEXTS)
+    with Part(folder, Info()) as one, Part(folder, Info()) as other:
+        other.write(5, **rows(5, 5))
+        assert one.missing().tolist() == [0, 1, 2, 3, 4]
+        with pytest.raises(BadInput, match="5 rows are missing; give the same command again"):
+            finish(folder, Info())
+        one.write(0, **rows(0, 5))
+    finish(folder, Info())
+    assert_whole(folder)
+
+
+def test_what_a_killed_process_has_not_written_is_made_by_the_next(tmp_path: Path) -> None:
+    folder = write(tmp_path / "store", (0, 4), (7, 1))
+    assert begin(folder, Info(), TEXTS) == 10
+    with Part(folder, Info()) as part:
+        assert part.missing().tolist() == [4, 5, 6, 8, 9]
+
+
+def test_rows_that_a_power_cut_has_torn_are_made_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "store")
+    file = part_of(folder) / "wide.bin"
+    content = bytearray(file.read_bytes())
+    content[6 * 4 * 3] ^= 1
+    file.write_bytes(content)
+    begin(folder, Info(), TEXTS)
+    with Part(folder, Info()) as part:
+        assert part.missing().tolist() == [3]
+
+
+@pytest.mark.parametrize("other", [(Info(size=4), TEXTS), (Info(), TEXTS[:9]), (Info(), [*TEXTS[:9], ("x", "y", ())])])
+def test_another_store_begins_anew(tmp_path: Path, other: tuple[Info, list]) -> None:
+    folder = write(tmp_path / "store", (0, 4))
+    begin(folder, *other)
+    with Part(folder, other[0]) as part:
+        assert len(part.missing()) == len(other[1])
+
+
+def test_what_was_left_out_is_said_and_tried_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "store", (0, 5), (6, 4))
+    with Part(folder, Info()) as part:
+        part.leave_out(5, "it is broken")
+        assert part.missing().tolist() == []
+    begin(folder, Info(), TEXTS)
+    with Part(folder, Info()) as part:
+        assert part.missing().tolist() == [5]
+        part.leave_out(5, "it is still broken")
+    finish(folder, Info())
+    store = Store(folder, Info)
+    store.verify()
+    assert store.left_out == {"5.png": "it is still broken"}
+    assert store.array("state").tolist() == [1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
 
 
 def test_a_store_of_nothing(tmp_path: Path) -> None:
-    store = open_ten(tmp_path / "store", [], broken=tuple(range(10)))
-    assert store.pictures.shape == (0, 3, SIZE, SIZE)
+    begin(tmp_path / "store", Info(), [])
+    finish(tmp_path / "store", Info())
+    store = Store(tmp_path / "store", Info)
+    store.verify()
+    assert (len(store), store.array("wide").shape) == (0, (0, 2, 3))
 
 
-def truncate(store: Path) -> None:
-    pictures = store / "pictures.uint8"
-    pictures.write_bytes(pictures.read_bytes()[:-1])
+def test_a_name_that_is_no_text_is_kept(tmp_path: Path) -> None:
+    """File systems have names that are not UTF-8; Python spells them with half a surrogate pair."""
+    begin(tmp_path / "store", Info(), [("\udcff.png", "\udcff", ())])
+    with Part(tmp_path / "store", Info()) as part:
+        part.leave_out(0, "cannot be read: \udcff")
+    finish(tmp_path / "store", Info())
+    store = Store(tmp_path / "store", Info)
+    assert store.key(0) == "\udcff.png"
+    assert store.left_out == {"\udcff.png": r"cannot be read: \udcff"}
 
 
-def flip_a_bit(store: Path) -> None:
-    pixels = bytearray((store / "pictures.uint8").read_bytes())
-    pixels[5000] ^= 1
-    (store / "pictures.uint8").write_bytes(pixels)
+def cut(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-2])
 
 
-def drop_a_key(store: Path) -> None:
-    index = json.loads((store / "index.json").read_text())
-    index["keys"].pop()
-    (store / "index.json").write_text(json.dumps(index))
+def edited(**values: object) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        file = folder / "store.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return damage
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "pictures.uint8 has": truncate,
-    "picture picture 6 has changed": flip_a_bit,
-    "does not list the 10 pictures": drop_a_key,
-    "index.json cannot be read": lambda store: (store / "index.json").write_text('{"size": 16, "keys": ['),
-    "cannot be read: .*holds a NoneType": lambda store: (store / "index.json").write_text("null"),
-    "no such file": lambda store: (store / "index.json").unlink(),
-    "has 0 bytes": lambda store: (store / "pictures.uint8").unlink(),
+DAMAGES = {
+    "wide": (cut("wide.bin"), "wide.bin has 238 bytes of 240"),
+    "texts": (cut("texts.jsonl"), "texts.jsonl has "),
+    "gone": (lambda folder: (folder / "state.bin").unlink(), "state.bin has 0 bytes of 10"),
+    "head": (cut("store.json"), "not valid JSON"),
+    "rows": (edited(rows=9), "store.json is not as it was written"),
+    "info": (edited(info={"size": 4}), "store.json is not as it was written"),
+    "version": (edited(version=99), "not of version 1"),
+    "kind": (edited(kind="others"), "not of version 1 of a store of numbers"),
+    "no head": (lambda folder: (folder / "store.json").unlink(), "holds no store of numbers"),
+    "null": (lambda folder: (folder / "store.json").write_text("null"), "not a JSON object"),
 }
 
 
-@pytest.mark.parametrize(("message", "damage"), DAMAGES.items())
-def test_a_damaged_store_is_drawn_again(tmp_path: Path, message: str, damage: Callable[[Path], object]) -> None:
-    open_ten(tmp_path / "store", [])
-    damage(tmp_path / "store")
-    drawn: list[int] = []
-    with pytest.warns(UserWarning, match=f"damaged .*{message}.* drawing them again"):
-        store = open_ten(tmp_path / "store", drawn)
-    assert_whole(store)
-    assert sorted(drawn) == list(range(10))
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_store_is_refused_in_one_line(folder: Path, damage: Callable[[Path], object], said: str) -> None:
+    damage(folder)
+    with pytest.raises(BadInput, match=re.escape(said)) as error:
+        Store(folder, Info)
+    assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from data import store
-store._CHUNK = 4
-def draw(job):
-    if job == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return np.full((3, 16, 16), job, np.uint8)
-store.open_store(Path(sys.argv[1]), 16, [f"picture {i}" for i in range(10)], range(10), draw, label="killed")
-"""
+@pytest.mark.parametrize("name", ["wide.bin", "single.bin", "texts.jsonl", "texts.bin", "group.bin", "state.bin"])
+def test_a_changed_byte_is_found_where_everything_is_read(folder: Path, name: str) -> None:
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    store = Store(folder, Info)
+    with pytest.raises(BadInput, match=r"as (it was|they were) written; delete the folder"):
+        store.verify()
 
 
-def test_a_killed_drawing_goes_on_where_it_was(tmp_path: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "store").exists()
-    drawn: list[int] = []
-    assert_whole(open_ten(tmp_path / "store", drawn))
-    assert sorted(drawn) == [8, 9]
+def test_texts_that_are_none_are_refused_when_they_are_read(folder: Path) -> None:
+    lines = (folder / "texts.jsonl").read_bytes()
+    (folder / "texts.jsonl").write_bytes(b"[" * len(lines))
+    with pytest.raises(BadInput, match="line 4: not a key and captions"):
+        Store(folder, Info).captions(3)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "again"),
-    [
-        (lambda part: (part / "journal.jsonl").open("a").write('{"keys": ["picture 8"'), {8, 9}),
-        (lambda part: (part / "pictures.uint8").open("ab").write(b"half a picture"), {8, 9}),
-        (lambda part: (part / "pictures.uint8").open("r+b").write(b"spoiled"), set(range(10))),
-        (lambda part: (part / "pictures.uint8").open("r+b").truncate(5 * 3 * SIZE * SIZE), set(range(4, 10))),
-    ],
-)
-def test_only_whole_chunks_of_a_killed_drawing_are_kept(
-    tmp_path: Path, spoil: Callable[[Path], object], again: set[int]
-) -> None:
-    def draw(job: int) -> NDArray[np.uint8]:
-        if job == 9:
-            raise RuntimeError("stands for a kill")
-        return np.full((3, SIZE, SIZE), job, np.uint8)
-
-    with pytest.raises(RuntimeError):
-        open_store(tmp_path / "store", SIZE, KEYS, range(10), draw, label="test")
-    spoil(tmp_path / ".store.part")
-    drawn: list[int] = []
-    assert_whole(open_ten(tmp_path / "store", drawn))
-    assert set(drawn) == again
-
-
-def test_two_who_want_the_same_pictures_draw_them_once(tmp_path: Path) -> None:
-    drawn: list[int] = []
-    together = [threading.Thread(target=open_ten, args=(tmp_path / "store", drawn)) for _ in range(4)]
-    for thread in together:
-        thread.start()
-    for thread in together:
-        thread.join()
-    assert sorted(drawn) == list(range(10))
-
-
-def test_no_space_names_the_folder(tmp_path: Path) -> None:
-    """The error of a full disk names no file; it was said without the place that has to be emptied."""
-
-    def full(job: int) -> NDArray[np.uint8]:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(OSError, match="No space left") as error:
-        open_store(tmp_path / "store", SIZE, KEYS, range(10), full, label="test")
-    assert error.value.filename == str(tmp_path / ".store.part")
-
-
-def test_a_pickled_store_carries_no_pictures(tmp_path: Path) -> None:
-    store = open_ten(tmp_path / "store", [])
-    assert_whole(store)
+def test_a_pickled_store_carries_no_rows(folder: Path) -> None:
+    store = Store(folder, Info)
+    store.captions(3)
     pickled = pickle.dumps(store)
-    assert len(pickled) < 3 * SIZE * SIZE
-    assert_whole(pickle.loads(pickled))
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled).captions(3) == store.captions(3)
+    assert np.array_equal(pickle.loads(pickled).array("wide"), store.array("wide"))
 
 
-def test_pictures_are_mapped_read_only(tmp_path: Path) -> None:
-    store = open_ten(tmp_path / "store", [])
-    assert isinstance(store.pictures, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        store.pictures[0] = 1
+def test_a_store_takes_the_place_of_an_older_one_and_of_nothing_else(folder: Path, tmp_path: Path) -> None:
+    """`tokenizer.encode --data photos --out photos` replaced the pictures in photos/train with their codes."""
+    finish(write(folder, info=OtherInfo()), OtherInfo())
+    assert Store(folder, OtherInfo).info == OtherInfo()
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    (tmp_path / "photos").mkdir()
+    write(tmp_path / "photos")  # an empty folder is fine
+    (tmp_path / "file").write_text("dear")
+    (folder / "LICENSE").write_text("dear")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.jpg").write_text("dear")
+    for taken in ("store", "file", "pictures"):
+        with pytest.raises(BadInput, match="holds something else than a store of Tessera; choose another --out"):
+            write(tmp_path / taken)
+    assert (tmp_path / "pictures" / "cat.jpg").read_text() == (folder / "LICENSE").read_text() == "dear"
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_its_row_stays_missing(tmp_path: Path) -> None:
+    """Through a memory map it would kill the process."""
+    folder = tmp_path / "store"
+    begin(folder, Info(), TEXTS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with Part(folder, Info()) as part:
+        part.write(0, **rows(0, 2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            with pytest.raises(OSError, match="File too large") as error:
+                part.write(2, **rows(2, 8))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        assert error.value.filename == str(part_of(folder) / "wide.bin")
+        assert part.missing().tolist() == list(range(2, 10))
+
+
+def test_opening_reads_none_of_the_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = np.memmap.__new__
+    monkeypatch.setattr(
+        np.memmap,
+        "__new__",
+        lambda cls, file, *rest, **more: opened.append(str(file)) or real(cls, file, *rest, **more),
+    )
+    Store(folder, Info)
+    assert opened == []
+
+
+def test_the_hash_is_of_everything(folder: Path, tmp_path: Path) -> None:
+    again = write(tmp_path / "again", (3, 7), (0, 3))
+    finish(again, Info())
+    assert content_hash(again) == content_hash(folder) == Store(folder, Info).hash

@@ -3,8 +3,6 @@
 import gc
 import json
 import os
-import resource
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from torch import Tensor, nn
 
 import diffusion.train as trainer
 from data.source import open_source
+from data.store import Store
 from diffusion import latents
-from diffusion.latents import LatentStore
+from diffusion.latents import LatentsInfo
 from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
 from sampling import load
@@ -89,13 +88,13 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     monkeypatch.setattr(trainer, "diffusion_loss", failing)
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path / "stopped", parts)
-    written = (tmp_path / "stopped/latents/train/latents.npy").stat().st_mtime_ns
+    written = (tmp_path / "stopped/latents/train/latents.bin").stat().st_mtime_ns
     monkeypatch.setattr(trainer, "diffusion_loss", real)
     fit(tmp_path / "stopped", parts)
     one, other = tmp_path / "straight", tmp_path / "stopped"
     assert log(one) == log(other)
     assert (one / "model/model.safetensors").read_bytes() == (other / "model/model.safetensors").read_bytes()
-    assert (other / "latents/train/latents.npy").stat().st_mtime_ns == written  # encoded once
+    assert (other / "latents/train/latents.bin").stat().st_mtime_ns == written  # encoded once
     assert all(weight.isfinite().all() for weight in load_file(one / "model/model.safetensors").values())
     assert log(one)[0]["loss"] == pytest.approx(1, abs=0.5)  # zero predicted: the variance of v
 
@@ -112,15 +111,18 @@ def test_latents_are_those_of_the_pictures_and_pictures_are_drawn_on_the_way(
 ) -> None:
     fit(tmp_path / "run", parts, "--sample_every", "6", "--model.process.schedule", "flow",
         "--model.process.target", "velocity")  # fmt: skip
-    store = LatentStore(tmp_path / "run/latents/validation")
+    store = Store(tmp_path / "run/latents/validation", LatentsInfo)
     tokenizer = ImageTokenizer.from_pretrained(tmp_path / "tokenizer")
     assert store.info.codes_id == tokenizer.codes_id
     pictures = open_source(photos, size=16, split="validation", cache=tmp_path / "cache", limit=64)
     assert len(store) == len(pictures) == 4
     for i in range(4):
-        torch.testing.assert_close(store.latents(i), tokenizer.latents(pictures[i][None])[0], atol=5e-3, rtol=1e-3)
-        assert store.captions(i) == list(pictures.captions(i))
-    assert LatentStore(tmp_path / "run/latents/train").latents(19, 1).shape == (4, 4, 4)
+        torch.testing.assert_close(
+            latents.latents(store, i), tokenizer.latents(pictures[i][None])[0], atol=5e-3, rtol=1e-3
+        )
+        assert store.captions(i) == pictures.captions(i)
+    train = Store(tmp_path / "run/latents/train", LatentsInfo)
+    assert latents.latents(train, 19, 1).shape == (4, 4, 4)
     assert (tmp_path / "run/samples/step-00000006.png").is_file()
     assert {"validation_loss", "validation_bits_per_dimension"} <= log(tmp_path / "run")[-1].keys()
 
@@ -129,43 +131,21 @@ def test_no_other_latents_take_the_place_of_those_learnt_from(tmp_path: Path, pa
     """A run given again with another seed had its latents made anew before it was refused."""
     out = tmp_path / "run"
     fit(out, parts)
-    store = LatentStore(out / "latents/train")
+    store = Store(out / "latents/train", LatentsInfo)
     recorded = json.loads((out / "data.json").read_text())
     assert recorded["train"] == store.info.origin == {
         "codes_id": store.info.codes_id, "fingerprint": store.info.fingerprint, "views": 2, "seed": 0,
     }  # fmt: skip
-    written = (out / "latents/train/latents.npy").stat().st_mtime_ns
+    written = (out / "latents/train/latents.bin").stat().st_mtime_ns
     with pytest.raises(BadInput, match=r"holds a run on other data \(train.seed: 0 there, 1 here"):
         fit(out, parts, "--seed", "1")
-    assert (out / "latents/train/latents.npy").stat().st_mtime_ns == written
+    assert (out / "latents/train/latents.bin").stat().st_mtime_ns == written
 
     run = trainer.RunFolder(parse(DiffusionTrainingConfig, [*parts, "--out", str(tmp_path / "b"), "--steps", "1"]))
     run.lock()
     with pytest.raises(BadInput, match="another command is at work"):
         fit(tmp_path / "b", parts)
     assert {path.name for path in (tmp_path / "b").iterdir()} == {".lock", ".tessera"}
-
-
-def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latents were written through a memory map, which kills the process with SIGBUS where the disk is full."""
-
-    def limited(*arguments: Any) -> Iterator[Tensor]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-        yield torch.zeros(20, 1, 4, 4, 4)
-
-    pictures = open_source(photos, size=16, split="train", cache=tmp_path / "cache")
-    tokenizer = ImageTokenizer(IMAGES)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    monkeypatch.setattr(latents, "encoded", limited)
-    try:
-        with pytest.raises(OSError, match="File too large") as error:
-            latents.write_latents(tmp_path / "latents", tokenizer, pictures, 1, 0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert error.value.filename == str(tmp_path / "latents")
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_evaluation_in_parts_is_over_all_pictures(
@@ -185,8 +165,8 @@ def test_evaluation_in_parts_is_over_all_pictures(
     monkeypatch.setattr(trainer, "bits_per_dimension", lambda denoise, process, x_0, *rest, **more: x_0[:, 0, 0, 0])
     monkeypatch.setattr(trainer, "_LATENTS_AT_ONCE", 3 * 16)
     fit(tmp_path / "run", parts, "--steps", "1", "--sample_every", "1")
-    store = LatentStore(tmp_path / "run/latents/validation")
-    x_0 = torch.stack([store.latents(i) for i in range(4)])
+    store = Store(tmp_path / "run/latents/validation", LatentsInfo)
+    x_0 = torch.stack([latents.latents(store, i) for i in range(4)])
     assert sizes == [3, 1]
     figures = log(tmp_path / "run")[-1]
     assert figures["validation_loss"] == pytest.approx(x_0.mean().item(), rel=1e-4)

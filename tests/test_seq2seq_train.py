@@ -3,11 +3,13 @@
 import gc
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -16,7 +18,7 @@ from tiny_models import text_tokenizer
 from torch import nn
 
 import seq2seq.train as trainer
-from data.codes import CodeStore
+from data.codes import open_codes
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
@@ -72,7 +74,7 @@ def test_pictures_are_encoded_once_and_no_other_take_their_place(
     """A run resumed on changed pictures went on with the codes of the old ones, or of another tokenizer."""
     out = tmp_path / "run"
     fit(out, parts)
-    train, unseen = (CodeStore(out / "codes" / split) for split in ("train", "validation"))
+    train, unseen = (open_codes(out / "codes" / split) for split in ("train", "validation"))
     assert (len(train), len(unseen)) == (20, 4)
     assert json.loads((out / "data.json").read_text()) == {
         "train": train.info.origin, "validation": unseen.info.origin,
@@ -92,7 +94,40 @@ def test_pictures_are_encoded_once_and_no_other_take_their_place(
     shutil.rmtree(out / "model")
     (out / "log.jsonl").unlink()  # nothing was learnt from them
     fit(out, parts)
-    assert CodeStore(out / "codes/train").info.fingerprint != train.info.fingerprint
+    assert open_codes(out / "codes/train").info.fingerprint != train.info.fingerprint
+
+
+def test_a_run_goes_on_where_its_pictures_have_moved(tmp_path: Path, parts: list[str]) -> None:
+    fit(tmp_path / "run", parts, "--steps", "1")
+    for name in ("photos", "tokenizer", "text"):
+        (tmp_path / name).rename(tmp_path / f"moved-{name}")
+    moved = [part.replace(str(tmp_path), f"{tmp_path}/moved-").replace("moved-/", "moved-") for part in parts]
+    fit(tmp_path / "run", [*moved[:-1], str(tmp_path / "cache")], "--steps", "2")
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    shutil.rmtree(tmp_path / "moved-text")
+    other = text_tokenizer()
+    other.config.max_length += 1
+    other.save_pretrained(tmp_path / "moved-text")
+    with pytest.raises(BadInput, match=r"model\.text_"):
+        fit(tmp_path / "run", [*moved[:-1], str(tmp_path / "cache")], "--steps", "3")
+
+
+def test_batches_can_be_pickled_for_the_workers_of_a_loader(tmp_path: Path, parts: list[str]) -> None:
+    fit(tmp_path / "run", parts, "--verify")
+    config = parse(TokenTrainingConfig, [*parts, "--out", "unused", "--steps", "1"])
+    text = trainer.TextTokenizer.from_pretrained(tmp_path / "text")
+    batches = trainer.TokenBatches(open_codes(tmp_path / "run/codes/train"), text, config)
+    first, again = (
+        make(np.arange(8), torch.Generator().manual_seed(3)) for make in (batches, pickle.loads(pickle.dumps(batches)))
+    )
+    assert all(torch.equal(first[name], again[name]) for name in ("text", "tokens", "read"))
+    assert len(pickle.dumps(batches.codes)) < 2000
+
+    codes = tmp_path / "run/codes/train/codes.bin"
+    codes.write_bytes(codes.read_bytes()[:-1] + b"x")
+    with pytest.raises(BadInput, match=r"codes/train: .*row 19. is not as it was written"):
+        fit(tmp_path / "run", parts, "--steps", "3", "--verify")
 
 
 def test_a_run_in_use_keeps_its_codes(tmp_path: Path, parts: list[str]) -> None:

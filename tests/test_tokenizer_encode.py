@@ -3,17 +3,22 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
-import datasets
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from data.codes import CodeStore
+from data.codes import CodesInfo, open_codes, require_tokenizer
 from data.source import open_source
+from data.store import Store
+from data.store_writer import Part, begin, finish
 from tokenizer.augment import augmented
-from tokenizer.encode import EncodeOptions, main
+from tokenizer.encode import EncodeOptions, _encode_share, encode_shared, main, planned
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from training.cli import command
+from training.errors import BadInput
 
 CONFIG = ImageTokenizerConfig(
     image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
@@ -21,6 +26,10 @@ CONFIG = ImageTokenizerConfig(
 )  # fmt: skip
 
 Encode = Callable[..., str]
+
+
+def codes_of(store: Store[CodesInfo]) -> Tensor:
+    return torch.from_numpy(store.array("codes").astype(np.int64))
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +70,17 @@ def test_it_writes_a_store_a_split(encode: Encode, model: Path, photos: Path, ca
     assert str(tmp_path / "codes" / "validation") in encode("--views", "3", "--out", tmp_path / "codes")
     tokenizer = ImageTokenizer.from_pretrained(model)
     for split, count, views in (("train", 20, 3), ("validation", 4, 1)):
-        store = CodeStore(tmp_path / "codes" / split)
-        store.require_tokenizer(tokenizer.codes_id)
+        store = open_codes(tmp_path / "codes" / split)
+        require_tokenizer(store, tokenizer.codes_id)
+        store.verify()
         pictures = open_source(photos, size=16, split=split, cache=cache)
         assert len(store) == count
         assert (store.info.rows, store.info.columns, store.info.views) == (4, 4, views)
         assert (store.info.codebook_size, store.info.fingerprint) == (100, pictures.fingerprint)
-        table = datasets.load_from_disk(str(tmp_path / "codes" / split / "codes"))
-        assert table.features["codes"].feature.dtype == "uint16"
+        assert store.array("codes").dtype == np.uint16
         for i in range(count):
-            assert (store[i].key, store[i].captions) == (pictures.key(i), pictures.captions(i))
-            assert torch.equal(store[i].codes[0], tokenizer.encode(pictures[i][None])[0])
+            assert (store.key(i), store.captions(i)) == (pictures.key(i), pictures.captions(i))
+            assert torch.equal(codes_of(store)[i, 0], tokenizer.encode(pictures[i][None])[0])
 
 
 def test_views_are_small_shifts_and_zooms(
@@ -83,8 +92,7 @@ def test_views_are_small_shifts_and_zooms(
     images = torch.stack([pictures[i] for i in range(20)])
     generator = torch.Generator().manual_seed(5)
     expected = [images, augmented(images, generator), augmented(images, generator)]
-    store = CodeStore(tmp_path / "codes" / "train")
-    codes = torch.stack([store[i].codes for i in range(20)], dim=1)
+    codes = codes_of(open_codes(tmp_path / "codes" / "train")).transpose(0, 1)
     for view, seen in zip(codes, expected, strict=True):
         assert torch.equal(view, tokenizer.encode(seen))
     assert not torch.equal(codes[1], codes[0])
@@ -94,19 +102,51 @@ def test_views_are_small_shifts_and_zooms(
 def test_batches_are_only_for_memory(encode: Encode, tmp_path: Path) -> None:
     for size in ("3", "64"):
         encode("--views", "1", "--batch_size", size, "--out", tmp_path / size)
-    small, large = (CodeStore(tmp_path / size / "train") for size in ("3", "64"))
-    assert all(torch.equal(small[i].codes, large[i].codes) for i in range(20))
+    small, large = (open_codes(tmp_path / size / "train") for size in ("3", "64"))
+    assert torch.equal(codes_of(small), codes_of(large))
+
+
+def test_each_process_encodes_its_share_and_the_next_run_what_one_that_died_has_not(
+    encode: Encode, model: Path, photos: Path, cache: Path, tmp_path: Path
+) -> None:
+    """A cluster's time-out killed the processes that waited at a barrier while the first one encoded everything."""
+    encode("--views", "2", "--seed", "5", "--batch_size", "3", "--out", tmp_path / "alone")
+    tokenizer = ImageTokenizer.from_pretrained(model)
+    options = EncodeOptions(model=model, out=tmp_path / "shared", data=str(photos), views=2, seed=5, cache=cache)
+    wanted = planned(tokenizer, options)
+    shares = []
+    for process in (0, 1):
+        state = SimpleNamespace(is_main_process=process == 0, process_index=process, num_processes=2)
+        train = wanted[0]
+        if process == 0:
+            its = train.pictures
+            begin(train.folder, train.info, [(its.key(i), its.group(i), its.captions(i)) for i in range(20)])
+        _encode_share(train, tokenizer.encode, torch.device("cpu"), 3, state)
+        with Part(train.folder, train.info) as part:
+            shares.append(part.missing().tolist())
+        if process == 0:
+            with pytest.raises(BadInput, match="9 rows are missing"):
+                finish(train.folder, train.info)
+    assert shares == [[3, 4, 5, 9, 10, 11, 15, 16, 17], []]
+    with Part(train.folder, train.info) as part:
+        part.leave_out(7, "stands for a process that died")  # what was left out is tried again
+    calls = []
+    encode_shared(wanted, lambda x: calls.append(len(x)) or tokenizer.encode(x), torch.device("cpu"), 3)
+    assert calls == [3, 3, 3, 1]  # the batch that lacked a picture, with its other view, and the other split
+    for split in ("train", "validation"):
+        alone, shared = (open_codes(tmp_path / who / split) for who in ("alone", "shared"))
+        assert alone.hash == shared.hash
 
 
 def test_limit(encode: Encode, tmp_path: Path) -> None:
     encode("--limit", "3", "--views", "1", "--out", tmp_path)
-    assert [len(CodeStore(tmp_path / split)) for split in ("train", "validation")] == [3, 3]
+    assert [len(open_codes(tmp_path / split)) for split in ("train", "validation")] == [3, 3]
 
 
 def test_encoding_again_replaces_the_stores(encode: Encode, tmp_path: Path) -> None:
     encode("--views", "2", "--out", tmp_path)
     encode("--views", "1", "--out", tmp_path)
-    assert CodeStore(tmp_path / "train").info.views == 1
+    assert open_codes(tmp_path / "train").info.views == 1
     assert {path.name for path in tmp_path.iterdir()} == {"train", "validation"}
 
 
@@ -141,5 +181,5 @@ def test_a_truncated_model_is_one_line(encode: Encode, model: Path, tmp_path: Pa
 def test_pictures_are_not_replaced_by_their_codes(encode: Encode, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "cat.jpg").write_text("dear")
-    assert "holds something else than a code store" in encode("--out", tmp_path, code=2)
+    assert "holds something else than a store of Tessera" in encode("--out", tmp_path, code=2)
     assert (tmp_path / "train" / "cat.jpg").read_text() == "dear"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diffusion.latents import LatentStoreInfo
+from diffusion.latents import LatentsInfo
 from diffusion.model import DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
 from training.config import from_dict, parse
@@ -159,8 +159,8 @@ def test_types_are_exact(values: dict[str, Any], said: str) -> None:
 def test_an_int_is_a_float_and_a_list_a_tuple() -> None:
     config = from_dict(DiffusionModelConfig, {"latent_bound": 3, "unet": {"channels": [64]}})
     assert (repr(config.latent_bound), config.unet.channels) == ("3.0", (64,))
-    with pytest.raises(BadInput, match="views: must be given, it has no default"):
-        from_dict(LatentStoreInfo, {"codes_id": "a", "fingerprint": "b"})
+    with pytest.raises(BadInput, match="channels: must be given, it has no default"):
+        from_dict(LatentsInfo, {"codes_id": "a", "fingerprint": "b"})
 
 
 NEEDED = ["--data", "d", "--out", "o", "--steps", "1", "--tokenizer", "t", "--text", "t"]

@@ -1,23 +1,50 @@
-"""Encodes a corpus once: `python -m tokenizer.encode --model RUN/model --data emoji --out FOLDER`."""
+"""Encodes a corpus once: `python -m tokenizer.encode --model RUN/model --data emoji --out FOLDER`.
 
-from collections.abc import Iterator
+`accelerate launch -m tokenizer.encode ...` shares it out among processes. Stopped at any time, even killed, the same
+command goes on where it was.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
+from accelerate import PartialState
+from torch import Tensor
 from tqdm import tqdm
 
-from data.codes import CodedPicture, CodeStoreInfo, write_codes
+from data.codes import CodesInfo
 from data.source import CaptionedImages, open_source
-from tokenizer.augment import augmented
+from data.store import Info, Store
+from data.store_writer import Part, begin, finish
+from tokenizer.augment import moved, moves
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
+from training.errors import BadInput
+from training.processes import require_joined, share_cores
+
+
+class ViewsInfo(Info, Protocol):
+    """Of a store with what was made of each picture's views."""
+
+    @property
+    def views(self) -> int:
+        """Augmented views a picture; the first is the picture itself."""
+
+    @property
+    def seed(self) -> int:
+        """Fixes the augmentation."""
+
+
+EncodedInfo = TypeVar("EncodedInfo", bound=ViewsInfo)
 
 
 @dataclass(kw_only=True)
 class EncodeOptions:
-    """Writes one code store a split: `OUT/train`, `OUT/validation`."""
+    """Writes one store of codes a split: `OUT/train`, `OUT/validation`."""
 
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""
@@ -46,55 +73,108 @@ class EncodeOptions:
         require(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoding(Generic[EncodedInfo]):
+    """A store that is to be made of pictures."""
+
+    folder: Path
+    info: EncodedInfo
+    """What it is going to say of itself."""
+    pictures: CaptionedImages
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder holds just this store already."""
+        try:
+            return Store(self.folder, type(self.info)).info == self.info
+        except BadInput:  # there is none, or a damaged one
+            return False
+
+
 def main(options: EncodeOptions) -> None:
     """Encodes the training and validation splits."""
-    encode_corpus(ImageTokenizer.from_pretrained(options.model, device=options.device), options)
+    state = PartialState(cpu=options.device == "cpu")
+    require_joined(state.num_processes)
+    share_cores()
+    model = ImageTokenizer.from_pretrained(options.model, device=options.device)
+    wanted = planned(model, options)
+    encode_shared(wanted, model.encode, model.latent_mean.device, options.batch_size)
+    if state.is_main_process:
+        for one in wanted:
+            print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
 
 
-def encode_corpus(model: ImageTokenizer, options: EncodeOptions) -> None:
-    """Writes the stores of both splits with `model`, wherever it came from."""
-    for split, (pictures, info) in planned(model, options).items():
-        encode_split(split, model, pictures, info, options)
-
-
-def planned(model: ImageTokenizer, options: EncodeOptions) -> dict[str, tuple[CaptionedImages, CodeStoreInfo]]:
-    """By split, the pictures to encode and what their store is going to be."""
-    plan: dict[str, tuple[CaptionedImages, CodeStoreInfo]] = {}
+def planned(model: ImageTokenizer, options: EncodeOptions) -> list[Encoding[CodesInfo]]:
+    """The stores of codes of both splits, as they are going to be."""
+    plan = []
     for split, views in (("train", options.views), ("validation", 1)):
         pictures = open_source(
             options.data, size=model.config.image_size, split=split,
             cache=options.cache, strict=options.strict, limit=options.limit,
         )  # fmt: skip
-        info = CodeStoreInfo(
+        info = CodesInfo(
             codes_id=model.codes_id, codebook_size=model.config.codebook_size, rows=model.config.grid,
-            columns=model.config.grid, views=views, source=pictures.name, fingerprint=pictures.fingerprint,
+            columns=model.config.grid, views=views, seed=options.seed, source=pictures.name,
+            fingerprint=pictures.fingerprint,
         )  # fmt: skip
-        plan[split] = pictures, info
+        plan.append(Encoding(folder=options.out / split, info=info, pictures=pictures))
     return plan
 
 
-def encode_split(
-    split: str, model: ImageTokenizer, pictures: CaptionedImages, info: CodeStoreInfo, options: EncodeOptions
+def encode_shared(
+    wanted: Sequence[Encoding[Any]],
+    encode: Callable[[Tensor], Tensor],
+    device: torch.device,
+    batch_size: int = 64,
 ) -> None:
-    """Writes the store of one split."""
-    write_codes(options.out / split, info, encoded(model, pictures, info.views, options))
-    print(f"{len(pictures)} pictures x {info.views} views are in {options.out / split}")
+    """Makes stores, each process of the launcher its share; every one of them must call it.
+
+    What a process that died has not made is made by the next run. Raises `BadInput` where a folder holds something else
+    than a store.
+
+    Args:
+        encode: pictures uint8 (B, 3, H, W) on `device` -> what the store's one array keeps of them, (B, ...).
+        batch_size: pictures encoded at a time.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        for one in wanted:
+            pictures = one.pictures
+            begin(one.folder, one.info, [(pictures.key(i), pictures.group(i), pictures.captions(i))
+                                         for i in range(len(pictures))])  # fmt: skip
+    state.wait_for_everyone()
+    for one in wanted:
+        _encode_share(one, encode, device, batch_size, state)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        for one in wanted:
+            finish(one.folder, one.info)
+    state.wait_for_everyone()
 
 
-def encoded(
-    model: ImageTokenizer, pictures: CaptionedImages, views: int, options: EncodeOptions
-) -> Iterator[CodedPicture]:
-    """The entries of a store, in the order of the corpus."""
-    generator = torch.Generator().manual_seed(options.seed)
-    for start in tqdm(range(0, len(pictures), options.batch_size), desc=f"encoding {pictures.name}", unit="batch"):
-        indices = range(start, min(start + options.batch_size, len(pictures)))
-        images = torch.stack([pictures[i] for i in indices])
-        seen = [images, *(augmented(images, generator) for _ in range(views - 1))]
-        codes = torch.stack([model.encode(view.to(options.device)).cpu() for view in seen], dim=1)
-        for i, picture_codes in zip(indices, codes, strict=True):
-            yield CodedPicture(
-                key=pictures.key(i), group=pictures.group(i), captions=pictures.captions(i), codes=picture_codes
-            )
+def _encode_share(
+    one: Encoding[Any],
+    encode: Callable[[Tensor], Tensor],
+    device: torch.device,
+    batch_size: int,
+    state: PartialState,
+) -> None:
+    (name,) = one.info.arrays
+    generator = torch.Generator().manual_seed(one.info.seed)
+    starts = range(0, len(one.pictures), batch_size)
+    with Part(one.folder, one.info) as part:
+        missing = np.zeros(len(one.pictures), bool)
+        missing[part.missing()] = True
+        show = state.is_main_process
+        for number, start in enumerate(tqdm(starts, f"encoding {one.pictures.name}", unit="batch", disable=not show)):
+            rows = range(start, min(start + batch_size, len(one.pictures)))
+            # drawn for all batches, so that a picture's views are the same whoever encodes it
+            shifts = [moves(len(rows), generator) for _ in range(one.info.views - 1)]
+            if number % state.num_processes != state.process_index or not missing[rows].any():
+                continue
+            images = torch.stack([one.pictures[i] for i in rows])
+            seen = [images, *(moved(images, *shift) for shift in shifts)]
+            part.write(start, **{name: torch.stack([encode(view.to(device)).cpu() for view in seen], dim=1).numpy()})
 
 
 if __name__ == "__main__":

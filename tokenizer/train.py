@@ -26,9 +26,10 @@ def main(config: TokenizerTrainingConfig) -> None:
     source = functools.partial(
         open_source, config.data, size=config.model.image_size, cache=config.cache, strict=config.strict
     )
-    with accelerator.main_process_first():  # which prepares the pictures, once
-        pictures = source(split="train", limit=config.limit)
-        unseen = source(split="validation", limit=128)
+    pictures = source(split="train", limit=config.limit)  # of several processes one draws them, once
+    unseen = source(split="validation", limit=128)
+    if config.verify:
+        pictures.store.verify()
     shown = torch.stack([unseen[i] for i in range(len(unseen))]).to(accelerator.device)
     model = ImageTokenizer(config.model)
     if config.init:

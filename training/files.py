@@ -286,6 +286,32 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
+def reserve(path: Path, size: int) -> None:
+    """Creates a file of `size` zeros, which takes room on the disk as it is written to."""
+    with path.open("wb") as file, naming(path):
+        file.truncate(size)
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[BinaryIO]:
+    """The file `path`, opened to write at places in it by `write_at`, for parts that a state of their own counts.
+
+    Several processes may have it open. A full disk is an `OSError`, which it is not through a memory map: there it ends
+    the process.
+    """
+    with path.open("r+b", buffering=0) as file:
+        yield file
+
+
+def write_at(file: BinaryIO, place: int, data: bytes) -> None:
+    """Writes all of `data` from byte `place` on."""
+    file.seek(place)
+    left = memoryview(data)
+    with naming(Path(file.name)):
+        while left:
+            left = left[file.write(left) :]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what a process killed inside `atomic` left in `folder`; call it where no other process can be writing.
 

@@ -78,6 +78,8 @@ class TrainingConfig:
     """Processes that prepare batches; 0 prepares them in the trainer."""
     cache: Path | None = None
     """Folder for prepared pictures; by default the user's cache folder."""
+    verify: bool = False
+    """Read everything that is trained on first, and stop where it is not as it was written."""
     trackers: list[str] = field(default_factory=list, metadata={"repeat": True})
     """Where the log is sent besides `log.jsonl`: `tensorboard`, `wandb`, or whatever else Accelerate knows and is
     installed. May be repeated."""

@@ -17,10 +17,11 @@ from training.files import appending, claim, hold, naming, remove_leftovers, wri
 from training.options import TrainingConfig
 from training.strict_json import parse_json, read_json
 
-# A run may be continued with other values of these; any other change is another run.
+# A run may be continued with other values of these; any other change is another run. Of what it is trained on only the
+# place may change: `data.json` and the ids in its model's config say what it is.
 _MAY_CHANGE = {
-    "out", "steps", "dry_run", "precision", "log_every", "sample_every", "checkpoint_every", "workers", "cache",
-    "trackers",
+    "out", "data", "tokenizer", "text", "steps", "dry_run", "precision", "log_every", "sample_every",
+    "checkpoint_every", "workers", "cache", "verify", "trackers",
 }  # fmt: skip
 
 

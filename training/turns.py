@@ -1,7 +1,7 @@
 """Balance: variants of one thing share a turn."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Turns:
@@ -11,17 +11,16 @@ class Turns:
     is there once a style would hardly be seen.
     """
 
-    def __init__(self, groups: Sequence[str]) -> None:
-        """`groups`: the group of each example."""
-        members: dict[str, list[int]] = defaultdict(list)
-        for example, group in enumerate(groups):
-            members[group].append(example)
-        self._members = list(members.values())
+    def __init__(self, groups: NDArray[np.int64]) -> None:
+        """`groups`: the number of each example's group, (N,); turns are in the order of the numbers."""
+        self._order = np.argsort(groups, kind="stable")
+        _, first = np.unique(groups[self._order], return_index=True)
+        self._begins = np.append(first, len(groups))
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._begins) - 1
 
     def example(self, turn: int, where: float) -> int:
         """The example that a turn goes to; `where`, at random from 0 to below 1, chooses among the group's."""
-        members = self._members[turn]
-        return members[int(where * len(members))]
+        begin, end = self._begins[turn], self._begins[turn + 1]
+        return int(self._order[begin + int(where * (end - begin))])

@@ -1,0 +1,109 @@
+"""Pictures of a corpus, drawn once at one size and kept in a store."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data.store import Array, Store, Unreadable
+from data.store_writer import Part, begin, finish
+from training.errors import BadInput
+from training.files import remove
+
+Job = TypeVar("Job")
+
+_AT_ONCE = 256
+"""Pictures in memory that are drawn and not written yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureInfo:
+    """What a store of pictures says of itself."""
+
+    kind: ClassVar[str] = "pictures"
+
+    size: int
+    """Width and height, in pixels."""
+    keys: str
+    """A hash of the keys of its rows, in order."""
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """Pictures, RGB on white."""
+        return {"pictures": Array("uint8", (3, self.size, self.size))}
+
+
+def drawn(
+    folder: Path,
+    size: int,
+    keys: Sequence[str],
+    jobs: Sequence[Job],
+    draw: Callable[[Job], NDArray[np.uint8]],
+    label: str,
+) -> Store[PictureInfo]:
+    """The store of pictures at `folder`, a row for each of `keys`; draws them where it is not there, or is damaged.
+
+    `draw(jobs[i])` returns the picture that `keys[i]` names, uint8 (3, size, size), or raises `Unreadable`; such a row
+    is left out. It is called from threads. `label` stands beside the progress bar. Of several processes that ask at
+    once, one draws and the others wait for it.
+    """
+    info = PictureInfo(size=size, keys=hashlib.blake2b(repr(list(keys)).encode(), digest_size=16).hexdigest())
+    if store := _reuse(folder, info):
+        return store
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if store := _reuse(folder, info):  # drawn by another process while this one waited
+            return store
+        remove(folder)  # what is damaged
+        begin(folder, info, [(key, key, ()) for key in keys])
+        with Part(folder, info) as part, ThreadPoolExecutor(os.cpu_count()) as threads:
+            _draw(part, jobs, draw, threads, label)
+        finish(folder, info)
+    return Store(folder, PictureInfo)
+
+
+def _reuse(folder: Path, info: PictureInfo) -> Store[PictureInfo] | None:
+    if not folder.exists():
+        return None
+    try:
+        store = Store(folder, PictureInfo)
+        if store.info != info:
+            raise BadInput(f"{folder}: holds other pictures than those wanted")
+        return store
+    except BadInput as damage:
+        warnings.warn(f"{damage}: drawing them again", stacklevel=3)
+        return None
+
+
+def _draw(
+    part: Part[PictureInfo],
+    jobs: Sequence[Job],
+    draw: Callable[[Job], NDArray[np.uint8]],
+    threads: ThreadPoolExecutor,
+    label: str,
+) -> None:
+    def attempt(row: int) -> NDArray[np.uint8] | Unreadable:
+        try:
+            return draw(jobs[row])
+        except Unreadable as error:
+            return error
+
+    missing = part.missing().tolist()
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=label, unit="picture", mininterval=1) as progress:
+        for start in range(0, len(missing), _AT_ONCE):
+            rows = missing[start : start + _AT_ONCE]
+            for row, picture in zip(rows, threads.map(attempt, rows), strict=True):
+                if isinstance(picture, Unreadable):
+                    part.leave_out(row, str(picture))
+                else:
+                    part.write(row, pictures=picture[None])
+                progress.update()

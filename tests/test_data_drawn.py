@@ -1,0 +1,109 @@
+"""Pictures drawn once and kept in a store."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data.drawn import PictureInfo, drawn
+from data.store import Store, Unreadable
+
+SIZE = 16
+KEYS = [f"picture {i}" for i in range(10)]
+
+
+def drawing(jobs: list[int], broken: tuple[int, ...] = ()) -> Callable[[int], NDArray[np.uint8]]:
+    """A drawing function that notes in `jobs` what it was asked for."""
+
+    def draw(job: int) -> NDArray[np.uint8]:
+        jobs.append(job)
+        if job in broken:
+            raise Unreadable("it is broken")
+        return np.full((3, SIZE, SIZE), job, np.uint8)
+
+    return draw
+
+
+def open_ten(folder: Path, jobs: list[int], broken: tuple[int, ...] = ()) -> Store[PictureInfo]:
+    return drawn(folder, SIZE, KEYS, range(10), drawing(jobs, broken), label="test")
+
+
+def assert_whole(store: Store[PictureInfo]) -> None:
+    store.verify()
+    assert [store.key(i) for i in range(len(store))] == KEYS
+    pictures = store.array("pictures")
+    assert pictures.shape == (10, 3, SIZE, SIZE) and pictures.dtype == np.uint8
+    assert all((picture == i).all() for i, picture in enumerate(pictures))
+
+
+def test_pictures_are_drawn_once(tmp_path: Path) -> None:
+    jobs: list[int] = []
+    assert_whole(open_ten(tmp_path / "store", jobs))
+    assert_whole(open_ten(tmp_path / "store", jobs))
+    assert sorted(jobs) == list(range(10))
+
+
+def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = open_ten(tmp_path / "store", [], broken=(3, 8))
+        assert store.left_out == {"picture 3": "it is broken", "picture 8": "it is broken"}
+        assert store.array("state").tolist() == [1, 1, 1, 2, 1, 1, 1, 1, 2, 1]
+        assert int(store.array("pictures")[9, 0, 0, 0]) == 9
+
+
+@pytest.mark.parametrize("name", ["pictures.bin", "store.json", "texts.jsonl"])
+def test_a_damaged_store_is_drawn_again(tmp_path: Path, name: str) -> None:
+    open_ten(tmp_path / "store", [])
+    file = tmp_path / "store" / name
+    file.write_bytes(file.read_bytes()[:-2])
+    jobs: list[int] = []
+    with pytest.warns(UserWarning, match=r"damaged|holds no store.* drawing them again"):
+        store = open_ten(tmp_path / "store", jobs)
+    assert_whole(store)
+    assert sorted(jobs) == list(range(10))
+
+
+def test_other_pictures_under_one_name_are_drawn_again(tmp_path: Path) -> None:
+    open_ten(tmp_path / "store", [])
+    with pytest.warns(UserWarning, match="other pictures than those wanted"):
+        store = drawn(tmp_path / "store", SIZE, KEYS[:4], range(4), drawing([]), label="test")
+    assert len(store) == 4
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from data import drawn
+drawn._AT_ONCE = 4
+def draw(job):
+    if job == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.full((3, 16, 16), job, np.uint8)
+drawn.drawn(Path(sys.argv[1]), 16, [f"picture {i}" for i in range(10)], range(10), draw, label="killed")
+"""
+
+
+def test_a_killed_drawing_goes_on_where_it_was(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "store").exists()
+    jobs: list[int] = []
+    assert_whole(open_ten(tmp_path / "store", jobs))
+    assert {9} <= set(jobs) <= {8, 9}  # the eighth may have been drawn and not yet written
+
+
+def test_two_who_want_the_same_pictures_draw_them_once(tmp_path: Path) -> None:
+    jobs: list[int] = []
+    together = [threading.Thread(target=open_ten, args=(tmp_path / "store", jobs)) for _ in range(4)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert sorted(jobs) == list(range(10))
