@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.corpus import Corpus
 from data.files import content_hashes, visible_files
-from data.metadata import caption_files, captioned, is_picture, is_table
+from data.metadata import caption_files, captioned, is_picture, is_table, labelled
 from data.picture import VERSION, fit, original_size
 from data.splits import settle
 from training.errors import BadInput
@@ -22,8 +22,10 @@ _COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("file"
 class FolderCorpus(Corpus):
     """A folder of pictures with their captions."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, *, labels: bool = False) -> None:
         """Reads the captions into a memory-mapped table under `cache`, again whenever a file in `folder` has changed.
+
+        With `labels` the names of the folders that pictures are in are their captions.
 
         Raises `BadInput` naming the row of metadata that cannot be used.
         """
@@ -32,8 +34,8 @@ class FolderCorpus(Corpus):
         files = list_files(folder)
         hashes = dict(zip(files, content_hashes([folder / file for file in files], cache), strict=True))
         # whether a row's picture is there is looked at too, hence all names
-        state = repr((files, [hashes[file] for file in caption_files(files)]))
-        self._table = _read(folder, files, hashlib.blake2b(state.encode()).hexdigest(), cache)
+        state = repr((labels, files, [hashes[file] for file in caption_files(files)]))
+        self._table = _read(folder, files, labels, hashlib.blake2b(state.encode()).hexdigest(), cache)
         self.keys: list[str] = self._table["file"][:]
         # a picture may be listed that does not look like one, or that lies where pictures are not looked for
         others = [key for key in self.keys if key not in hashes]
@@ -62,8 +64,13 @@ def list_files(folder: Path) -> list[str]:
     return [file for file in found if is_table(file) or is_picture(file) or file.endswith(".txt")]
 
 
-def _read(folder: Path, files: list[str], state: str, cache: Path) -> datasets.Dataset:
-    rows = {"folder": folder, "files": tuple(files), "state": state}  # a list would be taken apart into shards
+def _read(folder: Path, files: list[str], labels: bool, state: str, cache: Path) -> datasets.Dataset:
+    rows = {
+        "folder": folder,
+        "files": tuple(files),
+        "labels": labels,
+        "state": state,
+    }  # a list would be taken apart into shards
     try:
         table = datasets.Dataset.from_generator(
             _captioned, features=_COLUMNS, cache_dir=str(cache / "datasets"), gen_kwargs=rows
@@ -76,6 +83,6 @@ def _read(folder: Path, files: list[str], state: str, cache: Path) -> datasets.D
     return table
 
 
-def _captioned(folder: Path, files: tuple[str, ...], state: str) -> Iterator[dict[str, str | None]]:
+def _captioned(folder: Path, files: tuple[str, ...], labels: bool, state: str) -> Iterator[dict[str, str | None]]:
     """`datasets` makes its table again when `state` is another."""
-    return captioned(folder, files)
+    return labelled(folder, files) if labels else captioned(folder, files)

@@ -14,6 +14,7 @@ in, if that is called `train`, `validation` or `test`.
 import csv
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -82,6 +83,23 @@ def captioned(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | No
             f"{folder}: no captions; write a metadata.jsonl with a line like {_LINE} for each picture, a metadata.csv "
             "with the columns file_name and text, or a text file beside each picture"
         )
+
+
+def labelled(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | None]]:
+    """As `captioned`, with the name of the folder that a picture is in for its caption: `photos/tabby_cat/1.jpg`.
+
+    A folder of the name of a split is none of a label; pictures in it, or in no folder, have no caption.
+    """
+    empty = True
+    for file in filter(is_picture, files):
+        *parents, _ = PurePosixPath(file).parts
+        split = stated_by(parents[0]) if parents else None
+        text = " ".join(re.split(r"[\s_-]+", parents[-1])).strip() if len(parents) > bool(split) else ""
+        if text:
+            empty = False
+            yield {"file": file, "text": text, "split": split}
+    if empty:
+        raise BadInput(f"{folder}: has no picture in a folder with a label, as in {folder.name}/cat/1.jpg")
 
 
 def _rows(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, Path, dict[str, Any]]]:

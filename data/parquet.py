@@ -1,48 +1,55 @@
-"""A user's own pictures in parquet, read by `datasets`: a column `image` of encoded pictures and a column `text`.
+"""A user's own pictures in parquet: a column `image` of encoded pictures and a column `text`.
 
 `image` holds the bytes of picture files, bare or as `{"bytes": ...}`. A picture's split is what its row has under
 `split`, or else what the name of its file begins with, as in `train-00000-of-00002.parquet`.
 """
 
-import glob
 import hashlib
-import re
+import threading
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-from datasets.exceptions import DatasetGenerationError
+import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from pyarrow import ArrowException  # type: ignore[import-untyped]
-from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
+from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
 from data.files import content_hashes, visible_files
 from data.picture import VERSION, fit, original_size
-from data.splits import settle, stated_by
+from data.splits import settle, stated_by_file
 from data.store import Unreadable
 from training.errors import BadInput
+
+_MOST_BYTES = 2**31
+"""Of the texts of a file, or of the pictures of a row group, of which two are in memory. A few bytes in a file can
+stand for any number of them."""
+_TEXTS_AT_ONCE, _PICTURES_AT_ONCE = 256, 16
 
 
 class ParquetCorpus(Corpus):
     """Captioned pictures in one parquet file, or in all of a folder."""
 
     def __init__(self, path: Path, cache: Path) -> None:
-        """Copies the tables to memory-mapped ones under `cache`. Raises `BadInput`."""
+        """Reads the texts; pictures are read when they are drawn. Raises `BadInput`."""
         folder, files = (path, parquet_files(path)) if path.is_dir() else (path.parent, [path])
-        files = [file for file in files if _count_rows(file)]
+        tables = [table for table in map(_Table, files) if table.starts[-1]]
         self.name = path.resolve().stem
-        hashes = content_hashes(files, cache)
+        hashes = content_hashes([table.file for table in tables], cache)
         self.recipe = hashlib.blake2b(repr((VERSION, hashes)).encode()).hexdigest()
-        self._tables = [_read(file, cache / "datasets" / content) for file, content in zip(files, hashes, strict=True)]
-        self._starts = [0, *accumulate(len(table) for table in self._tables)]
+        self._tables = tables
+        self._starts = [0, *accumulate(table.starts[-1] for table in tables)]
+        self._texts: list[str] = []
         keys, stated = [], []
-        for file, table in zip(files, self._tables, strict=True):
-            keys += [f"{file.relative_to(folder).as_posix()}#{row}" for row in range(len(table))]
-            stated += _splits(file, table)
+        for table in tables:
+            name = table.file.relative_to(folder).as_posix()
+            for row, (text, split) in enumerate(table.texts()):
+                self._texts.append(text)
+                keys.append(f"{name}#{row}")
+                stated.append(split)
         self.keys = keys
         self.splits, self.set_aside = settle(keys, stated)
 
@@ -52,23 +59,18 @@ class ParquetCorpus(Corpus):
 
     def captions(self, i: int) -> tuple[str, ...]:
         """The text of picture `i`, alone."""
-        return (self._row(i)["text"].strip(),)
+        return (self._texts[i],)
 
     def original_size(self, i: int) -> tuple[int, int]:
         """Width and height of picture `i`. Raises `Unreadable`."""
         return original_size(self._bytes(i))
 
     def _bytes(self, i: int) -> bytes:
-        cell = self._row(i)["image"]
-        file = cell["bytes"] if isinstance(cell, dict) else cell
-        if not isinstance(file, bytes):
-            raise Unreadable("no bytes of a picture in the column 'image'")
-        return file
-
-    def _row(self, i: int) -> dict[str, Any]:
         number = bisect_right(self._starts, i) - 1
-        row: dict[str, Any] = self._tables[number][i - self._starts[number]]
-        return row
+        content = self._tables[number].picture(i - self._starts[number])
+        if content is None:
+            raise Unreadable("no bytes of a picture in the column 'image'")
+        return content
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -76,49 +78,100 @@ def parquet_files(folder: Path) -> list[Path]:
     return [file for file in visible_files(folder) if file.suffix == ".parquet"]
 
 
-def _read(file: Path, cache: Path) -> datasets.Dataset:
-    pattern = glob.escape(str(file.resolve()))
-    try:
-        # not `load_dataset`, which tells its makers over the network that it was called
-        table = datasets.Dataset.from_parquet(pattern, cache_dir=str(cache))
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # no space, no permission
-            raise error.__cause__ from None
-        raise BadInput(f"{file}: a damaged parquet file ({error.__cause__})") from None
-    assert isinstance(table, datasets.Dataset)
-    for column in ("image", "text"):
-        if column not in table.column_names:
-            raise BadInput(f"{file}: no column {column!r}; its columns are {', '.join(table.column_names)}")
-    for column in {"text", "split"} & {*table.column_names}:
-        if table.features[column] not in (datasets.Value("string"), datasets.Value("large_string")):
-            raise BadInput(f"{file}: the column {column!r} is of type {table.features[column]}; it must hold strings")
-    if not _holds_bytes(table.features["image"]):
-        raise BadInput(
-            f"{file}: the column 'image' is of type {table.features['image']}; it must hold encoded pictures"
-        )
-    for row, text in enumerate(table["text"]):
-        if not text or not text.strip():
-            raise BadInput(f"{file}, row {row}: no text; every picture must have a caption")
-    # as bytes, decoded by us: `datasets` neither turns pictures upright nor says which one it cannot read
-    return table.cast_column("image", datasets.Image(decode=False))
+class _Table:
+    """A parquet file, of which the last two row groups that were asked for are in memory. It can be pickled."""
 
+    _open: ParquetFile | None
+    _groups: dict[int, list[bytes | None]]
+    _lock: threading.Lock
 
-def _count_rows(file: Path) -> int:
-    try:
-        return int(read_metadata(file).num_rows)
-    except (ArrowException, OSError) as error:
-        if getattr(error, "errno", None):  # no permission
-            raise
-        raise BadInput(f"{file}: not a parquet file, or not all of one") from None
+    def __init__(self, file: Path) -> None:
+        """Raises `BadInput` where it has not the columns, or is no parquet file."""
+        self.file = file
+        self._reset()
+        try:
+            metadata, schema = self._parquet.metadata, self._parquet.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None):  # no permission
+                raise
+            raise BadInput(f"{file}: not a parquet file, or not all of one") from None
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.starts = [0, *accumulate(rows)]
+        """The row that each row group begins with, and the number of rows."""
+        if not sum(rows):
+            return
+        kinds = {name: schema.field(name).type for name in schema.names}
+        for column in ("image", "text"):
+            if column not in kinds:
+                raise BadInput(f"{file}: no column {column!r}; its columns are {', '.join(kinds)}")
+        for column in ("text", "split"):
+            if column in kinds and not (pa.types.is_string(kinds[column]) or pa.types.is_large_string(kinds[column])):
+                raise BadInput(f"{file}: the column {column!r} is of type {kinds[column]}; it must hold strings")
+        nested = pa.types.is_struct(kinds["image"]) and kinds["image"].get_field_index("bytes") >= 0
+        held = kinds["image"].field("bytes").type if nested else kinds["image"]
+        if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
+            raise BadInput(f"{file}: the column 'image' is of type {kinds['image']}; it must hold encoded pictures")
+        self._image = "image.bytes" if nested else "image"
+        self._has_split = "split" in kinds
 
+    def texts(self) -> Iterator[tuple[str, str | None]]:
+        """Caption and stated split of each row. Raises `BadInput` naming the row without one."""
+        columns = ["text", "split"] if self._has_split else ["text"]
+        stated, row, size = stated_by_file(self.file.name), 0, 0
+        for batch in self._batches(_TEXTS_AT_ONCE, columns, range(len(self.starts) - 1)):
+            splits = batch.column("split").to_pylist() if self._has_split else [stated] * len(batch)
+            for text, split in zip(batch.column("text").to_pylist(), splits, strict=True):
+                if not text or not text.strip():
+                    raise BadInput(f"{self.file}, row {row}: no text; every picture must have a caption")
+                size += len(text)
+                if size > _MOST_BYTES:
+                    raise BadInput(f"{self.file}, row {row}: over {_MOST_BYTES / 2**30:.0f} GiB of text up to here")
+                yield text.strip(), split
+                row += 1
 
-def _holds_bytes(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return "bytes" in feature
-    return isinstance(feature, datasets.Image) or feature in (datasets.Value("binary"), datasets.Value("large_binary"))
+    def picture(self, row: int) -> bytes | None:
+        """The file in a row, if there is one. Threads may ask at once."""
+        group = bisect_right(self.starts, row) - 1
+        with self._lock:
+            if group not in self._groups:
+                if len(self._groups) > 1:
+                    self._groups.pop(next(iter(self._groups)))
+                self._groups[group] = self._pictures(group)
+            return self._groups[group][row - self.starts[group]]
 
+    def _pictures(self, group: int) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        size = 0
+        for batch in self._batches(_PICTURES_AT_ONCE, [self._image], [group]):
+            for cell in batch.column(0).to_pylist():
+                content = cell["bytes"] if isinstance(cell, dict) else cell
+                size += len(content or b"")
+                if size > _MOST_BYTES:
+                    raise BadInput(f"{self.file}: row group {group} holds over {_MOST_BYTES / 2**30:.0f} GiB of "
+                                   "pictures; write smaller ones")  # fmt: skip
+                found.append(content)
+        return found
 
-def _splits(file: Path, table: datasets.Dataset) -> list[str | None]:
-    if "split" in table.column_names:
-        return list(table["split"])
-    return [stated_by(re.split(r"[^a-zA-Z]", file.name)[0])] * len(table)
+    def _batches(self, size: int, columns: list[str], groups: Any) -> Iterator[Any]:
+        try:
+            yield from self._parquet.iter_batches(batch_size=size, columns=columns, row_groups=list(groups))
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise BadInput(f"{self.file}: a damaged parquet file ({error})") from None
+
+    @property
+    def _parquet(self) -> ParquetFile:
+        if self._open is None:
+            self._open = ParquetFile(self.file)
+        return self._open
+
+    def _reset(self) -> None:
+        self._open, self._groups, self._lock = None, {}, threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_open", "_groups", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,15 +16,24 @@ from data.drawn import PictureInfo, drawn
 from data.emoji_corpus import EmojiCorpus
 from data.files import visible_files
 from data.folder import FolderCorpus, list_files
-from data.metadata import caption_files, is_table
+from data.metadata import TABLES, caption_files, is_table
 from data.parquet import ParquetCorpus
+from data.picture import SUFFIXES
 from data.splits import VALIDATION, fraction
 from data.store import Store
+from data.tar import TarCorpus
 from training.errors import BadInput, printable
+from training.hub import fetched
 
 __all__ = ["CaptionedImages", "StoredImages", "open_source"]
 
 _NAMED = 10
+
+_LABELS = "labels:"
+_OF_FILES: Mapping[str, Callable[[Path, Path], Corpus]] = {".parquet": ParquetCorpus, ".tar": TarCorpus}
+"""Of files that hold many pictures, by how their names end."""
+_HUB_FILES = [f"*{suffix}" for suffix in (*_OF_FILES, *TABLES, *sorted(SUFFIXES), ".txt")]
+_SOURCES = "a folder of pictures, a parquet or tar file, or hf://datasets/owner/name"
 
 
 def open_source(
@@ -38,8 +47,15 @@ def open_source(
 ) -> StoredImages:
     """Opens captioned pictures at `size` pixels; draws them first where that has not been done yet.
 
-    `source` is `"emoji"`, the built-in corpus; or a folder of pictures with `metadata.jsonl`, a line
-    `{"file_name": ..., "text": ...}` for each; or a parquet file, or a folder of them, with columns `image` and `text`.
+    `source` is
+
+    - `"emoji"`, the built-in corpus;
+    - a folder of pictures with a table of captions, or a text beside each (`data.metadata`);
+    - `"labels:FOLDER"`, a folder of pictures in folders with a label for a name, which is their caption;
+    - a parquet file, or a folder of them, with columns `image` and `text` (`data.parquet`);
+    - a tar file, or a folder of them, as WebDataset has them (`data.tar`);
+    - `"hf://datasets/owner/name@commit"`, one of these on the Hugging Face Hub, which is downloaded whole.
+
     `split` names one of the source's splits; None is all of them together. With a `limit`, there are at most that many
     pictures, always the same ones in an order fixed by hash, and no others are drawn. Drawn pictures are kept in
     `cache`, by default the user's cache folder.
@@ -67,24 +83,36 @@ def open_corpus(source: str | Path, cache: Path) -> Corpus:
     """The corpus that `source` names (see `open_source`), with no picture drawn. Raises `BadInput`."""
     if source == "emoji":
         return EmojiCorpus()
-    path = Path(source)
+    if str(source).startswith("hf:/"):
+        folder, name = fetched(source, _HUB_FILES, data=True)
+        corpus = open_corpus(folder, cache)
+        corpus.name = name.split("@")[0].rpartition("/")[2]
+        return corpus
+    labels = str(source).startswith(_LABELS)
+    path = Path(str(source).removeprefix(_LABELS))
     if not path.exists():
-        raise BadInput(f'{source}: no such file or folder; give "emoji", a folder of pictures or a parquet file')
+        raise BadInput(f'{path}: no such file or folder; give "emoji", {_SOURCES}')
+    if labels and path.is_dir():
+        return FolderCorpus(path, cache, labels=True)
+    if path.suffix in _OF_FILES and not labels:
+        return _OF_FILES[path.suffix](path, cache)
     if path.is_dir():
-        return ParquetCorpus(path, cache) if _is_of_tables(path) else FolderCorpus(path, cache)
-    if path.suffix == ".parquet":
-        return ParquetCorpus(path, cache)
-    raise BadInput(f'{source}: not a source of pictures; give "emoji", a folder of pictures or a parquet file')
+        suffix = _suffix_of_tables(path)
+        return _OF_FILES[suffix](path, cache) if suffix else FolderCorpus(path, cache)
+    raise BadInput(f'{source}: not a source of pictures; give "emoji", {_SOURCES}')
 
 
 def is_captioned(folder: Path) -> bool:
     """Whether a folder of pictures says what they show, as a source must; others can only be looked at."""
-    return _is_of_tables(folder) or bool(caption_files(list_files(folder)))
+    return bool(_suffix_of_tables(folder)) or bool(caption_files(list_files(folder)))
 
 
-def _is_of_tables(folder: Path) -> bool:
+def _suffix_of_tables(folder: Path) -> str | None:
+    """What the files end in that hold the pictures of a folder, and its captions; None where each is a file."""
     names = [file.name for file in visible_files(folder)]
-    return any(name.endswith(".parquet") for name in names) and not any(map(is_table, names))
+    if any(map(is_table, names)):
+        return None
+    return next((suffix for suffix in _OF_FILES if any(name.endswith(suffix) for name in names)), None)
 
 
 def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:

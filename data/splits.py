@@ -1,6 +1,7 @@
 """Which split a family of pictures is in: a function of its name alone, so that it never changes."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 TRAIN = "train"
@@ -56,6 +57,11 @@ def united(groups: Iterable[Iterable[str]]) -> Mapping[str, str]:
 def stated_by(name: str) -> str | None:
     """The split that a folder or a file of this name stands for, if it does."""
     return _NAMES.get(name.lower())
+
+
+def stated_by_file(name: str) -> str | None:
+    """The split that the name of a file with many pictures begins with, as in `train-00000-of-00002.parquet`."""
+    return stated_by(re.split(r"[^a-zA-Z]", name)[0])
 
 
 def settle(keys: Sequence[str], stated: Sequence[str | None]) -> tuple[list[str], int]:

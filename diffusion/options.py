@@ -12,7 +12,7 @@ class DiffusionTrainingConfig(TrainingConfig):
     """Trains the diffusion model on captions and the image tokenizer's latents."""
 
     data: str = "emoji"
-    """`emoji`, or a folder or parquet file of your own pictures."""
+    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     tokenizer: str
     """Image tokenizer: the `model` folder of its run."""
     text: str

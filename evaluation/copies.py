@@ -53,7 +53,7 @@ class CopiesOptions:
     model: str = str(SHIPPED)
     """Bundle whose image tokenizer to use: a folder or `hf://owner/name`."""
     data: str = "emoji"
-    """What was trained on: `emoji`, or a folder or parquet file of your own pictures; the split `train` of it."""
+    """What was trained on, as the trainers are given it; its split `train`."""
     shown: int = 16
     """Pictures on a sheet, chosen by a fixed hash of their captions."""
     cache: Path | None = None

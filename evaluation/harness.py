@@ -40,7 +40,7 @@ class JudgeOptions:
     clip: str | None = None
     """A CLIP of `transformers`, a folder or `hf://owner/name`, for the true CLIP score."""
     reference: str | None = None
-    """Real pictures: `emoji`, a folder or a parquet file; by default those that the suite's prompts come from."""
+    """Real pictures: `emoji`, or any other source or folder; by default those that the suite's prompts come from."""
     gallery_size: int = 1000
     """Real pictures among which retrieval looks for a concept."""
     force_frechet: bool = False

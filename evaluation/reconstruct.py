@@ -50,7 +50,7 @@ class ReconstructOptions:
     out: Path
     """Folder to write: `report.json`, and `pictures.png` with originals above reconstructions."""
     data: str = "emoji"
-    """`emoji`, or a folder or parquet file of your own pictures."""
+    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     split: str = "heldout-concept"
     """Which pictures; your own have `train` and `validation`."""
     limit: int | None = None

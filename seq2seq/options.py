@@ -12,8 +12,8 @@ class TokenTrainingConfig(TrainingConfig):
     """Trains the token model on captions and image codes."""
 
     data: str
-    """Code stores written by `python -m tokenizer.encode`; or `emoji`, or a folder or parquet file of your own
-    pictures, which are encoded into the run folder first."""
+    """Stores of codes written by `python -m tokenizer.encode`; or `emoji`, or your own pictures (a folder, a parquet or
+    tar file, `labels:FOLDER`, or `hf://datasets/owner/name`), which are encoded into the run folder first."""
     tokenizer: str
     """Image tokenizer: the `model` folder of its run."""
     text: str

@@ -1,8 +1,11 @@
 """Pictures, captions and prompts enter by one door: what training sees of a file, everybody else sees too."""
 
+import gzip
 import io
 import json
 import os
+import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from pyarrow import parquet
 
+from data import parquet as tables
 from data import picture as reader
 from data.files import content_hashes, text_lines, visible_files
 from data.picture import fit, fit_mask, original_size, whole
@@ -364,3 +368,118 @@ def test_a_table_counts_more_than_texts(tmp_path: Path) -> None:
     folder = photos(tmp_path / "p", 2)
     (folder / "0.txt").write_text("of another program")
     assert captions(folder, tmp_path)["0.png"] == ("number 0",)
+
+
+def shard(file: Path, members: dict[str, bytes | None]) -> Path:
+    """A tar file of these files; None is a link."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            member.size = len(content or b"")
+            tar.addfile(member, io.BytesIO(content or b""))
+    return file
+
+
+def colours(tmp_path: Path) -> list[bytes]:
+    return [picture(tmp_path / "x.png", colour).read_bytes() for colour in ("#ff0000", "#00ff00", "#0000ff")]
+
+
+def test_shards_of_webdataset(tmp_path: Path) -> None:
+    red, green, blue = colours(tmp_path)
+    shard(tmp_path / "p" / "train-000.tar", {
+        "1.png": red, "1.txt": MARK + b"one\r\n", "1.seg.png": b"a mask", "d/2.txt": b"two", "d/2.PNG": green,
+        "link.png": None, "link.txt": b"a link", "._1.png": b"of a Mac", "alone.png": red,
+    })  # fmt: skip
+    shard(tmp_path / "p" / "more" / "val-000.tar", {
+        "1.json": json.dumps({"caption": "three", "width": 16}).encode(), "1.png": blue,
+        "2.json": json.dumps({"text": "four", "split": "test"}).encode(), "2.png": b"spoiled",
+    })  # fmt: skip
+    with pytest.warns(UserWarning, match="2 unusable pictures: ") as caught:
+        pictures = open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
+    assert "train-000.tar/alone (has no caption); more/val-000.tar/2 (not a picture)" in str(caught[0].message)
+    assert {pictures.key(i): pictures.captions(i) for i in range(3)} == {
+        "train-000.tar/1": ("one",), "train-000.tar/d/2": ("two",), "more/val-000.tar/1": ("three",),
+    }  # fmt: skip
+    assert [pictures[i][:, 0, 0].tolist() for i in range(3)] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    assert pictures.corpus.splits == ["train", "train", "validation", "test"]
+    assert len(open_source(tmp_path / "p" / "train-000.tar", size=16, cache=tmp_path / "cache", split="train")) == 1
+    assert len(pickle.loads(pickle.dumps(pictures))) == 3
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"1.png": b"", "1.txt": b"\xff"}, r"p.tar, 1.txt: not UTF-8 text"),
+        ({"1.png": b"", "1.txt": b" \n"}, r"p.tar, 1.txt: 'text' must be a string with something in it"),
+        ({"1.png": b"", "1.json": b"[]"}, r"p.tar, 1.json: not a JSON object"),
+        ({"1.png": b"", "1.json": b'{"text": 3}'}, r"p.tar, 1.json: 'text' must be a string"),
+        ({"1.png": b"", "1.txt": b"x" * (2**20 + 1)}, r"p.tar, 1.txt: 1,048,577 bytes of text; 1,048,576 are the most"),
+        ({"1.png": b"", "1.jpg": b""}, r"p.tar: 1.jpg is its second picture of the name 1"),
+        ({"1.txt": b"a"}, r"p: there is not one picture with a caption"),
+    ],
+)
+def test_shards_that_cannot_be_used(tmp_path: Path, members: dict[str, bytes | None], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        open_source(shard(tmp_path / "p.tar", members), size=16, cache=tmp_path / "cache")
+
+
+def test_damaged_shards(tmp_path: Path) -> None:
+    red = colours(tmp_path)[0]
+    file = shard(tmp_path / "p.tar", {"1.png": red, "1.txt": b"one", "2.png": red, "2.txt": b"two"})
+    whole = file.read_bytes()
+
+    def said(content: bytes) -> str:
+        file.write_bytes(content)
+        with pytest.raises(BadInput) as error:
+            open_source(file, size=16, cache=tmp_path / "cache")
+        return str(error.value)
+
+    assert "not a tar file, or a compressed one" in said(gzip.compress(whole))
+    assert "not a tar file, or a compressed one" in said(b"x" * 2048)
+    assert "ends within 1.png" in said(whole[:600])
+    second = whole.index(b"2.png")
+    assert f"a damaged tar file (at byte {second:,})" in said(whole[:second] + b"\xff" * 512 + whole[second + 512 :])
+
+
+def test_names_of_folders_are_captions_where_that_is_asked_for(tmp_path: Path) -> None:
+    for name in ("train/tabby_cat/1.png", "train/sea-lion/1.png", "test/tabby_cat/1.png", "stray.png", "train/x.png"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "p" / name)
+    with pytest.warns(UserWarning, match=r"2 unusable pictures: stray.png \(has no caption\); train/x.png"):
+        pictures = open_source(f"labels:{tmp_path / 'p'}", size=16, cache=tmp_path / "cache")
+    assert {pictures.key(i): pictures.captions(i) for i in range(3)} == {
+        "train/tabby_cat/1.png": ("tabby cat",), "train/sea-lion/1.png": ("sea lion",),
+        "test/tabby_cat/1.png": ("tabby cat",),
+    }  # fmt: skip
+    assert sorted(pictures.corpus.splits) == ["test", "train", "validation"]
+    with pytest.raises(BadInput, match="p: no captions"):
+        open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
+    (tmp_path / "flat").mkdir()
+    picture(tmp_path / "flat" / "1.png")
+    with pytest.raises(BadInput, match=r"flat: has no picture in a folder with a label, as in flat/cat/1.jpg"):
+        open_source(f"labels:{tmp_path / 'flat'}", size=16, cache=tmp_path / "cache")
+    with pytest.raises(BadInput, match="nowhere: no such file or folder"):
+        open_source(f"labels:{tmp_path / 'nowhere'}", size=16, cache=tmp_path / "cache")
+
+
+def test_tables_are_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were copied whole into the cache, and a few bytes in a dictionary can stand for any number of pictures."""
+    contents = [picture(tmp_path / "x.png", f"#{i:02x}0000").read_bytes() for i in range(40)]
+    file = tmp_path / "p.parquet"
+    parquet.write_table(pa.table({"image": contents, "text": [f"{i}" for i in range(40)]}), file, row_group_size=7)
+    pictures = open_source(file, size=16, cache=tmp_path / "cache")
+    assert [int(pictures[i][0, 0, 0]) for i in range(40)] == list(range(40))
+    assert not (tmp_path / "cache" / "datasets").exists()
+    table = pickle.loads(pickle.dumps(pictures)).corpus._tables[0]
+    for row in (39, 3, 20, 3):
+        assert table.picture(row) == contents[row]
+        assert len(table._groups) <= 2
+
+    monkeypatch.setattr(tables, "_MOST_BYTES", 2**24)
+    parquet.write_table(pa.table({"image": [b"x" * 2**18] * 100, "text": ["a"] * 100}), file)
+    assert file.stat().st_size < 2**17
+    with pytest.raises(BadInput, match="row group 0 holds over 0 GiB of pictures; write smaller ones"):
+        open_source(file, size=16, cache=tmp_path / "cache")

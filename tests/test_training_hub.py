@@ -8,8 +8,10 @@ import pytest
 import torch
 from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError
 from huggingface_hub.file_download import DryRunFileInfo
+from PIL import Image
 from tiny_models import save_bundle
 
+from data.source import open_source
 from diffusion.text import TextConfig, resolved, transformers_encoder
 from sampling.clip import Clip
 from sampling.pipeline import load
@@ -107,6 +109,26 @@ def test_a_model_is_two_files(remote: Hub) -> None:
     model = ImageTokenizer.from_pretrained("hf://some/thing", dtype=torch.float32)
     assert model.config.codebook_size == 20
     assert remote.asked[0]["allow_patterns"] == ["config.json", "model.safetensors"]
+
+
+def test_a_data_set_is_pinned_and_its_pictures_come_from_any_depth(
+    remote: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (remote.folder / "data").mkdir()
+    for name in ("README.md", "loader.py", "data/tool.py"):
+        (remote.folder / name).touch()
+    for i in range(3):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(remote.folder / "data" / f"{i}.png")
+        (remote.folder / "data" / f"{i}.txt").write_text(f"number {i}")
+    pictures = open_source(f"hf://datasets/some/thing@{COMMIT}", size=16, cache=tmp_path / "cache")
+    assert (len(pictures), pictures.captions(2), pictures.name) == (3, ("number 2",), "thing-16/all")
+    seen, taken = remote.asked[:2]
+    assert (seen["repo"], seen["repo_type"], taken["revision"]) == ("some/thing", "dataset", COMMIT)
+    assert not any(fnmatch(name, one) for name in ("loader.py", "data/tool.py") for one in taken["allow_patterns"])
+    assert f"hf://datasets/some/thing@{COMMIT}: 3.0 MB to download in 6 files" in capsys.readouterr().err
+    for wrong in ("hf://some/thing", "hf://datasets/thing", "hf://datasets/a/../b", "hf://datasets/a/b/c"):
+        with pytest.raises(BadInput, match="must be hf://datasets/owner/name, or"):
+            open_source(wrong, size=16, cache=tmp_path / "cache")
 
 
 def test_without_a_network_what_was_downloaded_before_will_do(remote: Hub) -> None:

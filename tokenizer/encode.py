@@ -51,7 +51,7 @@ class EncodeOptions:
     out: Path
     """Folder to write."""
     data: str = "emoji"
-    """`emoji`, or a folder or parquet file of your own pictures."""
+    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     views: int = 4
     """Views of a training picture, itself and small shifts and zooms of it. Other splits have one."""
     batch_size: int = 64

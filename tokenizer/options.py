@@ -12,7 +12,7 @@ class TokenizerTrainingConfig(TrainingConfig):
     """Trains the image tokenizer on pictures; captions are not used."""
 
     data: str = "emoji"
-    """`emoji`, or a folder or parquet file of your own pictures."""
+    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     limit: int | None = None
     """Train on only this many pictures."""
     strict: bool = False

@@ -16,7 +16,7 @@ class TextTrainingOptions:
     """Trains the SentencePiece model on the captions of the training split."""
 
     data: str = "emoji"
-    """`emoji`, or a folder or parquet file of your own pictures."""
+    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     out: Path
     """Folder to write."""
     vocab_size: int = 4096

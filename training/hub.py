@@ -12,7 +12,7 @@ from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationErro
 
 from training.errors import BadInput
 
-_FORM = re.compile(r"hf://?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_FORM = re.compile(r"hf://?(?P<data>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 """One stroke is left of the two where the text has been a `Path`."""
 
 FOREIGN = ("*.json", "*.model", "*.safetensors", "*.txt")
@@ -22,12 +22,13 @@ SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """For every `from_pretrained` of `transformers`, of a folder that `fetched` returned."""
 
 
-def fetched(path: str | Path, files: Sequence[str], *, download: bool = True) -> tuple[Path, str]:
+def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, data: bool = False) -> tuple[Path, str]:
     """The folder of a model, downloaded first where `path` is `hf://owner/name` or `hf://owner/name@commit`.
 
     Args:
         path: a folder, or a model on the Hub; a tag may stand for the commit.
-        files: names or patterns of the files to download; of patterns, those at the top alone.
+        files: names or patterns of the files to download; of patterns, those at the top alone, but for `data`.
+        data: it is to be a data set, `hf://datasets/owner/name`.
         download: False where a model names another one, which is no reason to ask anybody: then it must be in the
             Hub's cache already.
 
@@ -43,10 +44,13 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True) ->
         _require_own(Path(path), files)
         return Path(path), str(path)
     form = _FORM.fullmatch(str(path))
-    if form is None:
-        raise BadInput(f"{path}: must be hf://owner/name, or hf://owner/name@commit")
-    below = any("/" in name for name in files)
+    if form is None or bool(form["data"]) != data:
+        shown = "hf://datasets/owner/name" if data else "hf://owner/name"
+        raise BadInput(f"{path}: must be {shown}, or {shown}@commit")
+    below = data or any("/" in name for name in files)
     wanted: dict[str, Any] = {"allow_patterns": [*files], "ignore_patterns": None if below else ["*/*"]}
+    if data:
+        wanted["repo_type"] = "dataset"
     repo = form["repo"]
     if not download:
         try:
@@ -61,14 +65,15 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True) ->
             listed = snapshot_download(repo, revision=form["revision"], dry_run=True, **wanted)
         except DryRunError:  # the Hub cannot be reached: it may have been downloaded before
             folder = Path(snapshot_download(repo, revision=form["revision"], local_files_only=True, **wanted))
-            return folder, f"hf://{repo}@{folder.name}"
+            return folder, f"hf://{form['data'] or ''}{repo}@{folder.name}"
         if not listed:
             raise BadInput(f"{path}: has none of {', '.join(files)}")
         commit = listed[0].commit_hash
         missing = [file for file in listed if file.will_download]
         size = sum(file.file_size or 0 for file in missing)
-        print(f"hf://{repo}@{commit}: {size / 1e6:.1f} MB to download in {len(missing)} files", file=sys.stderr)
-        return Path(snapshot_download(repo, revision=commit, **wanted)), f"hf://{repo}@{commit}"
+        name = f"hf://{form['data'] or ''}{repo}@{commit}"
+        print(f"{name}: {size / 1e6:.1f} MB to download in {len(missing)} files", file=sys.stderr)
+        return Path(snapshot_download(repo, revision=commit, **wanted)), name
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"{path}: cannot be had from the Hub ({reason})") from None

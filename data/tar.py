@@ -1,0 +1,145 @@
+"""A user's own pictures in WebDataset shards: tar files, each picture beside its caption under one name.
+
+    000001.jpg
+    000001.txt     a cat on a sofa
+    000002.png
+    000002.json    {"text": "a dog"}, or {"caption": "a dog"}, and perhaps {"split": "validation"}
+
+A picture's split is what its JSON has under `split`, or else what the name of its shard begins with, as in
+`train-00000.tar`.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.corpus import Corpus
+from data.files import content_hashes, is_hidden, visible_files
+from data.picture import SUFFIXES, VERSION, fit, original_size
+from data.splits import settle, stated_by_file
+from training.errors import BadInput
+from training.strict_json import parse_json
+
+_LONGEST_TEXT = 2**20
+"""Bytes of a caption's file."""
+
+
+@dataclass
+class _Sample:
+    """What a shard has under one name."""
+
+    shard: Path
+    name: str
+    picture: tuple[int, int] | None = None
+    """Where the picture's file begins in the shard, and its length."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """`text`, and `split` where it is stated."""
+
+
+class TarCorpus(Corpus):
+    """Captioned pictures in one shard, or in all of a folder."""
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        """Reads the shards' lists of contents and the captions. Raises `BadInput`."""
+        folder, files = (path, tar_files(path)) if path.is_dir() else (path.parent, [path])
+        self.name = path.resolve().stem
+        self.recipe = hashlib.blake2b(repr((VERSION, content_hashes(files, cache))).encode()).hexdigest()
+        self._samples: list[_Sample] = []
+        self.left_out = {}
+        keys = []
+        for sample in (sample for file in files for sample in _samples(file)):
+            key = f"{sample.shard.relative_to(folder).as_posix()}/{sample.name}"
+            if sample.picture is None:
+                continue
+            if "text" not in sample.texts:
+                self.left_out = {**self.left_out, key: "has no caption"}
+                continue
+            keys.append(key)
+            self._samples.append(sample)
+        self.keys = keys
+        stated = [sample.texts.get("split") or stated_by_file(sample.shard.name) for sample in self._samples]
+        self.splits, self.set_aside = settle(keys, stated)
+
+    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
+        """Picture `i` as `data.picture.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
+        return fit(self._bytes(i), size)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """The text of picture `i`, alone."""
+        return (self._samples[i].texts["text"],)
+
+    def original_size(self, i: int) -> tuple[int, int]:
+        """Width and height of picture `i`. Raises `Unreadable`."""
+        return original_size(self._bytes(i))
+
+    def _bytes(self, i: int) -> bytes:
+        sample = self._samples[i]
+        assert sample.picture is not None
+        begin, length = sample.picture
+        with sample.shard.open("rb") as file:
+            file.seek(begin)
+            return file.read(length)
+
+
+def tar_files(folder: Path) -> list[Path]:
+    """Shards at any depth; hidden ones are passed over."""
+    return [file for file in visible_files(folder) if file.suffix == ".tar"]
+
+
+def _samples(shard: Path) -> Iterator[_Sample]:
+    """In the order in which their names first come. Links and devices are passed over: only files have bytes."""
+    found: dict[str, _Sample] = {}
+    size = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                if not member.isreg() or member.issparse() or any(map(is_hidden, path.parts)):
+                    continue
+                if member.offset_data + member.size > size:
+                    raise BadInput(f"{shard}: a damaged tar file (it ends within {member.name})")
+                name, _, suffix = path.name.partition(".")
+                sample = found.setdefault(str(path.parent / name), _Sample(shard, str(path.parent / name)))
+                if f".{suffix.lower()}" in SUFFIXES:
+                    if sample.picture is not None:
+                        raise BadInput(f"{shard}: {member.name} is its second picture of the name {sample.name}")
+                    sample.picture = member.offset_data, member.size
+                elif suffix.lower() in ("txt", "json"):
+                    sample.texts |= _texts(shard, member, tar)
+            with shard.open("rb") as file:  # `tarfile` takes a damaged header for the end
+                file.seek(tar.offset)
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise BadInput(f"{shard}: a damaged tar file (at byte {tar.offset:,})")
+    except tarfile.TarError as error:
+        raise BadInput(f"{shard}: not a tar file, or a compressed one, which must be unpacked ({error})") from None
+    yield from found.values()
+
+
+def _texts(shard: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> dict[str, str]:
+    where = f"{shard}, {member.name}"
+    if member.size > _LONGEST_TEXT:
+        raise BadInput(f"{where}: {member.size:,} bytes of text; {_LONGEST_TEXT:,} are the most")
+    file = tar.extractfile(member)
+    assert file is not None
+    content = file.read()
+    said: dict[str, Any] = {}
+    if member.name.lower().endswith(".json"):
+        record = parse_json(content, where)
+        if not isinstance(record, dict):
+            raise BadInput(f"{where}: not a JSON object")
+        said = {"text": record.get("text", record.get("caption")), "split": record.get("split")}
+    else:
+        try:
+            said = {"text": " ".join(content.decode("utf-8-sig").split())}
+        except UnicodeDecodeError:
+            raise BadInput(f"{where}: not UTF-8 text") from None
+    for name, value in said.items():
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise BadInput(f"{where}: {name!r} must be a string with something in it")
+    return {name: value.strip() for name, value in said.items() if value is not None}
