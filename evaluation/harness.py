@@ -117,7 +117,7 @@ def with_controls(
     originals = list(side.originals)
     made = side.judge.score(pictures, asked, paired=bool(originals), label="what is judged")
     shown: dict[str, list[Tensor]] = {}
-    shown["real"] = originals or [side.judge.given[i] for i in range(len(side.judge.given))]
+    shown["real"] = originals or [side.judge.reference[i] for i in range(len(side.judge.reference))]
     if tokenizer is not None:
         shown["reconstruction"] = list(reconstructed(tokenizer, shown["real"]))
     if side.training is not None and prompts:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +58,40 @@ class Judge:
     force: bool = False
     """Give Frechet distances of too few pictures, with their bias."""
 
-    def __post_init__(self) -> None:
-        self._order = _sorted(self.reference)
-        self.given = self.reference
-        self.reference = Chosen(self.given, self._order)
-        self._real = {n.name: cached(n, self.reference, self.cache, batch_size=self.batch_size, label="the reference")
-                      for n in self.networks if n.name != "clip"}  # fmt: skip
-        self._gallery = {}
-        self._holding: dict[str, set[str]] = defaultdict(set)
+    @cached_property
+    def _order(self) -> list[int]:
+        """The reference in an order of its pixels, so that the order they come in changes nothing."""
+        return _sorted(self.reference)
+
+    @cached_property
+    def _sorted_reference(self) -> Pictures:
+        return Chosen(self.reference, self._order)
+
+    @cached_property
+    def _real(self) -> dict[str, Features]:
+        """Features of the sorted reference, by network."""
+        return self._features(self._sorted_reference, "the reference")
+
+    @cached_property
+    def _shown(self) -> dict[str, Features]:
+        """Features of the gallery, by network."""
+        return self._features(torch.stack(list(self.gallery.pictures)), "the gallery") if self.gallery else {}
+
+    @cached_property
+    def _holding(self) -> dict[str, set[str]]:
         """What is left out for a picture that is known to the last pixel, by its digest."""
+        found: dict[str, set[str]] = defaultdict(set)
         if self.gallery:
-            self._holding |= {digest: set(groups) for digest, groups in self.gallery.kin.items()}
+            found |= {digest: set(groups) for digest, groups in self.gallery.kin.items()}
             for digest, its in zip(digests(self.gallery.pictures), self.gallery.groups, strict=True):
-                self._holding[digest].add(its)
-            shown = torch.stack(list(self.gallery.pictures))
-            self._gallery = {n.name: cached(n, shown, self.cache, batch_size=self.batch_size, label="the gallery")
-                             for n in self.networks if n.name != "clip"}  # fmt: skip
+                found[digest].add(its)
+        return found
+
+    def _features(self, pictures: Pictures, label: str) -> dict[str, Features]:
+        return {
+            network.name: cached(network, pictures, self.cache, batch_size=self.batch_size, label=label)
+            for network in self.networks if network.name != "clip"
+        }  # fmt: skip
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -80,7 +99,8 @@ class Judge:
         return {
             "metrics_version": metrics.VERSION,
             "reference": {
-                "name": self.reference_name, "fingerprint": fingerprint(self.reference), "count": len(self.reference)
+                "name": self.reference_name, "fingerprint": fingerprint(self._sorted_reference),
+                "count": len(self.reference),
             },
             "networks": {network.name: network.hash for network in self.networks},
             "resizer": RESIZER,
@@ -101,7 +121,8 @@ class Judge:
         """Scores pictures, uint8 (3, H, W) each, and their prompts if they have any.
 
         Pictures are taken in an order of their pixels, so that the order they come in changes nothing. Pictures that
-        are `real` are the reference's own: one half of the reference is then compared with the other. Where they are
+        are `real` are the reference's own: every other one of them is then compared with the rest, and other pictures
+        with that rest too, under names that end in `_halves`. Where they are
         `paired`, as many in a row were made of or for each picture of the reference that the judge was given. No
         picture, whoever handed it in, finds itself in the gallery, nor its like in another skin tone: the groups that
         its very pixels belong to are left out for it.
@@ -130,7 +151,7 @@ class Judge:
                 rows = [back[each * i + n] for i in self._order for n in range(each)]
             together = [prompts[i].text for i in rows] if prompts and not real else None
             self._distributions(scores, network.name, made.rows(rows), real, paired, together)
-            if prompts and network.name in self._gallery:
+            if prompts and network.name in self._shown:
                 self._answers(scores, network.name, made, prompts, left_out)
         self._measurements(scores, pictures, prompts)
         self._means(scores, prompts)
@@ -138,28 +159,51 @@ class Judge:
         return scores
 
     def _distributions(
-        self, scores: Scores, network: str, made: Features, real: bool, paired: bool, together: Sequence[str] | None
+        self, scores: Scores, network: str, features: Features, real: bool, paired: bool, together: Sequence[str] | None
     ) -> None:
-        theirs = self._real[network]
-        probabilities = made.probabilities
+        made, theirs, name = features.pooled, self._real[network].pooled, _namer(network)
+        # Real pictures can only be compared with one another: every other one of the reference with the rest.
+        each = len(made) // len(theirs) if paired else 1
+        rows = [i for i in range(len(made)) if i // each % 2 == 0]
+        halves = (theirs[0::2] if real else made[rows], theirs[1::2])
+        texts = [together[i] for i in rows] if together else None
         if real:
-            made, theirs = theirs.rows(slice(0, None, 2)), theirs.rows(slice(1, None, 2))
-        name, sets = _namer(network), (made.pooled, theirs.pooled)
-        pairs: list[tuple[tuple[str, ...], Callable[[], Any]]] = [
-            (("kid",), lambda: metrics.kernel_distance(*sets, paired=paired, together=together)),
-            (("precision", "recall"), lambda: metrics.precision_recall(*sets, together=together)),
-            (("density", "coverage"), lambda: metrics.density_coverage(*sets, together=together)),
-            (("fd",), lambda: metrics.frechet_distance(*sets, force=self.force, together=together)),
-        ]
-        for names, compute in pairs:
-            try:
-                found = compute()
-            except BadInput as error:  # too few pictures for this one
-                scores.notes.append(f"{', '.join(map(name, names))} left out: {error}")
-                continue
-            scores.metrics |= dict(zip(map(name, names), found if len(names) > 1 else (found,), strict=True))
-        if probabilities is not None:  # which grows with the number of pictures, so that no half would do
-            scores.metrics[name("class_score")] = metrics.inception_score(probabilities, together=together)
+            self._add(scores, [name("kid")], lambda: metrics.kernel_distance(*halves))
+            scores.notes.append(f"{name('kid')} is of every other real picture with the rest")
+        else:
+            self._add(scores, [name("kid")], lambda: metrics.kernel_distance(
+                made, theirs, paired=paired, together=together))  # fmt: skip
+            self._compare(scores, name, "", made, theirs, together)
+        # what depends on how many pictures there are, of such halves for everybody
+        self._compare(scores, name, "_halves", *halves, texts)
+        if features.probabilities is not None:  # which grows with the number of pictures, so that no half would do
+            scores.metrics[name("class_score")] = metrics.inception_score(features.probabilities, together=together)
+
+    def _compare(
+        self,
+        scores: Scores,
+        name: Callable[..., str],
+        suffix: str,
+        made: Tensor,
+        theirs: Tensor,
+        together: Sequence[str] | None,
+    ) -> None:
+        """Adds how two sets of features, (N, D) and (M, D), lie to each other, under names that end in `suffix`."""
+        sets = (made, theirs)
+        self._add(scores, [name("precision", suffix), name("recall", suffix)],
+                  lambda: metrics.precision_recall(*sets, together=together))  # fmt: skip
+        self._add(scores, [name("density", suffix), name("coverage", suffix)],
+                  lambda: metrics.density_coverage(*sets, together=together))  # fmt: skip
+        self._add(scores, [name("fd", suffix)],
+                  lambda: metrics.frechet_distance(*sets, force=self.force, together=together))  # fmt: skip
+
+    def _add(self, scores: Scores, names: Sequence[str], compute: Callable[[], Any]) -> None:
+        try:
+            found = compute()
+        except BadInput as error:  # too few pictures for this one
+            scores.notes.append(f"{', '.join(names)} left out: {error}")
+            return
+        scores.metrics |= dict(zip(names, found if len(names) > 1 else (found,), strict=True))
 
     def _answers(
         self, scores: Scores, network: str, made: Features, prompts: Sequence[Prompt], left_out: Sequence[set[str]]
@@ -170,7 +214,7 @@ class Judge:
         concepts = [prompt.concept for prompt in prompts]
         if not all(concepts):
             return
-        features = self._gallery[network].pooled
+        features = self._shown[network].pooled
         ranks = metrics.retrieval(
             made.pooled, concepts, left_out,
             Gallery(features=features, concepts=gallery.concepts, groups=gallery.groups), self.gallery_size,
@@ -205,14 +249,15 @@ class Judge:
             scores.categories |= {label: means} if means else {}
 
 
-def _namer(network: str) -> Callable[[str], str]:
+def _namer(network: str) -> Callable[..., str]:
     """Names of figures: those of Lite0 are plain, but its Frechet distance always says whose it is."""
 
-    def name(metric: str) -> str:
+    def name(metric: str, suffix: str = "") -> str:
         if network == "inception":
-            return {"fd": "fid", "class_score": "inception_score"}.get(metric, f"{metric}_inception")
+            own = {"fd": "fid", "class_score": "inception_score"}.get(metric)
+            return f"{own}{suffix}" if own else f"{metric}{suffix}_inception"
         plain = network == "lite0" and metric not in {"fd", "class_score"}
-        return metric if plain else f"{metric}_{network}"
+        return f"{metric}{suffix}" if plain else f"{metric}{suffix}_{network}"
 
     return name
 

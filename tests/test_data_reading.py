@@ -227,7 +227,7 @@ def test_every_command_reads_tables_at_any_depth(tmp_path: Path) -> None:
     side = open_real(
         None, 16, JudgeOptions(reference=str(tmp_path / "hub"), cache=tmp_path / "cache", networks=["lite0"])
     )
-    assert len(side.judge.given) == 3
+    assert len(side.judge.reference) == 3
 
 
 MARK = b"\xef\xbb\xbf"

@@ -526,3 +526,33 @@ def test_a_picture_ended_early_is_white_below() -> None:
 def test_a_missing_source_is_one_line() -> None:
     with pytest.raises(BadInput):
         open_source("nowhere", size=16)
+
+
+def test_the_real_row_is_of_halves_and_so_is_everybody_beside_the_whole(tmp_path: Path) -> None:
+    """Precision and recall depend on how many pictures there are: those of half of the reference stood beside others'
+    of the whole."""
+    one = judge(tmp_path)
+    real = one.score(list(one.reference), real=True)
+    made = one.score(pictures(1))
+    whole = {"precision", "recall", "density", "coverage"}
+    halves = {f"{name}_halves" for name in whole}
+    assert not whole & real.metrics.keys() and halves <= real.metrics.keys()
+    assert whole | halves <= made.metrics.keys()
+    assert "kid" in real.metrics and "kid is of every other real picture with the rest" in real.notes
+    # the same pictures in the same halves: what a perfect copy of the reference scores
+    again = one.score(list(one.reference), paired=True)
+    for name in halves:
+        assert again.metrics[name].value == pytest.approx(real.metrics[name].value), name
+    thrice = one.score([picture for picture in one.reference for _ in range(3)], paired=True)
+    assert thrice.metrics["precision_halves"].value == pytest.approx(real.metrics["precision_halves"].value)
+
+
+def test_a_judge_computes_nothing_before_it_is_asked(tmp_path: Path) -> None:
+    class Broken(FakeNetwork):
+        def __call__(self, images: Tensor) -> Features:
+            raise AssertionError
+
+    assert (
+        len(Judge(networks=[Broken("lite0")], reference=pictures(0), reference_name="r", cache=tmp_path).reference)
+        == 24
+    )
