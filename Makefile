@@ -41,7 +41,7 @@ train-emoji: .venv/installed
 MODEL ?= checkpoints/emoji
 SUITE ?= emoji/heldout-style
 BACKENDS ?= autoregressive diffusion
-GUIDANCES ?= 1 1.5 3
+GUIDANCES ?= 1 2 3
 COMPARISON ?= outputs/compare
 COMPARE_FLAGS ?= --readme README.md
 compare: .venv/installed

@@ -54,6 +54,9 @@ class DiffusionModel(PretrainedModel):
     """Text encoder and denoiser."""
 
     config_class = DiffusionModelConfig
+    learns_by = frozenset({
+        "dit.dropout", "unet.dropout", "text.dropout", "process.times", "process.times_mean", "process.min_snr"
+    })  # fmt: skip
     config: DiffusionModelConfig
 
     def __init__(self, config: DiffusionModelConfig) -> None:

@@ -32,13 +32,6 @@ _LATENTS_AT_ONCE = 2**14
 """Of how many latents evaluation makes one pass: all of its pictures where they have 64."""
 
 
-_FREE = {
-    "dit.dropout", "unet.dropout", "text.dropout", "process.times", "process.times_mean", "process.min_snr",
-    "latent_bound",
-}  # fmt: skip
-"""What a model that training starts from may have had otherwise: it changes how one learns, not what is predicted."""
-
-
 class LatentBatches:
     """Makes the batches of a diffusion model from a store of latents. It can be pickled, for a loader's workers."""
 
@@ -85,7 +78,7 @@ def main(config: DiffusionTrainingConfig) -> None:
         model.text.encoder.load_state_dict(encoder.state_dict())
 
     if config.init:
-        start_from(model, config.init, free=_FREE)
+        start_from(model, config.init, free={"latent_bound"})  # it is measured on the pictures at hand
 
     batches = LatentBatches(trained, text, config)
 

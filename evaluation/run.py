@@ -5,8 +5,8 @@ processes. The result is `R/result.json`, the pictures are in `R/pictures/`.
 """
 
 import dataclasses
+import functools
 import json
-import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,10 +16,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
-from tqdm import tqdm
 
-from data.grid import to_pil
 from evaluation.harness import (
     JudgeOptions,
     RealSide,
@@ -32,16 +29,17 @@ from evaluation.harness import (
 )
 from evaluation.likelihood import bits_per_image, bound_per_dimension
 from evaluation.metrics import mean
-from evaluation.pictures import padded, read_pictures
+from evaluation.pictures import read_pictures
 from evaluation.result import differences, figures, head, read_result, write_result
 from evaluation.suites import Suite, open_suite
+from sampling.drawing import Wanted, draw, missing
 from sampling.generate import SHIPPED
 from sampling.options import BackendOptions
 from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
 from training.config import require, to_dict
 from training.errors import BadInput
-from training.files import appending, atomic, locked, write_json
+from training.files import appending, locked, write_json
 from training.processes import require_joined, share_cores
 from training.shared import shared, shared_path
 from training.strict_json import read_json, read_json_lines
@@ -120,8 +118,11 @@ def main(options: RunOptions) -> None:
             for one in runs:
                 _claim(one.out, _settings(suite, bundle, one))
         state.wait_for_everyone()  # all have looked before any writes
-        for one, turn in zip(runs, turns, strict=True):
-            draw(suite, bundle, one, state, turn)
+        wanted = [missing(_wanted(suite, bundle, one)) for one in runs]
+        state.wait_for_everyone()
+        for one, lacking, turn in zip(runs, wanted, turns, strict=True):
+            clock = functools.partial(_clock, one, state, turn)
+            draw(lacking, bundle, one.sampling, one.batch_size, drawn=clock)
         state.wait_for_everyone()
         if state.is_main_process:  # the others are done: they would not wait for as long as scoring may take
             side = open_real(suite, bundle.tokenizer.config.image_size, options)
@@ -129,36 +130,34 @@ def main(options: RunOptions) -> None:
                 evaluate(suite, bundle, side, one)
 
 
-def draw(suite: Suite, bundle: Bundle, options: RunOptions, state: PartialState, turn: int) -> None:
-    """Writes the pictures that are not there yet, each process its share, and a clock of this `turn` at drawing."""
-    wanted = [(i, prompt.text) for i, prompt in enumerate(suite.prompts)][state.process_index :: state.num_processes]
-    missing = [(i, text) for i, text in wanted if not all(path.is_file() for path in _files(i, options))]
-    step = max(1, options.batch_size // options.num_images)
-    total, left = len(wanted) * options.num_images, len(missing) * options.num_images
-    show = state.is_main_process
-    with tqdm(total=total, initial=total - left, unit="image", desc="drawing", disable=not show) as bar:
-        for start in range(0, len(missing), step):
-            batch = missing[start : start + step]
-            begin = time.perf_counter()
-            pictures = _generate(bundle, [text for _, text in batch], options)
-            seconds = time.perf_counter() - begin
-            files = [file for i, _ in batch for file in _files(i, options)]
-            for file, picture in zip(files, pictures, strict=True):
-                with atomic(file) as temporary:
-                    to_pil(padded(picture)).save(temporary, format="PNG")
-            line = {
-                "images": len(files), "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),
-                "batch_size": options.batch_size, "processes": state.num_processes,
-            }  # fmt: skip
-            with appending(options.out / f"clock-{turn}-{state.process_index}.jsonl") as clock:
-                clock.write((json.dumps(line) + "\n").encode())
-            bar.update(len(files))
+def _wanted(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Wanted]:
+    """Every picture of a run, `num_images` of a prompt after one another."""
+    drawn_by = _drawn_by(bundle, options)
+    return [
+        Wanted(
+            file=options.out / "pictures" / f"{i:05d}-{seed}.png", prompt=prompt.text, seed=seed,
+            record={"prompt": prompt.text, "seed": seed, **drawn_by},
+        )
+        for i, prompt in enumerate(suite.prompts)
+        for seed in range(options.seed, options.seed + options.num_images)
+    ]  # fmt: skip
+
+
+def _clock(options: RunOptions, state: PartialState, turn: int, count: int, seconds: float) -> None:
+    """Notes that this process has drawn a batch in this turn."""
+    line = {
+        "images": count, "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),
+        "batch_size": options.batch_size, "processes": state.num_processes,
+    }  # fmt: skip
+    with appending(options.out / f"clock-{turn}-{state.process_index}.jsonl") as clock:
+        clock.write((json.dumps(line) + "\n").encode())
 
 
 def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) -> None:
     """Scores the pictures that `draw` drew and writes the result and the controls, unless that has been done before."""
     out = options.out
-    files = [file for i in range(len(suite.prompts)) for file in _files(i, options)]
+    wanted = _wanted(suite, bundle, options)
+    files = [one.file for one in wanted]
     protocol = {
         **side.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},
@@ -170,7 +169,7 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
         print(f"scored before: {out / 'result.json'}")
         return
     made, controls, shown = with_controls(
-        side, read_pictures(files), suite.prompts, options.num_images, bundle.tokenizer
+        side, read_pictures(files, ended_early=True), suite.prompts, options.num_images, bundle.tokenizer
     )
     if side.originals:
         captions, originals = [prompt.text for prompt in suite.prompts], torch.stack(list(side.originals))
@@ -179,15 +178,14 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
         else:
             name, bits = "bits_per_image", bits_per_image(bundle, captions, originals, options.batch_size)
         made.metrics[name] = mean(bits, higher_is_better=False)
-    seeds = [protocol["seeds"][n % options.num_images] for n in range(len(files))]
     result = {
         **head("generation", _name(options), protocol),
         "subject": _subject(bundle, options),
         **report(made, controls, len(files)),
         "pictures": [
-            {"file": str(file.relative_to(out)), "prompt": suite.prompts[n // options.num_images].text, "seed": seed,
+            {"file": str(one.file.relative_to(out)), "prompt": one.prompt, "seed": one.seed,
              "scores": per_picture(made, n)}
-            for n, (file, seed) in enumerate(zip(files, seeds, strict=True))
+            for n, one in enumerate(wanted)
         ],
     }  # fmt: skip
     for name, pictures in shown.items():
@@ -210,18 +208,6 @@ def _finished(file: Path, protocol: dict[str, Any]) -> bool:
 def _name(options: RunOptions) -> str:
     steps = f", {options.steps} steps" if options.backend == "diffusion" else ""
     return f"{options.backend}, guidance {options.guidance_scale:g}{steps}"
-
-
-def _generate(bundle: Bundle, prompts: list[str], options: RunOptions) -> list[Tensor]:
-    return bundle.generate(
-        prompts, num_images=options.num_images, seed=options.seed, options=options.sampling,
-        batch_size=options.batch_size,
-    )  # fmt: skip
-
-
-def _files(i: int, options: RunOptions) -> list[Path]:
-    """The pictures of prompt `i`."""
-    return [options.out / "pictures" / f"{i:05d}-{options.seed + n}.png" for n in range(options.num_images)]
 
 
 def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, Any]:

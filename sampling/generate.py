@@ -13,12 +13,12 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data.files import text_lines
 from data.grid import grid, to_pil
 from data.picture import fit, fit_mask
 from data.store import Unreadable
+from sampling.drawing import Wanted, draw, missing
 from sampling.options import BackendOptions, DiffusionOptions
 from sampling.picture_files import file_name, read_picture, require_record, write_picture
 from sampling.pipeline import Bundle, Start, check_prompt, load
@@ -118,17 +118,18 @@ def main(options: GenerateOptions) -> None:
         labelled = [(label, options.seed) for label in _way(prompts, options)]
     else:
         labelled = [(prompt, options.seed + i) for prompt, i in product(prompts, range(options.num_images))]
-    wanted = [Wanted(n, prompt, seed, bundle, options) for n, (prompt, seed) in enumerate(labelled)]
+    wanted = [_wanted(n, prompt, seed, bundle, options) for n, (prompt, seed) in enumerate(labelled)]
     _require_free(wanted, options)
     with locked(options.out) if state.is_main_process else nullcontext():
-        missing = [one for one in wanted if read_picture(one.file, one.record) is None]
-        drawn = len(missing)
+        lacking = missing(wanted)
+        drawn = len(lacking)
         state.wait_for_everyone()  # all have looked before any writes
+        begin = time.perf_counter()
         if options.interpolate:
-            seconds = _interpolate(missing, wanted, prompts, bundle, options)
+            _interpolate(lacking, wanted, prompts, bundle, options)
         else:
-            mine = missing[state.process_index :: state.num_processes]
-            seconds = draw(mine, bundle, options, start, show=state.is_main_process)
+            draw(lacking, bundle, options.sampling, options.batch_size, start)
+        seconds = time.perf_counter() - begin
         state.wait_for_everyone()
         if state.is_main_process:
             speed = drawn / seconds
@@ -137,32 +138,13 @@ def main(options: GenerateOptions) -> None:
             print(f"{drawn} pictures in {seconds:.1f} s ({speed:.2f} images/s){kept}: {file}")
 
 
-class Wanted:
-    """A picture to draw, and the file it goes to."""
-
-    def __init__(self, number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> None:
-        self.prompt, self.seed = prompt, seed
-        self.record = {
-            "prompt": prompt, "seed": seed, "backend": options.backend, "options": options.settings, **bundle.ids,
-            "model_id": bundle.model_id(options.backend), "device": torch.device(options.device).type,
-            **bundle.arithmetic(options.backend),
-        }  # fmt: skip
-        self.file = options.out / file_name(number, prompt, seed, self.record)
-
-
-def draw(
-    wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions, start: Start | None, *, show: bool
-) -> float:
-    """Draws and writes batch by batch; returns the seconds that it took."""
-    begin = time.perf_counter()
-    with tqdm(total=len(wanted), unit="image", desc="drawing", disable=not show) as bar:
-        for first in range(0, len(wanted), options.batch_size):
-            batch = wanted[first : first + options.batch_size]
-            pictures = bundle.draw([(one.prompt, one.seed) for one in batch], options.sampling, start)
-            for one, picture in zip(batch, pictures, strict=True):
-                write_picture(one.file, to_pil(picture), one.record)
-            bar.update(len(batch))
-    return time.perf_counter() - begin
+def _wanted(number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> Wanted:
+    record = {
+        "prompt": prompt, "seed": seed, "backend": options.backend, "options": options.settings, **bundle.ids,
+        "model_id": bundle.model_id(options.backend), "device": torch.device(options.device).type,
+        **bundle.arithmetic(options.backend),
+    }  # fmt: skip
+    return Wanted(file=options.out / file_name(number, prompt, seed, record), prompt=prompt, seed=seed, record=record)
 
 
 def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions, seconds: float, speed: float) -> Path:
@@ -233,20 +215,18 @@ def _way(prompts: list[str], options: GenerateOptions) -> list[str]:
 
 
 def _interpolate(
-    missing: Sequence[Wanted], wanted: Sequence[Wanted], prompts: list[str], bundle: Bundle, options: GenerateOptions
-) -> float:
-    """Draws all that are `wanted` if any is `missing`, and writes these; returns the seconds that it took."""
-    begin = time.perf_counter()
-    if missing:
+    lacking: Sequence[Wanted], wanted: Sequence[Wanted], prompts: list[str], bundle: Bundle, options: GenerateOptions
+) -> None:
+    """Draws all that are `wanted` if any is `lacking`, and writes these."""
+    if lacking:
         sampling, seed = options.sampling, options.seed
         assert isinstance(sampling, DiffusionOptions)
         seeds = (seed, seed if len(prompts) == 2 else seed + 1)
         ends = (prompts[0], prompts[-1])
         pictures = bundle.interpolate(ends, seeds, options.interpolate, sampling, options.batch_size)
         for one, picture in zip(wanted, pictures, strict=True):
-            if one in missing:
+            if one in lacking:
                 write_picture(one.file, to_pil(picture), one.record)
-    return time.perf_counter() - begin
 
 
 def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:

@@ -16,7 +16,7 @@ class GuidanceOptions:
 
     guidance: float | None = None
     """Scale of classifier-free guidance; 1 is none, larger follows the prompt more closely. By default what the shipped
-    weights draw best with: 1.5 for the token model, 3 for diffusion."""
+    weights draw best with: 1 for the token model, which it makes twice as fast, and 2 for diffusion."""
 
     def __post_init__(self) -> None:
         if self.guidance is None:
@@ -30,7 +30,7 @@ class GuidanceOptions:
         return self.guidance
 
     def _usual_guidance(self) -> float:
-        return 1.5
+        return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class DiffusionOptions(GuidanceOptions):
         require(self, "threshold", 0 <= self.threshold < 1, "from 0 (none) to below 1")
 
     def _usual_guidance(self) -> float:
-        return 3.0
+        return 2.0
 
 
 @dataclass(frozen=True, kw_only=True)

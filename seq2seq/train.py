@@ -79,7 +79,7 @@ def main(config: TokenTrainingConfig) -> None:
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
     model = TokenModel(config.model)
     if config.init:
-        start_from(model, config.init, free={"dropout"})
+        start_from(model, config.init)
 
     batches = TokenBatches(codes, text, config)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
 from tokenizer.vit import Decoder, Encoder
-from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes, to_dict
+from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes, stated
 from training.errors import BadInput
 from training.pretrained import PretrainedModel, fingerprint
 
@@ -219,9 +219,8 @@ class ImageTokenizer(PretrainedModel):
 
     def _hash(self, *parts: str, without: Sequence[str]) -> str:
         """Of the tensors that belong to `parts` and of the config, except its fields that shape none of them."""
-        config = {name: value for name, value in to_dict(self.config).items() if name not in without}
         tensors = {name: t for name, t in self.state_dict().items() if f"{name}.".startswith(parts)}
-        return fingerprint(config, tensors)
+        return fingerprint(stated(self.config, but=without), tensors)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -77,6 +77,16 @@ def to_dict(config: Any) -> dict[str, Any]:
         return {name: str(value) if isinstance(value, Path) else value for name, value in items}
 
     return dataclasses.asdict(config, dict_factory=plain)
+
+
+def stated(config: Any, but: Collection[str] = ()) -> dict[str, Any]:
+    """What a config says that not every one says: its fields, under dotted names, that are not at their defaults.
+
+    So a field that is added, with a default, changes nothing in a config that was written before. The fields `but`,
+    dotted, are left out.
+    """
+    usual = flat(to_dict(type(config)()))
+    return {name: value for name, value in flat(to_dict(config)).items() if name not in but and value != usual[name]}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:

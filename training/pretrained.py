@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from training.config import flat, from_dict, to_dict
+from training.config import flat, from_dict, stated, to_dict
 from training.errors import BadInput
 from training.files import write_json, write_tensors
 from training.hub import fetched
@@ -32,11 +32,13 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     config_class: ClassVar[type]
     config: Any
+    learns_by: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the config, dotted, that change how a model learns but not what it makes of its weights."""
 
     @property
     def model_id(self) -> str:
-        """Names the model: a hash of its config and weights."""
-        return fingerprint(to_dict(self.config), self.state_dict())
+        """Names the model: a hash of its weights, and of what its config says besides their shapes."""
+        return fingerprint(stated(self.config, but=self.learns_by), self.state_dict())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_json(save_directory / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
@@ -151,7 +153,7 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     """Gives `model` the weights of another one of its class, the folder `init`.
 
     Args:
-        free: fields of the config that need not agree, dotted where they are nested.
+        free: fields of the config that need not agree, dotted, besides those that the model `learns_by`.
 
     Raises:
         BadInput: it has another shape or speaks other ids; the message names what differs.
@@ -161,7 +163,7 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     wrong = [
         f"{name}: {theirs[name]!r} there, {value!r} here"
         for name, value in ours.items()
-        if name not in free and theirs[name] != value
+        if name not in {*free, *model.learns_by} and theirs[name] != value
     ]
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
