@@ -5,9 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves each picture by chance. Takes and returns uint8 (B, 3, H, W); the generator is the only randomness."""
-    return moved(images, *moves(len(images), generator))
+def augmented(images: Tensor, generator: torch.Generator, *, shift: float = 0.06, zoom: float = 0.1) -> Tensor:
+    """Moves each picture by chance, as `moves` says.
+
+    Takes and returns uint8 (B, 3, H, W); the generator is the only randomness.
+    """
+    return moved(images, *moves(len(images), generator, shift=shift, zoom=zoom))
 
 
 def moves(count: int, generator: torch.Generator, *, shift: float = 0.06, zoom: float = 0.1) -> tuple[Tensor, Tensor]:
