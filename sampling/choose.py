@@ -1,4 +1,4 @@
-"""Quality for compute: of several candidates, the one that says most of its caption."""
+"""Quality for compute: of several candidates, the one that is likeliest for its caption."""
 
 from collections.abc import Sequence
 
@@ -6,30 +6,28 @@ import torch
 from torch import Tensor
 
 from seq2seq.loss import log_likelihood
-from seq2seq.model import TokenModel, null_caption
+from seq2seq.model import TokenModel
 
 
 @torch.no_grad()
-def caption_gain(model: TokenModel, text: Tensor, codes: Sequence[Tensor]) -> Tensor:
-    """log p(picture | caption) - log p(picture), in nats, (B,): how much likelier its caption makes a picture.
+def likelihoods(model: TokenModel, text: Tensor, codes: Sequence[Tensor]) -> Tensor:
+    """log p(picture | caption), in nats, (B,).
 
-    The likelihood alone would prefer what is likely anyway, an empty background; the ratio is what guidance raises.
+    Not its gain over log p(picture), which guidance raises: that prefers what is unlikely without a caption. Of 8
+    candidates for each of 184 held-out pairs, drawn at temperature 0.7, the gain chose pictures of KID 0.053 whose
+    concept was found first for 2 %, the likelihood 0.037 and 5 %; the first candidates had 0.042 and 3 %.
 
     Args:
         model: in eval mode.
         text: caption ids (B, S) int64.
         codes: (h, w) int64 each, of any heights.
     """
-    gains = torch.empty(len(codes), device=text.device)
+    found = torch.empty(len(codes), device=text.device)
     for height in {len(grid) for grid in codes}:
         which = [i for i, grid in enumerate(codes) if len(grid) == height]
         tokens = torch.stack([codes[i] for i in which]).flatten(1).to(text.device)
-        with_caption, without = (
-            log_likelihood(model(ids, tokens), tokens, model.config.eos)
-            for ids in (text[which], null_caption(text[which]))
-        )
-        gains[which] = with_caption - without
-    return gains
+        found[which] = log_likelihood(model(text[which], tokens), tokens, model.config.eos)
+    return found
 
 
 def candidate_seeds(seeds: Tensor, candidate: int) -> Tensor:

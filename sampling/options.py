@@ -59,7 +59,7 @@ class SamplingOptions(GuidanceOptions):
     """Draw this many candidates and keep the best by `scorer`."""
     scorer: str = ""
     """What is best: the picture that agrees most with its caption by this CLIP of `transformers`, a folder or
-    `hf://owner/name`; by default the one that its caption makes likelier by most, by the model itself."""
+    `hf://owner/name`; by default the one that is likeliest for its caption, by the model itself."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from diffusion.model import DiffusionModel
 from diffusion.recorded import with_recorded_denoiser
 from diffusion.text import caption_ids
-from sampling.choose import candidate_seeds, caption_gain
+from sampling.choose import candidate_seeds, likelihoods
 from sampling.clip import agreement, clip_at
 from sampling.decode import Engine, Sampler
 from sampling.diffuse import Denoise, between, denoiser, mixed, sample, seeded
@@ -226,7 +226,7 @@ class Bundle:
             scores = [agreement(clip, captions, [self._pixels(codes) for codes in those]) for those in candidates]
         else:
             assert self.autoregressive is not None
-            scores = [caption_gain(self.autoregressive, text, codes) for codes in candidates]
+            scores = [likelihoods(self.autoregressive, text, codes) for codes in candidates]
         best = torch.stack(scores).argmax(0).tolist()
         return [candidates[n][i] for i, n in enumerate(best)]
 

@@ -1,13 +1,10 @@
-"""Best of several: the caption's gain against its formula, and the choice by it."""
+"""Best of several: the likelihood against its formula, and the choice by it."""
 
 import torch
 from tiny_models import TOKENS, captions, token_model
 from torch import Tensor
 
-from sampling.choose import candidate_seeds, caption_gain
-from tokenizer.text import NULL, PAD
-
-NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
+from sampling.choose import candidate_seeds, likelihoods
 
 
 def log_probability(text: Tensor, codes: Tensor) -> float:
@@ -18,14 +15,14 @@ def log_probability(text: Tensor, codes: Tensor) -> float:
     return sum((logits[t] - logits[t].logsumexp(0))[token].item() for t, token in enumerate(tokens))
 
 
-def test_the_gain_is_a_difference_of_log_probabilities() -> None:
+def test_the_likelihood_is_the_product_of_the_tokens_own() -> None:
     """Of pictures of any heights."""
     generator = torch.Generator().manual_seed(0)
     codes = [torch.randint(20, (height, 3), generator=generator) for height in (3, 1, 3, 2)]
     text = captions(4)
-    gains = caption_gain(token_model(), text, codes)
-    expected = [log_probability(text[i : i + 1], codes[i]) - log_probability(NULL_CAPTION, codes[i]) for i in range(4)]
-    torch.testing.assert_close(gains, torch.tensor(expected), atol=1e-4, rtol=1e-4)
+    found = likelihoods(token_model(), text, codes)
+    expected = [log_probability(text[i : i + 1], codes[i]) for i in range(4)]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_candidates_are_other_pictures_and_the_first_is_the_one() -> None:

@@ -19,7 +19,7 @@ from tiny_models import save_bundle
 from sampling import SamplingOptions, Start, load
 from sampling.bundle import BundleOptions
 from sampling.bundle import assemble as assemble_bundle
-from sampling.choose import candidate_seeds, caption_gain
+from sampling.choose import candidate_seeds, likelihoods
 from sampling.generate import GenerateOptions, main
 from sampling.picture_files import file_name, read_png, require_record, write_picture
 from training.cli import command
@@ -389,14 +389,14 @@ def test_a_card_tells_nothing_of_where_things_lie(parts: dict[str, Path], tmp_pa
     assert str(raised.value).startswith(f"{parts['tokenizer']}: has no config.json")
 
 
-def test_best_of_keeps_the_candidate_that_gains_most(bundle: Path) -> None:
+def test_best_of_keeps_the_likeliest_candidate(bundle: Path) -> None:
     loaded, options = load(bundle), SamplingOptions(temperature=5.0, guidance=1.0)
     assert loaded.autoregressive is not None
     text = loaded.text.encode([PROMPTS[0]] * 4)
     seeds = torch.arange(4)
     candidates = [loaded.sampler.draw(text, candidate_seeds(seeds, n), options) for n in range(3)]
-    gains = torch.stack([caption_gain(loaded.autoregressive, text, codes) for codes in candidates])
-    best = gains.argmax(0).tolist()
+    scores = torch.stack([likelihoods(loaded.autoregressive, text, codes) for codes in candidates])
+    best = scores.argmax(0).tolist()
     assert len({*best}) > 1  # else nothing would be shown
     options = dataclasses.replace(options, best_of=3)
     for i, picture in enumerate(loaded.generate(PROMPTS[:1], num_images=4, options=options)):
