@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -19,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 import tokenizer.train as trainer
+from data.source import open_source
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.options import TokenizerTrainingConfig
 from tokenizer.train import main
@@ -222,3 +225,13 @@ def test_a_damaged_checkpoint_is_one_line(train: Train, tmp_path: Path, capsys: 
     assert train("--out", out, "--steps", "5", "--sample_every", "0") == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: {file.parent}: a damaged checkpoint")
+
+
+def test_batches_can_be_pickled_for_the_workers_of_a_loader(photos: Path, tmp_path: Path) -> None:
+    batches = trainer.PictureBatches(open_source(photos, size=16, split="train", cache=tmp_path))
+    first, again = (
+        make(np.arange(6), torch.Generator().manual_seed(1))["images"]
+        for make in (batches, pickle.loads(pickle.dumps(batches)))
+    )
+    assert first.shape == (6, 3, 16, 16)
+    assert torch.equal(first, again)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.grid import grid
-from data.source import open_source
+from data.source import CaptionedImages, open_source
 from tokenizer.augment import augmented
 from tokenizer.image_tokenizer import ImageTokenizer, to_float
 from tokenizer.losses import TokenizerLoss, psnr
@@ -18,6 +18,17 @@ from training.cli import command
 from training.loop import Batch, accelerator_for, train
 from training.pretrained import exported, start_from
 from training.run import RunFolder
+
+
+class PictureBatches:
+    """Makes the batches of an image tokenizer from pictures. It can be pickled, for the workers of a loader."""
+
+    def __init__(self, pictures: CaptionedImages) -> None:
+        self._pictures = pictures
+
+    def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """The pictures `indices`, each moved a little."""
+        return {"images": augmented(torch.stack([self._pictures[int(i)] for i in indices]), generator)}
 
 
 def main(config: TokenizerTrainingConfig) -> None:
@@ -35,9 +46,6 @@ def main(config: TokenizerTrainingConfig) -> None:
     if config.init:
         start_from(model, config.init)
     objective = TokenizerLoss(config.loss).to(accelerator.device)
-
-    def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        return {"images": augmented(torch.stack([pictures[int(i)] for i in indices]), generator)}
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         images = to_float(batch["images"])
@@ -60,7 +68,7 @@ def main(config: TokenizerTrainingConfig) -> None:
 
     data = {"train": pictures.fingerprint, "validation": unseen.fingerprint}
     train(
-        accelerator, RunFolder(config), model, data=data, count=len(pictures), make_batch=make_batch,
+        accelerator, RunFolder(config), model, data=data, count=len(pictures), make_batch=PictureBatches(pictures),
         loss=loss, evaluate=evaluate, export=export, tokens=config.model.grid**2,
     )  # fmt: skip
 
