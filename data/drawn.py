@@ -57,11 +57,11 @@ def drawn(
     once, one draws and the others wait for it.
     """
     info = PictureInfo(size=size, keys=hashlib.blake2b(repr(list(keys)).encode(), digest_size=16).hexdigest())
-    if store := _reuse(folder, info):
+    if (store := _reuse(folder, info)) is not None:
         return store
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if store := _reuse(folder, info):  # drawn by another process while this one waited
+        if (store := _reuse(folder, info)) is not None:  # drawn by another process while this one waited
             return store
         remove(folder)  # what is damaged
         begin(folder, info, [(key, key, ()) for key in keys])

@@ -114,7 +114,7 @@ class Part(Generic[AnyInfo]):
 def finish(folder: Path, info: AnyInfo) -> None:
     """Gives a store its name, in place of an older one, once all rows are there. One process does it.
 
-    `info` is what it says of itself, some of which may follow from its rows.
+    Raises `BadInput` where some are missing.
     """
     part = part_of(folder)
     states = _states(part)

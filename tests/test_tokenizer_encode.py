@@ -19,6 +19,7 @@ from tokenizer.encode import EncodeOptions, _encode_share, encode_shared, main, 
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from training.cli import command
 from training.errors import BadInput
+from training.files import locked
 
 CONFIG = ImageTokenizerConfig(
     image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
@@ -136,6 +137,13 @@ def test_each_process_encodes_its_share_and_the_next_run_what_one_that_died_has_
     for split in ("train", "validation"):
         alone, shared = (open_codes(tmp_path / who / split) for who in ("alone", "shared"))
         assert alone.hash == shared.hash
+
+
+def test_two_commands_do_not_write_one_store(encode: Encode, tmp_path: Path) -> None:
+    with locked(tmp_path / "codes"):
+        assert "another command is at work in this folder" in encode("--out", tmp_path / "codes", code=2)
+    encode("--views", "1", "--out", tmp_path / "codes")
+    assert {path.name for path in (tmp_path / "codes").iterdir()} == {"train", "validation"}
 
 
 def test_limit(encode: Encode, tmp_path: Path) -> None:

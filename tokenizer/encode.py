@@ -5,6 +5,7 @@ command goes on where it was.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -24,6 +25,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
+from training.files import locked
 from training.processes import require_joined, share_cores
 
 
@@ -98,7 +100,8 @@ def main(options: EncodeOptions) -> None:
     share_cores()
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
     wanted = planned(model, options)
-    encode_shared(wanted, model.encode, model.latent_mean.device, options.batch_size)
+    with locked(options.out) if state.is_main_process else nullcontext():
+        encode_shared(wanted, model.encode, model.latent_mean.device, options.batch_size)
     if state.is_main_process:
         for one in wanted:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
