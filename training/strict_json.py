@@ -37,14 +37,6 @@ def read_json(file: Path, most: int = MOST_BYTES, *, finite: bool = True) -> dic
     return values
 
 
-def read_json_list(file: Path, most: int = MOST_BYTES) -> list[Any]:
-    """Reads a JSON list; refuses as `read_json` does."""
-    values = parse_json(read_bytes(file, most), str(file))
-    if not isinstance(values, list):
-        raise BadInput(f"{file}: holds a {type(values).__name__}, not a JSON list")
-    return values
-
-
 def read_json_lines(file: Path, most: int = MOST_BYTES, *, finite: bool = True) -> Iterator[tuple[str, Any]]:
     """Each line of a file that is not empty, with its place, `"FILE, line 3"`; refuses as `read_json` does.
 
