@@ -32,7 +32,10 @@ _NAMED = 10
 _LABELS = "labels:"
 _OF_FILES: Mapping[str, Callable[[Path, Path], Corpus]] = {".parquet": ParquetCorpus, ".tar": TarCorpus}
 """Of files that hold many pictures, by how their names end."""
-_HUB_FILES = [f"*{suffix}" for suffix in (*_OF_FILES, *TABLES, *sorted(SUFFIXES), ".txt")]
+_HUB_FILES = [
+    f"*{end}" for suffix in (*_OF_FILES, *TABLES, *sorted(SUFFIXES), ".txt") for end in (suffix, suffix.upper())
+]
+"""What of a data set is downloaded; the Hub tells `.JPG` from `.jpg`."""
 _SOURCES = "a folder of pictures, a parquet or tar file, or hf://datasets/owner/name"
 
 

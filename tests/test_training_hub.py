@@ -118,7 +118,7 @@ def test_a_data_set_is_pinned_and_its_pictures_come_from_any_depth(
     for name in ("README.md", "loader.py", "data/tool.py"):
         (remote.folder / name).touch()
     for i in range(3):
-        Image.new("RGB", (16, 16), (i, 0, 0)).save(remote.folder / "data" / f"{i}.png")
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(remote.folder / "data" / f"{i}{('.png', '.PNG')[i % 2]}")
         (remote.folder / "data" / f"{i}.txt").write_text(f"number {i}")
     pictures = open_source(f"hf://datasets/some/thing@{COMMIT}", size=16, cache=tmp_path / "cache")
     assert (len(pictures), pictures.captions(2), pictures.name) == (3, ("number 2",), "thing-16/all")
