@@ -257,8 +257,10 @@ def test_opening_reads_none_of_the_rows(folder: Path, monkeypatch: pytest.Monkey
         "__new__",
         lambda cls, file, *rest, **more: opened.append(str(file)) or real(cls, file, *rest, **more),
     )
-    Store(folder, Info)
+    store = Store(folder, Info)
     assert opened == []
+    store.array("single")
+    assert str(folder / "single.bin") in opened  # the watch works
 
 
 def test_the_hash_is_of_everything(folder: Path, tmp_path: Path) -> None:
