@@ -18,7 +18,7 @@ from diffusion.text import TextConfig, caption_ids, resolved, transformers_encod
 from diffusion.unet import UNetConfig
 from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.text import NULL, PAD
-from training.config import parse
+from training.command_line import parse
 from training.errors import BadInput
 from training.record import flop_counter
 

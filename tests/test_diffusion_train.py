@@ -23,7 +23,7 @@ from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
 from sampling import load
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from training.config import parse
+from training.command_line import parse
 from training.errors import BadInput
 
 DEBUG = Path(__file__).parents[1] / "configs" / "diffusion" / "debug.yaml"

@@ -38,7 +38,7 @@ from sampling.pipeline import load
 from seq2seq.model import TokenModel
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
-from training.config import parse
+from training.command_line import parse
 from training.errors import BadInput
 from training.record import read_record
 

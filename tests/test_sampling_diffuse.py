@@ -25,7 +25,7 @@ from sampling.generate import main as generate
 from sampling.noise import gaussian, gumbel
 from sampling.schedulers import Estimate, solver_for
 from tokenizer.image_tokenizer import ImageTokenizer
-from training.config import parse
+from training.command_line import parse
 from training.errors import BadInput
 
 MEAN = torch.tensor([1.0, -0.5, 0.2], dtype=torch.float64)

@@ -23,7 +23,8 @@ from sampling.choose import candidate_seeds, likelihoods
 from sampling.generate import GenerateOptions, main
 from sampling.picture_files import file_name, read_png, require_record, write_picture
 from training.cli import command
-from training.config import parse, to_dict
+from training.command_line import parse
+from training.config import to_dict
 from training.errors import BadInput
 from training.strict_json import read_json
 

@@ -22,7 +22,7 @@ from data.codes import open_codes
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from training.config import parse
+from training.command_line import parse
 from training.errors import BadInput
 
 IMAGES = ImageTokenizerConfig(

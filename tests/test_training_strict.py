@@ -12,7 +12,8 @@ import pytest
 from diffusion.latents import LatentsInfo
 from diffusion.model import DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
-from training.config import from_dict, parse
+from training.command_line import parse
+from training.config import from_dict
 from training.errors import BadInput
 from training.options import TrainingConfig
 from training.strict_json import DEEPEST, read_json, read_json_lines
@@ -185,8 +186,8 @@ def test_a_flag_names_no_class(argv: list[str]) -> None:
     [
         ('cache: "a\\0b"', "cache: expected a value of type Path"),
         ("seed: " + "9" * 5000, "seed: "),
-        ("optimizer: {clip: .inf}", "OptimizerConfig.clip is inf: must be a finite number"),
-        ("optimizer: {clip: 1e999}", "optimizer.clip: expected a value of type float"),
+        ("optimizer: {clip: .inf}", "optimizer.clip: expected a value of type float"),
+        ("optimizer: {clip: 1e999}", "OptimizerConfig.clip is inf: must be a finite number"),
         ("optimizer: {warmup: true}", "optimizer.warmup: expected a value of type int"),
         ("trackers: {a: 1}", "trackers"),
         ("precision: [no]", "precision: must be one of"),
@@ -213,7 +214,7 @@ WATCH = """
 import json, sys
 from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
-from training.config import parse
+from training.command_line import parse
 from training.errors import BadInput
 
 def attempt(kind, given):

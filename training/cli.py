@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from training.config import parse
+from training.command_line import parse
 from training.errors import BadInput, one_line
+from training.parts import import_parts
 
 Options = TypeVar("Options")
 
@@ -26,7 +27,7 @@ _REFUSALS = {
 
 
 def command(main: Callable[[Options], None], options: type[Options], positional: Sequence[str] = ()) -> None:
-    """Runs `main` on `sys.argv` parsed as the dataclass `options`.
+    """Runs `main` on `sys.argv` parsed as the dataclass `options`, once what `--import` names is imported.
 
     Exits with 0 when it is done, with 2 and one line on stderr for bad input (`BadInput`, no permission, no disk
     space), with 130 when interrupted; anything else is a bug and keeps its traceback.
@@ -36,7 +37,7 @@ def command(main: Callable[[Options], None], options: type[Options], positional:
     prog = f"python -m {spec.name}" if spec else None
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
-        main(parse(options, sys.argv[1:], positional, prog))
+        main(parse(options, import_parts(sys.argv[1:]), positional, prog))
     except BadInput as error:
         _quit(str(error))
     except OSError as error:

@@ -34,15 +34,23 @@ for _name, _pattern, _first in (
 
 
 def read_yaml(file: Path, most: int = 2**20) -> dict[str, Any]:
-    """Reads a YAML mapping of at most `most` bytes.
+    """Reads a YAML mapping of at most `most` bytes. Raises `BadInput` as `read_json`, and as `parse_yaml`."""
+    try:
+        values = parse_yaml(read_bytes(file, most).decode("utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: not a YAML config (not UTF-8 text, byte {error.start})") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{file}: a config must hold lines of `option: value`, not '{values}'")
+    return values
 
-    Raises:
-        BadInput: as `read_json`, and for tags and aliases, which would make much of little.
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that a text is; `where` it is from begins the message.
+
+    Raises `BadInput` for what is no YAML, and for tags and aliases, which would make much of little.
     """
-    content = read_bytes(file, most)
     depth = 0
     try:
-        text = content.decode("utf-8")
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
@@ -51,10 +59,6 @@ def read_yaml(file: Path, most: int = 2**20) -> dict[str, Any]:
                 raise ValueError(f"a tag or an alias in line {event.start_mark.line + 1}; neither is read")
         values = yaml.load(text, Loader=_PlainLoader)
         require_plain(values)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{file}: not a YAML config (not UTF-8 text, byte {error.start})") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"{file}: not a YAML config ({error})") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{file}: a config must hold lines of `option: value`, not '{values}'")
+        raise BadInput(f"{where}: not a YAML config ({error})") from None
     return values

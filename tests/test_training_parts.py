@@ -1,0 +1,244 @@
+"""Parts by name: tagged choices in configs, and parts from files and packages outside."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from training.cli import command
+from training.command_line import parse
+from training.config import flat, from_dict, stated, to_dict
+from training.errors import BadInput
+from training.parts import Registry, Tagged, import_parts
+
+BRUSHES: Registry[type["Brush"]] = Registry("brush")
+
+
+@dataclass(kw_only=True)
+class Brush(Tagged):
+    """What to paint with."""
+
+    registry: ClassVar = BRUSHES
+
+
+@BRUSHES.register("round")
+@dataclass(kw_only=True)
+class Round(Brush):
+    """A round one."""
+
+    width: int = 3
+    """Across."""
+
+
+@BRUSHES.register("flat")
+@dataclass(kw_only=True)
+class Flat(Brush):
+    """A flat one."""
+
+    sides: tuple[int, ...] = (1, 2)
+    """Of its edge."""
+
+
+@dataclass(kw_only=True)
+class Studio:
+    """Where one paints."""
+
+    name: str = "attic"
+    """What it is called."""
+    brush: Brush = field(default_factory=Round)
+    """The brush."""
+
+
+@dataclass(kw_only=True)
+class House:
+    """A config in which the choice lies deeper."""
+
+    studio: Studio = field(default_factory=Studio)
+    """The studio."""
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers or imports is forgotten."""
+    monkeypatch.setattr(BRUSHES, "_parts", dict(BRUSHES._parts))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*sys.modules}
+    yield
+    for name in {*sys.modules} - before:
+        del sys.modules[name]
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(BadInput) as error:
+        parse(House, argv)
+    return str(error.value)
+
+
+FLAT = House(studio=Studio(brush=Flat(sides=(8, 5, 5))))
+
+
+def test_yaml_json_and_flags_choose_alike(tmp_path: Path) -> None:
+    assert parse(House, ["--studio.brush.kind", "flat", "--studio.brush.sides", "[8,5,5]"]) == FLAT
+    assert parse(House, ["--studio.brush.sides=[8, 5, 5]", "--studio.brush.kind=flat"]) == FLAT
+    (tmp_path / "a.yaml").write_text("studio:\n  brush: {kind: flat, sides: [8, 5, 5]}\n")
+    assert parse(House, ["--config", str(tmp_path / "a.yaml")]) == FLAT
+    assert from_dict(House, json.loads(json.dumps(to_dict(FLAT)))) == FLAT
+    assert parse(House, []) == from_dict(House, {}) == House()
+
+
+def test_what_a_config_says_of_its_parts() -> None:
+    assert to_dict(FLAT) == {"studio": {"name": "attic", "brush": {"kind": "flat", "sides": (8, 5, 5)}}}
+    assert flat(to_dict(FLAT)).keys() == {"studio.name", "studio.brush.kind", "studio.brush.sides"}
+    assert stated(House()) == {}
+    assert stated(FLAT) == {"studio.brush.kind": "flat", "studio.brush.sides": "(8, 5, 5)"}
+    assert stated(House(studio=Studio(brush=Flat()))) == {"studio.brush.kind": "flat"}
+    assert stated(House(studio=Studio(brush=Round(width=4)))) == {"studio.brush.width": 4}
+
+
+def test_a_flag_changes_one_option_of_a_part_or_the_part(tmp_path: Path) -> None:
+    """A preset's options of the part that it chose are none of the part that a flag chooses instead."""
+    (tmp_path / "a.yaml").write_text("studio: {name: shed, brush: {width: 9}}")
+    given = ["--config", str(tmp_path / "a.yaml")]
+    assert parse(House, [*given, "--studio.name", "barn"]).studio == Studio(name="barn", brush=Round(width=9))
+    assert parse(House, [*given, "--studio.brush.kind", "round"]).studio.brush == Round(width=9)
+    assert parse(House, [*given, "--studio.brush.kind", "flat"]).studio == Studio(name="shed", brush=Flat())
+
+
+def test_help_shows_the_options_of_the_kind_that_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, its, other in (([], "width", "sides"), (["--studio.brush.kind", "flat"], "sides", "width")):
+        with pytest.raises(SystemExit) as left:
+            parse(House, [*argv, "--help"])
+        assert left.value.code == 0
+        said = capsys.readouterr().out
+        assert f"--studio.brush.{its}" in said
+        assert f"--studio.brush.{other}" not in said
+        assert "One of flat, round." in said
+        assert "--import MODULE" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--studio.brush.kind", "oval"], "there is no brush 'oval'; there are flat, round"),
+        (["--studio.brush.sides", "[1]"], "there is no option 'studio.brush.sides'; brush 'round' has kind, width"),
+        (["--studio.brush.kind", "flat", "--studio.brush.width", "1"], "brush 'flat' has kind, sides"),
+        (
+            ["--studio.brush.kind", "flat", "--studio.brush.sides", "[1,x]"],
+            "studio.brush.sides[1]: expected a value of",
+        ),
+        (
+            ["--studio.brush", "flat"],
+            "studio.brush: has options of its own, such as studio.brush.kind, and is no 'flat'",
+        ),
+        (["--studio.brush.kind"], "there is no brush nothing"),
+        (["--studio", "x", "--studio.name", "y"], "studio: cannot have both a value and options of its own"),
+    ],
+)
+def test_a_wrong_choice_is_one_line(argv: list[str], said: str) -> None:
+    assert said in refusal(*argv)
+
+
+@pytest.mark.parametrize("kind", [None, 3, ["flat"], {"a": 1}, "os.path", "tests.test_training_parts", "\x1b[2J" * 999])
+def test_a_kind_in_a_file_is_a_name_and_nothing_else(kind: object) -> None:
+    before = {*sys.modules}
+    with pytest.raises(BadInput, match="there is no brush"):
+        from_dict(House, {"studio": {"brush": {"kind": kind}}}, "config.json")
+    assert {*sys.modules} == before
+
+
+PART = """
+from dataclasses import dataclass
+from test_training_parts import BRUSHES, Brush
+
+@BRUSHES.register("mine")
+@dataclass(kw_only=True)
+class Mine(Brush):
+    hairs: int = 7
+"""
+
+
+@pytest.mark.parametrize("form", [["--import", "FILE"], ["--import=FILE"], ["--import", "own_brushes"]])
+def test_a_part_from_a_file(form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known by the name of its file, whose folder comes last, so that nothing is hidden by what lies there."""
+    (tmp_path / "own_brushes.py").write_text(PART)
+    (tmp_path / "json.py").write_text("raise ImportError")
+    if form[-1] == "own_brushes":
+        monkeypatch.syspath_prepend(tmp_path)
+    argv = [word.replace("FILE", str(tmp_path / "own_brushes.py")) for word in form]
+    assert import_parts([*argv, "--studio.brush.kind", "mine", "--x=1"]) == ["--studio.brush.kind", "mine", "--x=1"]
+    made = parse(House, ["--studio.brush.kind", "mine"])
+    assert to_dict(made.studio.brush) == {"kind": "mine", "hairs": 7}
+    assert type(made.studio.brush).__module__ == "own_brushes"
+    if form[-1] != "own_brushes":
+        assert sys.path[-1] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("nowhere.py", None, "nowhere.py: no such file"),
+        ("nowhere.at.all", None, "--import nowhere.at.all: cannot be imported (No module named 'nowhere')"),
+        ("", None, "is no name of a module"),
+        ("my-part.py", "", "'my-part' is no name of a module"),
+        ("data.py", "", "'data' is the name of"),
+        ("torch.py", "", "'torch' is the name of"),
+        ("colorsys.py", "", "'colorsys' is the name of"),
+        ("lacks.py", "import nothing_like_it", "cannot be imported (No module named 'nothing_like_it')"),
+        ("twice.py", PART.replace("mine", "flat"), "there are two of brush 'flat'; call the one in twice otherwise"),
+    ],
+)
+def test_an_import_that_cannot_be_is_one_line(
+    name: str, content: str | None, said: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    given = str(tmp_path / name) if name.endswith(".py") else name
+    monkeypatch.setattr(sys, "argv", ["prog", "--import", given])
+    with pytest.raises(SystemExit) as left:
+        command(print, House)
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_an_import_of_nothing() -> None:
+    with pytest.raises(BadInput, match="--import: expected a module"):
+        import_parts(["--import"])
+
+
+def install(folder: Path, line: str) -> None:
+    """An installed package with one entry point."""
+    info = folder / "painters-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: painters\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[tessera.parts]\n{line}\n")
+
+
+def test_a_part_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is imported when somebody asks for it, and not before."""
+    install(tmp_path, "brush.mine = painters_brushes")
+    (tmp_path / "painters_brushes.py").write_text(PART)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "there are flat, mine, round" in refusal("--studio.brush.kind", "oval")
+    assert "painters_brushes" not in sys.modules
+    assert parse(House, ["--studio.brush.kind", "mine", "--studio.brush.hairs", "8"]).studio.brush.hairs == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("brush.mine = painters_lost", "brush 'mine': painters_lost cannot be imported"),
+        ("brush.mine = colorsys", "brush 'mine': colorsys registers none of that name"),
+        ("other.mine = painters_lost", "there is no brush 'mine'"),
+    ],
+)
+def test_a_package_that_breaks_its_word(line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, line)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert said in refusal("--studio.brush.kind", "mine")
