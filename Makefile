@@ -34,7 +34,8 @@ train-emoji: .venv/installed
 	$(LAUNCH) diffusion/train.py --config configs/diffusion/$(PRESET).yaml --out $(RUN)/diffusion \
 		--tokenizer $(RUN)/tokenizer/model --text $(RUN)/text
 	$(BIN)/python -m sampling.bundle --text $(RUN)/text --tokenizer $(RUN)/tokenizer/model \
-		--autoregressive $(RUN)/seq2seq/model --diffusion $(RUN)/diffusion/model --reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
+		--backend autoregressive=$(RUN)/seq2seq/model --backend diffusion=$(RUN)/diffusion/model \
+		--reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
 	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --config configs/demo.yaml --out $(RUN)/demo
 
 # Draws one suite with each backend of a bundle, equal prompts and seeds, over guidances, and puts them side by side.
@@ -47,7 +48,7 @@ COMPARE_FLAGS ?= --readme README.md
 compare: .venv/installed
 	for backend in $(BACKENDS); do \
 		$(BIN)/python -m evaluation.run --model $(MODEL) --suite $(SUITE) --backend $$backend \
-			$(foreach guidance,$(GUIDANCES),--sweep_guidance $(guidance)) --out $(COMPARISON)/$$backend $(RUN_FLAGS) || exit; \
+			$(foreach guidance,$(GUIDANCES),--sweep guidance=$(guidance)) --out $(COMPARISON)/$$backend $(RUN_FLAGS) || exit; \
 	done
 	$(BIN)/python -m evaluation.compare \
 		$(foreach backend,$(BACKENDS),$(foreach guidance,$(GUIDANCES),$(COMPARISON)/$(backend)/guidance-$(guidance))) \

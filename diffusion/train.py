@@ -102,7 +102,7 @@ def main(config: DiffusionTrainingConfig) -> None:
             bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
             figures["validation_bits_per_dimension"] += bits.item() * share
         # plain: to record the weights of the moment would take longer than to draw twelve pictures
-        bundle = Bundle(text=text, tokenizer=tokenizer, diffusion=model, engine="plain")
+        bundle = Bundle(text=text, tokenizer=tokenizer, models={"diffusion": model}, engine="plain")
         drawn = bundle.generate(captions[:12], options=DiffusionOptions())
         grid([*drawn, *tokenizer.decode_latents(pictures[:12])], captions[:12] * 2, columns=12).save(file, format="PNG")
         return figures
@@ -117,9 +117,9 @@ def main(config: DiffusionTrainingConfig) -> None:
         tokens=config.model.grid**2,
     )  # fmt: skip
     if complete and accelerator.is_main_process:
-        made, out = Path(config.out) / "model", Path(config.out) / "bundle"
-        parts = BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), diffusion=made, out=out)
-        assemble(parts)
+        out = Path(config.out) / "bundle"
+        backend = [f"diffusion={run.model}"]
+        assemble(BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), backend=backend, out=out))
         print(f'ready to draw: python -m sampling.generate --model {out} --backend diffusion --prompt "..."')
 
 

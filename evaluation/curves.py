@@ -9,17 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sampling.backend import backend_class
 from sampling.generate import SHIPPED
+from sampling.pipeline import backends_of
 from training.cli import command
 from training.errors import BadInput, install
 from training.files import atomic
 from training.record import read_record, total, whole_curves
-from training.strict_json import read_json
-
-_BACKENDS = {
-    "autoregressive": ("token model", "nats an image token"),
-    "diffusion": ("diffusion model", "weighted squared error of the target"),
-}
 
 
 @dataclass(kw_only=True)
@@ -34,10 +30,7 @@ class CurvesOptions:
 
 def main(options: CurvesOptions) -> None:
     """Reads, plots, and says where."""
-    parts = read_json(options.model / "bundle.json").get("parts")
-    if not isinstance(parts, list):
-        raise BadInput(f"{options.model / 'bundle.json'}: must list the bundle's parts")
-    found = {name: read_record(options.model / name) for name in _BACKENDS if name in parts}
+    found = {kind: read_record(options.model / kind) for kind in backends_of(options.model / "bundle.json")}
     curves = {
         name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves", {}).get("loss")
     }
@@ -47,7 +40,7 @@ def main(options: CurvesOptions) -> None:
     for name, run in found.items():
         if name in curves:
             last = curves[name]["loss"][-1][1]
-            print(f"{_BACKENDS[name][0]}: {total(run, 'flops') / 1e15:.3g} PFLOP, loss {last:.3f} at the end")
+            print(f"{backend_class(name).title}: {total(run, 'flops') / 1e15:.3g} PFLOP, loss {last:.3f} at the end")
     print(f"the curves are in {options.plot}")
 
 
@@ -65,8 +58,8 @@ def plot(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
                 kind = "o--" if loss.startswith("validation") else "-"
                 compute, values = zip(*((flops / 1e15, value) for flops, value in line), strict=True)
                 panel.plot(compute, values, kind, label=loss.replace("_", " "))
-        title, unit = _BACKENDS[name]
-        panel.set(title=title, xlabel="compute, PFLOP", ylabel=unit, xlim=(0, most / 1e15))
+        backend = backend_class(name)
+        panel.set(title=backend.title, xlabel="compute, PFLOP", ylabel=backend.loss_unit, xlim=(0, most / 1e15))
         panel.legend()
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic(file) as temporary:

@@ -27,28 +27,30 @@ from evaluation.harness import (
     save_pictures,
     with_controls,
 )
-from evaluation.likelihood import bits_per_image, bound_per_dimension
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.result import differences, figures, head, read_result, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.drawing import Wanted, draw, missing
 from sampling.generate import SHIPPED
-from sampling.options import BackendOptions
+from sampling.options import BackendOptions, SamplingOptions
 from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
-from training.config import require, to_dict
+from training.config import replaced, require
 from training.errors import BadInput
 from training.files import appending, locked, write_json
 from training.processes import require_joined, share_cores
 from training.shared import shared, shared_path
 from training.strict_json import read_json, read_json_lines
+from training.strict_yaml import parse_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(JudgeOptions, BackendOptions):
+class RunOptions(JudgeOptions):
     """Draws the pictures of a prompt suite with a bundle and scores them beside controls."""
 
+    backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
+    """What draws, and how. Its options may be given without `backend.`."""
     model: str = str(SHIPPED)
     """Bundle: a folder or `hf://owner/name`. By default the one that comes with Tessera."""
     suite: str = "emoji/validation"
@@ -60,40 +62,42 @@ class RunOptions(JudgeOptions, BackendOptions):
     """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
     seed: int = 0
     """Fixes the pictures."""
-    sweep_guidance: list[float] = field(default_factory=list, metadata={"repeat": True})
-    """Draw and score once for each of these in place of `guidance`; give it again for more."""
-    sweep_steps: list[int] = field(default_factory=list, metadata={"repeat": True})
-    """Likewise in place of `steps`, of diffusion."""
+    sweep: list[str] = field(default_factory=list, metadata={"repeat": True})
+    """`guidance=2`, or another option of the backend: draw and score once for each value that is given."""
     batch_size: int = 32
     """Most pictures drawn at a time."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
     float32 elsewhere."""
-    engine: Literal["auto", "plain", "packed", "compiled"] = "auto"
-    """How the token model's steps are computed, as in `sampling.generate`."""
+    engine: str = "auto"
+    """How steps are computed, as in `sampling.generate`."""
     out: Path
-    """Folder to write; a sweep has a folder in it for each guidance, number of steps, or both."""
+    """Folder to write; a sweep has a folder in it for each value, `guidance-2` say."""
 
     def __post_init__(self) -> None:
         JudgeOptions.__post_init__(self)
-        BackendOptions.__post_init__(self)
         for name in ("num_images", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
-        self.refuse({"engine": "auto"} if self.backend == "diffusion" else {"sweep_steps": []})
-        for name in ("guidance", "steps"):
-            unsaid = getattr(self, name) == getattr(BackendOptions(backend=self.backend), name)
-            require(self, name, unsaid or not getattr(self, f"sweep_{name}"), f"absent with sweep_{name}")
+        for one in self.sweep:
+            require(self, "sweep", "=" in one, "OPTION=VALUE, `guidance=2` say")
 
     @property
     def runs(self) -> list["RunOptions"]:
         """These options for each of what is swept, one after another. Raises `BadInput` for one that cannot be."""
-        swept = {name: values for name in ("guidance", "steps") if (values := getattr(self, f"sweep_{name}"))}
+        swept: dict[str, list[str]] = {}
+        for name, _, value in (one.partition("=") for one in self.sweep):
+            swept.setdefault(name, []).append(value)
+        for name in swept:
+            usual = getattr(type(self.backend)(), name, None)
+            if (said := getattr(self.backend, name, None)) != usual:
+                raise BadInput(f"{name} is {said}: must be absent where it is swept")
         found = []
         for values in product(*swept.values()):
             one = dict(zip(swept, values, strict=True))
-            out = self.out / "-".join(f"{name}-{value:g}" for name, value in one.items())
-            found.append(dataclasses.replace(self, **one, sweep_guidance=[], sweep_steps=[], out=out))
+            backend = replaced(self.backend, {name: parse_yaml(value, name) for name, value in one.items()})
+            out = self.out / "-".join(f"{name}-{value}" for name, value in one.items()).replace("/", "-")
+            found.append(dataclasses.replace(self, backend=backend, sweep=[], out=out))
         return found
 
 
@@ -108,7 +112,7 @@ def main(options: RunOptions) -> None:
         check_prompt(prompt.text)
     require_reference(suite, options)
     bundle = load(options.model, device=options.device, dtype=options.dtype, engine=options.engine)
-    bundle.require(options.backend)
+    bundle.backend(options.backend.kind)
     with ExitStack() as locks:
         if state.is_main_process:
             for one in runs:
@@ -122,7 +126,7 @@ def main(options: RunOptions) -> None:
         state.wait_for_everyone()
         for one, lacking, turn in zip(runs, wanted, turns, strict=True):
             clock = functools.partial(_clock, one, state, turn)
-            draw(lacking, bundle, one.sampling, one.batch_size, drawn=clock)
+            draw(lacking, bundle, one.backend, one.batch_size, drawn=clock)
         state.wait_for_everyone()
         if state.is_main_process:  # the others are done: they would not wait for as long as scoring may take
             side = open_real(suite, bundle.tokenizer.config.image_size, options)
@@ -173,13 +177,11 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
     )
     if side.originals:
         captions, originals = [prompt.text for prompt in suite.prompts], torch.stack(list(side.originals))
-        if options.backend == "diffusion":
-            name, bits = "bits_per_dimension", bound_per_dimension(bundle, captions, originals)
-        else:
-            name, bits = "bits_per_image", bits_per_image(bundle, captions, originals, options.batch_size)
-        made.metrics[name] = mean(bits, higher_is_better=False)
+        backend = bundle.backend(options.backend.kind)
+        bits = backend.likelihood(captions, originals)
+        made.metrics[backend.likelihood_name] = mean(bits, higher_is_better=False)
     result = {
-        **head("generation", _name(options), protocol),
+        **head("generation", bundle.backend(options.backend.kind).describe(options.backend), protocol),
         "subject": _subject(bundle, options),
         **report(made, controls, len(files)),
         "pictures": [
@@ -205,21 +207,16 @@ def _finished(file: Path, protocol: dict[str, Any]) -> bool:
         return False
 
 
-def _name(options: RunOptions) -> str:
-    steps = f", {options.steps} steps" if options.backend == "diffusion" else ""
-    return f"{options.backend}, guidance {options.guidance_scale:g}{steps}"
-
-
 def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     return {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images, **_drawn_by(bundle, options)}
 
 
 def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """The model and what its pictures are computed with."""
+    backend = bundle.backend(options.backend.kind)
     return {
-        "backend": options.backend, "options": shared(to_dict(options.sampling)), **bundle.ids,
-        **bundle.arithmetic(options.backend), "model_id": bundle.model_id(options.backend),
-        "parameters": _parameters(bundle),
+        "backend": backend.kind, "options": shared(options.backend.settings), **bundle.ids, **backend.arithmetic(),
+        "model_id": backend.model_id, "parameters": bundle.parameters,
     }  # fmt: skip
 
 
@@ -243,7 +240,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
         "model": shared_path(bundle.source), **_drawn_by(bundle, options),
-        "training": bundle.training.get(options.backend, {}), "torch": torch.__version__,
+        "training": bundle.training.get(options.backend.kind, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: most[name] for name in told if name in most}, "turns": turns,
     }  # fmt: skip
@@ -274,14 +271,6 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     except (BadInput, KeyError, TypeError):  # the last one, of a process killed while it wrote
         pass
     return found
-
-
-def _parameters(bundle: Bundle) -> dict[str, int]:
-    parts = {f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle)}
-    return {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in parts.items() if isinstance(part, torch.nn.Module)
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

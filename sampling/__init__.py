@@ -1,6 +1,12 @@
 """Drawing pictures from text: `from sampling import load; load(path).generate(["a noto emoji of a fox"])`."""
 
-from sampling.options import DiffusionOptions, SamplingOptions
-from sampling.pipeline import Bundle, Start, load
+from sampling.backend import Backend, Start, backend_of
+from sampling.diffusion_backend import DiffusionBackend
+from sampling.options import BACKENDS, BackendOptions, DiffusionOptions, SamplingOptions
+from sampling.pipeline import Bundle, load
+from sampling.token_backend import TokenBackend
 
-__all__ = ["Bundle", "DiffusionOptions", "SamplingOptions", "Start", "load"]
+__all__ = [
+    "BACKENDS", "Backend", "BackendOptions", "Bundle", "DiffusionBackend", "DiffusionOptions", "SamplingOptions",
+    "Start", "TokenBackend", "backend_of", "load",
+]  # fmt: skip

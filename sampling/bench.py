@@ -165,7 +165,7 @@ def _transformers(config: TokenModelConfig, batch: int, device: str) -> dict[str
         """Draws from the guided distribution, and lets nothing else be drawn, in both halves of the batch."""
 
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-            token = torch.multinomial(guided(scores.float(), OPTIONS.guidance_scale).softmax(-1), 1).repeat(2, 1)
+            token = torch.multinomial(guided(scores.float(), OPTIONS.guidance).softmax(-1), 1).repeat(2, 1)
             return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
     length = config.length

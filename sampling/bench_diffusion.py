@@ -21,7 +21,7 @@ from diffusion.unet import UNet
 from sampling.bench import Variant, machine, timed
 from sampling.diffuse import denoiser, sample, seeded
 from sampling.generate import SHIPPED
-from sampling.options import DiffusionOptions, SamplingOptions
+from sampling.options import BackendOptions, DiffusionOptions, SamplingOptions
 from sampling.pipeline import load
 from seq2seq.model import null_caption
 from training.cli import command
@@ -92,10 +92,8 @@ def in_turns(variants: Mapping[str, Variant], options: DiffusionBenchOptions, wh
 
 def _backends(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     bundle = load(options.model, device=options.device)
-    for backend in ("autoregressive", "diffusion"):
-        bundle.require(backend)
     wanted = [(PROMPT, seed) for seed in range(batch)]
-    ways: dict[str, SamplingOptions | DiffusionOptions] = {"autoregressive": SamplingOptions()}
+    ways: dict[str, BackendOptions] = {"autoregressive": SamplingOptions()}
     ways |= {f"diffusion, {steps} steps": DiffusionOptions(steps=steps) for steps in options.steps}
     return {name: lambda way=way: bundle.draw(wanted, way) for name, way in ways.items()}  # type: ignore[misc]
 
@@ -129,7 +127,7 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
         for t in scheduler.timesteps:
             both = net(torch.cat([x, x]), t, encoder_hidden_states=states, timestep_cond=pooled).sample
             without, with_it = both.chunk(2)
-            x = scheduler.step(without + way.guidance_scale * (with_it - without), t, x).prev_sample
+            x = scheduler.step(without + way.guidance * (with_it - without), t, x).prev_sample
         return x
 
     return {f"tessera, {way.steps} steps": ours, f"plain diffusers, {way.steps} steps": plain}

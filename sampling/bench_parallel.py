@@ -21,7 +21,8 @@ from data.emoji import emojis
 from sampling.bench import machine, timed
 from sampling.generate import SHIPPED
 from sampling.options import SamplingOptions
-from sampling.pipeline import Bundle, load
+from sampling.pipeline import load
+from sampling.token_backend import TokenBackend
 from training.cli import command
 from training.config import require
 from training.files import write_json
@@ -58,14 +59,14 @@ class ParallelBenchOptions:
 
 def main(options: ParallelBenchOptions) -> None:
     """Draws, compares, times, prints a table, and writes the figures."""
-    bundle = load(options.model, device=options.device)
-    bundle.require("autoregressive")
+    backend = load(options.model, device=options.device).backend("autoregressive")
+    assert isinstance(backend, TokenBackend)
     corpus = emojis()
     captions = [corpus[i * len(corpus) // options.prompts].captions[0] for i in range(options.prompts)]
     rows = []
     for way in (SamplingOptions(temperature=1.0), SamplingOptions()):
-        rows += measure(bundle, captions, dataclasses.replace(way, parallel=0), options)
-    result = {"machine": machine(options.device), "model": bundle.model_id("autoregressive"), "rows": rows}
+        rows += measure(backend, captions, dataclasses.replace(way, parallel=0), options)
+    result = {"machine": machine(options.device), "model": backend.model_id, "rows": rows}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.json, result)
     print(table(rows, options.batch))
@@ -73,14 +74,14 @@ def main(options: ParallelBenchOptions) -> None:
 
 
 def measure(
-    bundle: Bundle, captions: Sequence[str], one_by_one: SamplingOptions, options: ParallelBenchOptions
+    backend: TokenBackend, captions: Sequence[str], one_by_one: SamplingOptions, options: ParallelBenchOptions
 ) -> list[dict[str, Any]]:
     """A row a window, 0 being one token a pass."""
     ways = {window: dataclasses.replace(one_by_one, parallel=window) for window in (0, *options.windows)}
     expected: list[Tensor] = []
     rows: list[dict[str, Any]] = []
     for window, way in ways.items():
-        codes = draw(bundle, captions, way, TOGETHER)
+        codes = draw(backend, captions, way, TOGETHER)
         expected = expected or codes
         same = sum(torch.equal(a, b) for a, b in zip(codes, expected, strict=True))
         rows.append({"temperature": way.temperature, "window": window, "pictures": len(codes), "same_pictures": same})
@@ -91,25 +92,25 @@ def measure(
         for first in tqdm(firsts, desc=f"temperature {one_by_one.temperature}, batch {batch}", unit="batch"):
             for window, way in ways.items():
                 some = captions[first : first + batch]
-                seconds = timed(functools.partial(draw, bundle, some, way, batch), options.device)
-                passes[window].append(bundle.sampler.passes[-1])
+                seconds = timed(functools.partial(draw, backend, some, way, batch), options.device)
+                passes[window].append(backend.sampler.passes[-1])
                 times[window].append(seconds / len(some))
         for row in rows:
             here = passes[row["window"]]
             row[f"batch_{batch}"] = {
                 "seconds_a_picture": statistics.median(times[row["window"]]), "passes": statistics.mean(here),
-                "tokens_a_pass": bundle.tokenizer.config.grid**2 / statistics.mean(here),
+                "tokens_a_pass": backend.tokenizer.config.grid**2 / statistics.mean(here),
             }  # fmt: skip
     return rows
 
 
-def draw(bundle: Bundle, captions: Sequence[str], way: SamplingOptions, batch: int) -> list[Tensor]:
+def draw(backend: TokenBackend, captions: Sequence[str], way: SamplingOptions, batch: int) -> list[Tensor]:
     """Codes (h, w) of each, with seeds 0, 1, ..."""
     codes: list[Tensor] = []
     for first in range(0, len(captions), batch):
-        text = bundle.text.encode(captions[first : first + batch]).to(bundle.sampler.device)
+        text = backend.text.encode(captions[first : first + batch]).to(backend.sampler.device)
         seeds = torch.arange(first, first + len(text), device=text.device)
-        codes += bundle.sampler.draw(text, seeds, way)
+        codes += backend.sampler.draw(text, seeds, way)
     return codes
 
 

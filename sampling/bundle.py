@@ -4,13 +4,15 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sampling.pipeline import Bundle, load
+from sampling.backend import backend_class
+from sampling.options import BACKENDS
+from sampling.pipeline import Bundle, files_of, load
 from training.cli import command
 from training.errors import BadInput
 from training.files import copy, holds_files, locked, put, remove, write_bytes, write_json, write_text
@@ -18,12 +20,6 @@ from training.markdown import fenced, plain, tabulated
 from training.record import FILE as RECORD
 from training.record import read_record
 from training.strict_json import read_json
-
-_MODEL = ("config.json", "model.safetensors", RECORD)
-_FILES = {
-    "text": ("config.json", "spiece.model"), "tokenizer": _MODEL, "autoregressive": _MODEL, "diffusion": _MODEL,
-}  # fmt: skip
-"""What each part may have; all else in its folder stays where it is."""
 
 _ART = """
 The pictures are emoji in three hands: Twemoji (c) Twitter, Inc and other contributors, CC-BY 4.0; OpenMoji, CC BY-SA
@@ -40,16 +36,25 @@ class BundleOptions:
     """Text tokenizer folder."""
     tokenizer: Path
     """Image tokenizer: the `model` folder of a run."""
-    autoregressive: Path | None = None
-    """Token model: the `model` folder of a run. It, a diffusion model or both."""
-    diffusion: Path | None = None
-    """Diffusion model: the `model` folder of a run."""
+    backend: list[str] = field(default_factory=list, metadata={"repeat": True})
+    """What draws, `autoregressive=RUN/model` or `diffusion=RUN/model`; give it again for more."""
     reconstruction: Path | None = None
     """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the card."""
     name: str = "Tessera bundle"
     """Title of the model card."""
     out: Path
     """Folder to write."""
+
+    def __post_init__(self) -> None:
+        for one in self.backend:
+            kind, _, folder = one.partition("=")
+            if kind not in BACKENDS or not folder:
+                raise BadInput(f"--backend {one}: must be KIND=FOLDER, KIND one of {', '.join(BACKENDS.kinds)}")
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """Folders of the models that draw, by backend."""
+        return {kind: Path(folder) for kind, _, folder in (one.partition("=") for one in self.backend)}
 
 
 def main(options: BundleOptions) -> None:
@@ -65,11 +70,9 @@ def assemble(options: BundleOptions) -> None:
     Raises `BadInput` when the parts do not fit, when one has a link among its files, when one lies in `out`, unless in
     its own place there, or `out` in one, or when `out` is there and is no bundle. The older one then stays as it is.
     """
-    backends = {"autoregressive": options.autoregressive, "diffusion": options.diffusion}
-    parts = {"text": options.text, "tokenizer": options.tokenizer}
-    parts |= {name: folder for name, folder in backends.items() if folder is not None}
+    parts = {"text": options.text, "tokenizer": options.tokenizer, **options.models}
     if len(parts) == 2:
-        raise BadInput("nothing in it could draw: give --autoregressive, --diffusion or both")
+        raise BadInput("nothing in it could draw: give --backend autoregressive=RUN/model, or another")
     out = options.out.resolve()
     _require_apart(parts, out)
     if out.exists() and not _is_bundle(out) and not (out.is_dir() and not holds_files(out)):
@@ -79,7 +82,7 @@ def assemble(options: BundleOptions) -> None:
     with locked(out), TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         new, old = Path(work) / "new", Path(work) / "old"
         for name, folder in parts.items():
-            _copy(folder, new / name, _FILES[name])
+            _copy(folder, new / name, files_of(options.models)[name])
         write_json(new / "bundle.json", {"version": 1, "parts": list(parts)})
         bundle = _loaded(new, parts)
         if report and report["pixels_id"] != bundle.tokenizer.pixels_id:
@@ -110,7 +113,7 @@ def _require_apart(parts: Mapping[str, Path], out: Path) -> None:
         part = folder.resolve()
         if part != out / name and (part.is_relative_to(out) or out.is_relative_to(part)):
             raise BadInput(f"--{name} {folder}: one of it and --out lies in the other; choose another --out")
-    for name in _FILES:
+    for name in files_of(BACKENDS.kinds):
         if (out / name).is_symlink():
             raise BadInput(f"{out / name}: is a link, through which files elsewhere would be replaced; remove it")
 
@@ -135,7 +138,10 @@ def _is_bundle(folder: Path) -> bool:
 
 def _ours(folder: Path) -> list[str]:
     """The files of a bundle that assembling has written; a card only as it was written."""
-    names = [f"{part}/{name}" for part, its in _FILES.items() for name in its] + ["bundle.json", "README.md"]
+    names = [f"{part}/{name}" for part, its in files_of(BACKENDS.kinds).items() for name in its] + [
+        "bundle.json",
+        "README.md",
+    ]
     there = [name for name in names if (folder / name).is_file()]
     return [name for name in there if name != "README.md" or _is_signed(folder / name)]
 
@@ -169,7 +175,7 @@ def _replace(out: Path, new: Path, old: Path) -> None:
         write_bytes(out / "bundle.json", index)
         raise
     finally:
-        for part in _FILES:
+        for part in files_of(BACKENDS.kinds):
             if (out / part).is_dir() and not any((out / part).iterdir()):
                 remove(out / part)
 
@@ -202,12 +208,8 @@ def _report(file: Path) -> dict[str, Any]:
 
 def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     """The model card, in Markdown with the front matter of the Hub."""
-    models = {
-        "Image tokenizer": options.tokenizer,
-        "Token model": options.autoregressive,
-        "Diffusion model": options.diffusion,
-    }
-    runs = {name: read_record(folder) for name, folder in models.items() if folder is not None}
+    runs = {"Image tokenizer": read_record(options.tokenizer)}
+    runs |= {backend_class(kind).title.capitalize(): read_record(folder) for kind, folder in options.models.items()}
     emoji = any(run.get("data") == "emoji" for run in runs.values())
     licence = "cc-by-sa-4.0" if emoji else "other"
     sections = [
@@ -228,12 +230,8 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
 
 
 def _contents(bundle: Bundle) -> str:
-    backends = {"a token model": bundle.autoregressive, "a diffusion model": bundle.diffusion}
-    *names, last = [
-        "a text tokenizer",
-        "a ViT-VQGAN image tokenizer",
-        *(name for name, model in backends.items() if model is not None),
-    ]
+    titles = [f"a {backend_class(kind).title}" for kind in bundle.models]
+    *names, last = ["a text tokenizer", "an image tokenizer", *titles]
     return f"{', '.join(names)} and {last}"
 
 
@@ -251,9 +249,7 @@ def _parts(bundle: Bundle) -> str:
             f"codes_id {bundle.tokenizer.codes_id}, pixels_id {bundle.tokenizer.pixels_id}",
         ),
     ]
-    for name, model in (("autoregressive", bundle.autoregressive), ("diffusion", bundle.diffusion)):
-        if model is not None:
-            rows.append((name, millions(model), f"codes_id {model.config.codes_id}"))
+    rows += [(kind, millions(model), f"codes_id {model.config.codes_id}") for kind, model in bundle.models.items()]
     return tabulated(("part", "what", "ids"), rows)
 
 

@@ -3,7 +3,7 @@
 Dimension names: B batch, S caption ids, C channels, h and w rows and columns of latents.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ Denoise = Callable[[Tensor, Tensor], Estimate]
 """x_t (B, C, h, w) and t (B,) -> the estimate of x_0."""
 
 
-@torch.no_grad()
 def sample(
     denoise: Denoise,
     process: Process,
@@ -34,13 +33,31 @@ def sample(
 
     Given `init` latents, it starts from these, noised up to `strength` of the way (SDEdit, arXiv 2108.01073).
     """
+    for latents in estimates(denoise, process, noise, options, init=init, strength=strength):
+        drawn = latents
+    return drawn
+
+
+@torch.no_grad()
+def estimates(
+    denoise: Denoise,
+    process: Process,
+    noise: Noise,
+    options: DiffusionOptions,
+    *,
+    init: Tensor | None = None,
+    strength: float = 1.0,
+) -> Iterator[Tensor]:
+    """As `sample`, but yields what the denoiser sees in the noise at each look, and at last the latents drawn."""
     solver = solver_for(process, options, strength)
     x = noise(0)
     if init is not None:
         x = process.noised(init, x, x.new_full((len(x),), solver.times[0]))
     for call, time in enumerate(solver.times):
-        x = solver.step(call, x, denoise(x, x.new_full((len(x),), time)), noise)
-    return x
+        estimate = denoise(x, x.new_full((len(x),), time))
+        yield estimate.x_0
+        x = solver.step(call, x, estimate, noise)
+    yield x
 
 
 def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: DiffusionOptions) -> Denoise:
@@ -52,13 +69,13 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
         null: the null caption's ids (1, S), for guidance.
         options: how to draw.
     """
-    guide = options.guidance_scale != 1
+    guide = options.guidance != 1
     caption = model.caption(torch.cat([text, null.expand_as(text)]) if guide else text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         if guide:
             both, both_shares = split(model.denoise(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
-            said, share = guided(both, options.guidance_scale), None if both_shares is None else both_shares[: len(x)]
+            said, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
             said, share = split(model.denoise(x, t, caption), x.shape[1])
         x_0, _ = model.process.estimates(said, x, t)

@@ -10,9 +10,10 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from data.grid import to_pil
-from sampling.options import DiffusionOptions, SamplingOptions
+from sampling.backend import Start
+from sampling.options import BackendOptions
 from sampling.picture_files import read_picture, write_picture
-from sampling.pipeline import Bundle, Start
+from sampling.pipeline import Bundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ def missing(wanted: Sequence[Wanted]) -> list[Wanted]:
 def draw(
     wanted: Sequence[Wanted],
     bundle: Bundle,
-    sampling: SamplingOptions | DiffusionOptions,
+    options: BackendOptions,
     batch_size: int,
     start: Start | None = None,
     drawn: Callable[[int, float], None] = lambda count, seconds: None,
@@ -50,7 +51,7 @@ def draw(
         for first in range(0, len(mine), batch_size):
             batch = mine[first : first + batch_size]
             begin = time.perf_counter()
-            pictures = bundle.draw([(one.prompt, one.seed) for one in batch], sampling, start)
+            pictures = bundle.draw([(one.prompt, one.seed) for one in batch], options, start)
             seconds = time.perf_counter() - begin
             for one, picture in zip(batch, pictures, strict=True):
                 write_picture(one.file, to_pil(picture), one.record)

@@ -18,12 +18,13 @@ from data.files import text_lines
 from data.grid import grid, to_pil
 from data.picture import fit, fit_mask
 from data.store import Unreadable
+from sampling.backend import Start
 from sampling.drawing import Wanted, draw, missing
-from sampling.options import BackendOptions, DiffusionOptions
+from sampling.options import BackendOptions, SamplingOptions
 from sampling.picture_files import file_name, read_picture, require_record, write_picture
-from sampling.pipeline import Bundle, Start, check_prompt, load
+from sampling.pipeline import Bundle, check_prompt, load
 from training.cli import command
-from training.config import require, to_dict
+from training.config import require
 from training.errors import BadInput
 from training.files import locked, write_json
 from training.processes import require_joined, share_cores
@@ -37,17 +38,20 @@ _GRID = {"Software": "python -m sampling.generate", "Title": "grid"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(BackendOptions):
+class GenerateOptions:
     """Draws pictures from text and writes them as PNG, with a labelled grid and a record of what was done."""
 
     prompt: list[str] = field(default_factory=list, metadata={"repeat": True})
     """What to draw; give it again for more."""
     prompts: Path | None = None
     """Text file with one prompt a line."""
+    backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
+    """What draws, and how. Its options may be given without `backend.`."""
     model: str = str(SHIPPED)
     """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that comes with Tessera."""
     interpolate: int = 0
-    """Draw this many pictures, by diffusion, on the way between two prompts, or from `seed` to `seed + 1` of one."""
+    """Draw this many pictures on the way between two prompts, or from `seed` to `seed + 1` of one; by a backend that
+    can, as diffusion."""
     init_image: Path | None = None
     """Picture to start from."""
     strength: float = 1.0
@@ -66,16 +70,15 @@ class GenerateOptions(BackendOptions):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
     float32 elsewhere."""
-    engine: Literal["auto", "plain", "packed", "compiled"] = "auto"
-    """How the token model's steps are computed: as written, with linear layers laid out for this CPU, or as one
-    compiled graph; `auto` chooses by the machine."""
+    engine: str = "auto"
+    """How steps are computed: `plain`, as written; by the token model also `packed`, with linear layers laid out for
+    this CPU, or `compiled` to one graph; by diffusion also `recorded`. `auto` chooses by the machine."""
     columns: int = 0
     """Pictures a row of the grid; 0 chooses."""
     out: Path = Path("outputs")
     """Folder to write."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("num_images", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
@@ -84,14 +87,12 @@ class GenerateOptions(BackendOptions):
         require(self, "strength", 0 < self.strength <= 1, "above 0, at most 1")
         require(self, "strength", self.strength == 1 or self.init_image is not None, "1 without init_image")
         require(self, "mask", self.mask is None or self.init_image is not None, "absent without init_image")
-        diffusion = self.backend == "diffusion"
-        self.refuse({"engine": "auto", "mask": None} if diffusion else {"interpolate": 0})
         require(self, "num_images", self.num_images == 1 or not self.interpolate, "1 with interpolate")
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides a picture besides prompt, seed and model, as JSON has it."""
-        settings = to_dict(self.sampling)
+        settings = self.backend.settings
         if self.init_image is not None:
             settings |= {"init_image": str(self.init_image), "strength": self.strength}
             settings |= {"mask": str(self.mask)} if self.mask else {}
@@ -110,9 +111,12 @@ def main(options: GenerateOptions) -> None:
     share_cores()
     prompts = [check_prompt(prompt) for prompt in _prompts(options)]
     bundle = load(options.model, device=_device(options.device), dtype=options.dtype, engine=options.engine)
-    bundle.require(options.backend)
+    backend = bundle.backend(options.backend.kind)
     start = _start(options, bundle)
+    backend.check(start)
     if options.interpolate:
+        if not backend.interpolates:
+            raise BadInput(f"interpolate is {options.interpolate}: backend {backend.kind} does not; try diffusion")
         if state.num_processes > 1:
             raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")
         labelled = [(label, options.seed) for label in _way(prompts, options)]
@@ -128,7 +132,7 @@ def main(options: GenerateOptions) -> None:
         if options.interpolate:
             _interpolate(lacking, wanted, prompts, bundle, options)
         else:
-            draw(lacking, bundle, options.sampling, options.batch_size, start)
+            draw(lacking, bundle, options.backend, options.batch_size, start)
         seconds = time.perf_counter() - begin
         state.wait_for_everyone()
         if state.is_main_process:
@@ -140,9 +144,7 @@ def main(options: GenerateOptions) -> None:
 
 def _wanted(number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> Wanted:
     record = {
-        "prompt": prompt, "seed": seed, "backend": options.backend, "options": options.settings, **bundle.ids,
-        "model_id": bundle.model_id(options.backend), "device": torch.device(options.device).type,
-        **bundle.arithmetic(options.backend),
+        "prompt": prompt, "seed": seed, **_drawn_by(bundle, options), "device": torch.device(options.device).type,
     }  # fmt: skip
     return Wanted(file=options.out / file_name(number, prompt, seed, record), prompt=prompt, seed=seed, record=record)
 
@@ -162,10 +164,8 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
     write_json(
         options.out / "generation.json",
         {
-            "model": shared_path(bundle.source), "backend": options.backend, "options": options.settings, **bundle.ids,
-            "model_id": bundle.model_id(options.backend), "device": options.device,
-            **bundle.arithmetic(options.backend),
-            **({} if options.backend == "diffusion" else _passes(bundle)),
+            "model": shared_path(bundle.source), **_drawn_by(bundle, options), "device": options.device,
+            **bundle.backend(options.backend.kind).drawn(),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),
             "images": [
@@ -177,10 +177,12 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
     return options.out / "grid.png"
 
 
-def _passes(bundle: Bundle) -> dict[str, Any]:
-    """Of the decoder for each batch, and how many tokens one of them came to, which with `parallel` is more than 1."""
-    passes, length = [*bundle.sampler.passes], bundle.tokenizer.config.grid**2
-    return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
+def _drawn_by(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
+    backend = bundle.backend(options.backend.kind)
+    return {
+        "backend": backend.kind, "options": options.settings, **bundle.ids, "model_id": backend.model_id,
+        **backend.arithmetic(),
+    }  # fmt: skip
 
 
 def _prompts(options: GenerateOptions) -> list[str]:
@@ -219,11 +221,10 @@ def _interpolate(
 ) -> None:
     """Draws all that are `wanted` if any is `lacking`, and writes these."""
     if lacking:
-        sampling, seed = options.sampling, options.seed
-        assert isinstance(sampling, DiffusionOptions)
+        seed = options.seed
         seeds = (seed, seed if len(prompts) == 2 else seed + 1)
         ends = (prompts[0], prompts[-1])
-        pictures = bundle.interpolate(ends, seeds, options.interpolate, sampling, options.batch_size)
+        pictures = bundle.interpolate(ends, seeds, options.interpolate, options.backend, options.batch_size)
         for one, picture in zip(wanted, pictures, strict=True):
             if one in lacking:
                 write_picture(one.file, to_pil(picture), one.record)
@@ -237,8 +238,6 @@ def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:
     size = bundle.tokenizer.config.image_size
     image = torch.from_numpy(_readable(fit, options.init_image, size))
     mask = None if options.mask is None else torch.from_numpy(_readable(fit_mask, options.mask, size))
-    if options.backend == "autoregressive" and mask is None and options.strength == 1:
-        raise BadInput("at strength 1 nothing of init_image is left: give a smaller one, or a mask")
     return Start(image=image, strength=options.strength, mask=mask)
 
 

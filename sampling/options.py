@@ -1,40 +1,38 @@
 """What a sampler can be told."""
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from training.config import require
-from training.errors import BadInput
+from training.config import require, to_dict
+from training.parts import Registry, Tagged
+
+BACKENDS: Registry[type["BackendOptions"]] = Registry("backend")
+"""The options of each way of drawing; `sampling.backend.backend_of` says what draws by them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidanceOptions:
-    """What both samplers can be told."""
+class BackendOptions(Tagged):
+    """What draws, and what every backend can be told."""
 
-    guidance: float | None = None
-    """Scale of classifier-free guidance; 1 is none, larger follows the prompt more closely. By default what the shipped
-    weights draw best with: 1 for the token model, which it makes twice as fast, and 2 for diffusion."""
+    registry: ClassVar = BACKENDS
 
-    def __post_init__(self) -> None:
-        if self.guidance is None:
-            object.__setattr__(self, "guidance", self._usual_guidance())
-        require(self, "guidance", 0 <= self.guidance_scale <= 100, "from 0 to 100")
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none, larger follows the prompt more closely. The defaults are what the
+    shipped weights draw best with: 1 for the token model, which it makes twice as fast, and 2 for diffusion."""
 
     @property
-    def guidance_scale(self) -> float:
-        """`guidance`, which is a number once the options are made."""
-        assert self.guidance is not None
-        return self.guidance
+    def settings(self) -> dict[str, Any]:
+        """All that decides a picture besides prompt, seed and model, as JSON has it."""
+        return {name: value for name, value in to_dict(self).items() if name != "kind"}
 
-    def _usual_guidance(self) -> float:
-        return 1.0
+    def __post_init__(self) -> None:
+        require(self, "guidance", 0 <= self.guidance <= 100, "from 0 to 100")
 
 
+@BACKENDS.register("autoregressive")
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions(GuidanceOptions):
+class SamplingOptions(BackendOptions):
     """How tokens are drawn from the model's logits."""
 
     temperature: float = 0.3
@@ -90,17 +88,20 @@ class SamplingOptions(GuidanceOptions):
                 grown = (1 - math.cos(math.pi * progress)) / 2
             case _:
                 grown = 1.0
-        return 1 + (self.guidance_scale - 1) * grown
+        return 1 + (self.guidance - 1) * grown
 
     def guided_until(self, length: int) -> int:
         """The first of `length` tokens from which on guidance is off for good."""
         return max((t + 1 for t, scale in enumerate(self.scales(length)) if scale != 1), default=0)
 
 
+@BACKENDS.register("diffusion")
 @dataclass(frozen=True, kw_only=True)
-class DiffusionOptions(GuidanceOptions):
+class DiffusionOptions(BackendOptions):
     """How latents are drawn from the denoiser."""
 
+    guidance: float = 2.0
+    """As of every backend."""
     steps: int = 25
     """Steps from noise to picture. `heun` looks twice a step."""
     scheduler: Literal["dpm", "ddim", "ddpm", "euler", "heun"] = "dpm"
@@ -117,38 +118,3 @@ class DiffusionOptions(GuidanceOptions):
         require(self, "eta", 0 <= self.eta <= 1, "from 0 to 1")
         require(self, "eta", self.eta == 0 or self.scheduler == "ddim", f"0 with scheduler {self.scheduler}")
         require(self, "threshold", 0 <= self.threshold < 1, "from 0 (none) to below 1")
-
-    def _usual_guidance(self) -> float:
-        return 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackendOptions(SamplingOptions, DiffusionOptions):
-    """A backend, and what it can be told."""
-
-    backend: Literal["autoregressive", "diffusion"] = "autoregressive"
-    """What draws the codes: the token model, or the diffusion model. Each has options of its own."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        shared = {f.name for f in dataclasses.fields(GuidanceOptions)}
-        other = SamplingOptions if self.backend == "diffusion" else DiffusionOptions
-        self.refuse({f.name: f.default for f in dataclasses.fields(other) if f.name not in shared})
-
-    def _usual_guidance(self) -> float:
-        return self._kind._usual_guidance(self)
-
-    @property
-    def _kind(self) -> type[SamplingOptions] | type[DiffusionOptions]:
-        return DiffusionOptions if self.backend == "diffusion" else SamplingOptions
-
-    def refuse(self, deaf: Mapping[str, object]) -> None:
-        """Raises `BadInput` where an option that the backend does not read differs from its default in `deaf`."""
-        for name, default in deaf.items():
-            if getattr(self, name) != default:
-                raise BadInput(f"{name} is {getattr(self, name)}: backend {self.backend} does not read it")
-
-    @property
-    def sampling(self) -> SamplingOptions | DiffusionOptions:
-        """The part of the options that the backend's sampler reads."""
-        return self._kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self._kind)})

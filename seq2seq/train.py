@@ -101,7 +101,7 @@ def main(config: TokenTrainingConfig) -> None:
             figures["validation_loss"] += value.item() * share
             figures["validation_accuracy"] += scalars["accuracy"].item() * share
         # plain: to pack or compile the weights of the moment would take longer than to draw twelve pictures
-        bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=model, engine="plain")
+        bundle = Bundle(text=text, tokenizer=tokenizer, models={"autoregressive": model}, engine="plain")
         drawn = bundle.generate(captions[:12], options=SamplingOptions())
         grid([*drawn, *tokenizer.decode(codes[:12])], captions[:12] * 2, columns=12).save(file, format="PNG")
         return figures
@@ -116,9 +116,9 @@ def main(config: TokenTrainingConfig) -> None:
         tokens=config.model.length,
     )  # fmt: skip
     if complete and accelerator.is_main_process:
-        made, out = Path(config.out) / "model", Path(config.out) / "bundle"
-        parts = BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), autoregressive=made, out=out)
-        assemble(parts)
+        out = Path(config.out) / "bundle"
+        backend = [f"autoregressive={run.model}"]
+        assemble(BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), backend=backend, out=out))
         print(f'ready to draw: python -m sampling.generate --model {out} --prompt "..."')
 
 

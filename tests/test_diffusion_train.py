@@ -99,11 +99,10 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     assert log(one)[0]["loss"] == pytest.approx(1, abs=0.5)  # zero predicted: the variance of v
 
     bundle = load(other / "bundle")
-    assert bundle.autoregressive is None
     (picture,) = bundle.generate(["a quilt"])
     assert picture.shape == (3, 16, 16)
     with pytest.raises(BadInput, match="this bundle has no autoregressive part: train one with"):
-        bundle.require("autoregressive")
+        bundle.backend("autoregressive")
 
 
 def test_latents_are_those_of_the_pictures_and_pictures_are_drawn_on_the_way(

@@ -22,7 +22,7 @@ from evaluation import compare, copies, harness, reconstruct, report, run, score
 from evaluation.controls import reconstructed
 from evaluation.report import Column
 from evaluation.result import SCHEMA, VERSION, read_result, write_result
-from sampling import generate
+from sampling import DiffusionOptions, SamplingOptions, generate
 from sampling.pipeline import load
 from training.cli import command
 from training.errors import BadInput
@@ -42,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str,
         bundle = save_bundle(folder / "bundle")
         patch.setattr(sys, "argv", [
             "run", "--model", str(bundle), "--suite", f"{photos}@validation", "--cache", str(folder / "cache"),
-            "--sweep_guidance", "1", "--sweep_guidance", "3", "--device", "cpu", "--out", str(folder / "run"),
+            "--sweep", "guidance=1", "--sweep", "guidance=3", "--device", "cpu", "--out", str(folder / "run"),
         ])  # fmt: skip
         command(run.main, run.RunOptions)
     return {
@@ -123,7 +123,7 @@ def test_processes_share_the_drawing_and_one_scores(results: dict[str, Path], tm
     argv = [  # `accelerate launch --cpu` starts one process, whatever it is told
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "evaluation.run",
         "--model", str(results["bundle"]), "--suite", f"{photos}@validation", "--cache", str(results["root"] / "cache"),
-        "--networks", "[lite0]", "--sweep_guidance", "1", "--sweep_guidance", "3", "--batch_size", "1",
+        "--networks", "[lite0]", "--sweep", "guidance=1", "--sweep", "guidance=3", "--batch_size", "1",
         "--device", "cpu", "--out", str(tmp_path),
     ]  # fmt: skip
     together = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=170)
@@ -161,11 +161,11 @@ def test_options_that_would_not_be_read_are_refused(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
 ) -> None:
     words = ["--model", results["bundle"], "--device", "cpu", "--out", tmp_path / "out"]
-    said = call(run, run.RunOptions, *words, "--sweep_guidance", "1", "--guidance", "3")
-    assert said == "RunOptions.guidance is 3.0: must be absent with sweep_guidance"
-    assert "backend autoregressive does not read it" in call(run, run.RunOptions, *words, "--sweep_steps", "5")
-    said = call(run, run.RunOptions, *words, "--sweep_guidance", "1", "--sweep_guidance", "-1")
-    assert said == "RunOptions.guidance is -1.0: must be from 0 to 100"
+    said = call(run, run.RunOptions, *words, "--sweep", "guidance=1", "--guidance", "3")
+    assert said == "guidance is 3.0: must be absent where it is swept"
+    assert "autoregressive" in call(run, run.RunOptions, *words, "--sweep", "steps=5")
+    said = call(run, run.RunOptions, *words, "--sweep", "guidance=1", "--sweep", "guidance=-1")
+    assert said == "SamplingOptions.guidance is -1.0: must be from 0 to 100"
     (tmp_path / "prompts.txt").write_text("a fox\n" + "long " * 300)
     said = call(run, run.RunOptions, *words, "--suite", tmp_path / "prompts.txt", "--reference", photos)
     assert "has 1499 characters" in said
@@ -176,12 +176,12 @@ def test_options_that_would_not_be_read_are_refused(
 
 
 def test_what_is_swept_has_a_folder_each() -> None:
-    both = options_of(backend="diffusion", sweep_guidance=[1.0, 2.5], sweep_steps=[5, 10])
-    assert [(one.guidance, one.steps, str(one.out)) for one in both.runs] == [
+    both = options_of(backend=DiffusionOptions(), sweep=["guidance=1", "guidance=2.5", "steps=5", "steps=10"])
+    assert [(one.backend.guidance, one.backend.steps, str(one.out)) for one in both.runs] == [
         (1.0, 5, "out/guidance-1-steps-5"), (1.0, 10, "out/guidance-1-steps-10"),
         (2.5, 5, "out/guidance-2.5-steps-5"), (2.5, 10, "out/guidance-2.5-steps-10"),
     ]  # fmt: skip
-    assert options_of(guidance=4.0).runs == [options_of(guidance=4.0)]
+    assert options_of(backend=SamplingOptions(guidance=4.0)).runs == [options_of(backend=SamplingOptions(guidance=4.0))]
 
 
 def test_both_backends_are_judged_alike(
@@ -202,7 +202,7 @@ def test_both_backends_are_judged_alike(
     assert found["metrics"]["bits_per_dimension"]["higher_is_better"] is False
     assert "bits_per_image" not in found["metrics"]
     said = call(run, run.RunOptions, "--model", bundle, *diffusion, "--temperature", "0.9")
-    assert said == "temperature is 0.9: backend diffusion does not read it"
+    assert said.startswith("there is no option 'backend.temperature'; backend 'diffusion' has kind, guidance")
 
 
 def test_anyone_s_pictures_are_scored(results: dict[str, Path], tmp_path: Path, call: Command, photos: Path) -> None:

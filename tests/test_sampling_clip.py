@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from evaluation.features import ClipFeatures
-from sampling import SamplingOptions, load
+from sampling import SamplingOptions, TokenBackend, load
 from sampling.choose import candidate_seeds
 from sampling.clip import Clip, agreement
 from training.errors import BadInput
@@ -59,9 +59,10 @@ def test_pictures_of_any_size_and_captions_of_any_length(folder: str) -> None:
 def test_it_chooses_among_candidates(folder: str, tmp_path: Path) -> None:
     loaded = load(save_bundle(tmp_path))
     options = SamplingOptions(temperature=5.0, guidance=1.0)
-    text, seeds = loaded.text.encode([CAPTION] * 4), torch.arange(4)
+    text, seeds, backend = loaded.text.encode([CAPTION] * 4), torch.arange(4), loaded.backend("autoregressive")
+    assert isinstance(backend, TokenBackend)
     candidates = [
-        [loaded.tokenizer.decode(codes[None])[0] for codes in loaded.sampler.draw(text, those, options)]
+        [loaded.tokenizer.decode(codes[None])[0] for codes in backend.sampler.draw(text, those, options)]
         for those in (candidate_seeds(seeds, n) for n in range(3))
     ]
     clip = Clip(folder)

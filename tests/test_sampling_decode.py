@@ -347,7 +347,7 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
             continue
         t = int((ours != theirs).nonzero()[0]) if len(ours) == len(theirs) else min(len(ours), len(theirs))
         both = torch.stack([model(ids[[j]], theirs[None, :t])[0, t] for j in (i, -1)])
-        logits = guided(both, options.guidance_scale)[0] if options.guidance_scale != 1 else both[0]
+        logits = guided(both, options.guidance)[0] if options.guidance != 1 else both[0]
         token = ours[t] if t < len(ours) else model.config.eos
         assert logits.max() - logits[token] < 1e-3
 

@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_models import IMAGES, add_diffusion, diffusion_model, save_bundle, text_tokenizer
 from torch import Tensor
 
+from diffusion.model import DiffusionModel
 from diffusion.process import Process, ProcessConfig
 from sampling import DiffusionOptions, SamplingOptions, Start, load
 from sampling.diffuse import Denoise, between, denoiser, mixed, sample, seeded, thresholded
@@ -262,9 +263,10 @@ def test_a_picture_to_start_from(bundle: Path) -> None:
     """With little noise it stays what it is, as near as the tokenizer can; with all of it, nothing of it is left."""
     loaded, options = load(bundle), DiffusionOptions(steps=4, guidance=1)
     image = torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert loaded.diffusion is not None
+    model = loaded.models["diffusion"]
+    assert isinstance(model, DiffusionModel)
     truth = loaded.tokenizer.latents(image[None])
-    found, noise = loaded.diffusion.process, seeded(torch.arange(1), loaded.diffusion.latent_shape)
+    found, noise = model.process, seeded(torch.arange(1), model.latent_shape)
     kept = sample(lambda x, t: Estimate(truth), found, noise, options, init=truth, strength=0.1)
     torch.testing.assert_close(kept, truth, atol=1e-3, rtol=1e-3)
     assert solver_for(found, options, 0.1).times[0] == 10
@@ -330,7 +332,7 @@ def test_what_cannot_be_drawn_is_one_line(run: Run, tmp_path: Path) -> None:
         ),
         (["--steps", "200"], "steps is 200: must be at most 100"),
         (["--eta", "0.5"], "eta is 0.5: must be 0 with scheduler dpm"),
-        (["--temperature", "0.9"], "temperature is 0.9: backend diffusion does not read it"),
+        (["--temperature", "0.9"], "no option 'backend.temperature'; backend 'diffusion' has kind, guidance"),
         (["--strength", "0.5"], "strength is 0.5: must be 1 without init_image"),
         (["--init_image", str(tmp_path / "none.png")], "none.png: cannot be read"),
         (["--interpolate", "1"], "interpolate is 1: must be 2 or more, or 0 for none"),
@@ -338,7 +340,7 @@ def test_what_cannot_be_drawn_is_one_line(run: Run, tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=says):
             run("--prompt", "a fox", *flags)
-    with pytest.raises(BadInput, match="steps is 7: backend autoregressive does not read it"):
+    with pytest.raises(BadInput, match=r"no option 'backend\.steps'; backend 'autoregressive' has"):
         parse(GenerateOptions, ["--steps", "7"])
 
 
@@ -360,8 +362,10 @@ def test_a_bundle_without_the_backend_says_how_to_train_it(tmp_path: Path) -> No
 def test_parts_that_do_not_belong_together(bundle: Path) -> None:
     loaded = load(bundle)
     with pytest.raises(BadInput, match="the diffusion model was trained with image tokenizer another, but this one is"):
-        type(loaded)(text=loaded.text, tokenizer=loaded.tokenizer, diffusion=diffusion_model(codes_id="another"))
+        type(loaded)(
+            text=loaded.text, tokenizer=loaded.tokenizer, models={"diffusion": diffusion_model(codes_id="another")}
+        )
 
 
 def test_no_flags_means_the_default_options() -> None:
-    assert parse(GenerateOptions, ["--backend", "diffusion"]).sampling == DiffusionOptions()
+    assert parse(GenerateOptions, ["--backend", "diffusion"]).backend == DiffusionOptions()

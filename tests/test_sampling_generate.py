@@ -10,21 +10,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from tiny_models import save_bundle
 
-from sampling import SamplingOptions, Start, load
+from sampling import Bundle, SamplingOptions, Start, load
 from sampling.bundle import BundleOptions
 from sampling.bundle import assemble as assemble_bundle
 from sampling.choose import candidate_seeds, likelihoods
+from sampling.decode import Sampler
 from sampling.generate import GenerateOptions, main
 from sampling.picture_files import file_name, read_png, require_record, write_picture
+from sampling.token_backend import TokenBackend, known_of
 from training.cli import command
 from training.command_line import parse
-from training.config import to_dict
 from training.errors import BadInput
 from training.strict_json import read_json
 
@@ -84,7 +86,7 @@ def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) ->
             assert png.text["pixels_id"] == record["pixels_id"]
             pixels = torch.tensor(list(png.tobytes())).view(png.height, png.width, 3).permute(2, 0, 1)
         assert torch.equal(pixels, picture.long())
-    assert record["options"] == {**to_dict(SamplingOptions()), "guidance": 3.0, "top_k": 5}
+    assert record["options"] == {**SamplingOptions().settings, "guidance": 3.0, "top_k": 5}
     assert record["engine"] in ("plain", "packed", "compiled")
     assert record["tokens_a_pass"] == [round(9 / passes, 2) for passes in record["passes_by_batch"]]
 
@@ -100,7 +102,7 @@ def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None
 
 def test_no_flags_means_the_default_options() -> None:
     assert parse(GenerateOptions, []) == GenerateOptions()
-    assert GenerateOptions().sampling == SamplingOptions()
+    assert GenerateOptions().backend == SamplingOptions()
 
 
 def test_guidance_one_is_no_guidance(bundle: Path) -> None:
@@ -154,7 +156,7 @@ def test_pictures_of_another_engine_are_drawn_anew(bundle: Path, tmp_path: Path)
 
 def test_unusable_options(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
     ask = ("--model", bundle, "--prompt", "a fox", "--out", tmp_path / "out")
-    assert "did you mean 'guidance'?" in refusal(*ask, "--guidence", "2")
+    assert "did you mean 'backend.guidance'?" in refusal(*ask, "--guidence", "2")
     assert refusal(*ask, "--temperature", "-1").endswith("temperature is -1.0: must be from 0 to 100")
     assert refusal(*ask, "--seed", "x") == "seed: expected a value of type int, got 'x'"
     assert refusal(*ask, "--device", "abacus").startswith("device 'abacus' cannot be used here")
@@ -203,18 +205,23 @@ def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
         load(tmp_path / "nothing")
 
 
+def bundled(parts: dict[str, Path], **options: Any) -> BundleOptions:
+    backend = [f"{kind}={folder}" for kind, folder in parts.items() if kind not in ("text", "tokenizer")]
+    return BundleOptions(text=parts["text"], tokenizer=parts["tokenizer"], backend=backend, **options)
+
+
 def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     parts = {name: bundle / name for name in ("text", "tokenizer", "autoregressive")}
-    assemble_bundle(BundleOptions(**parts, out=tmp_path / "assembled"))
+    assemble_bundle(bundled(parts, out=tmp_path / "assembled"))
     assert load(tmp_path / "assembled").ids == load(bundle).ids
     assert load(bundle).ids["codes_id"] in (tmp_path / "assembled" / "README.md").read_text()
     before = sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"metrics": {}, "count": 1, "source": "photos", "pixels_id": "0123456789abcdef"}))
     with pytest.raises(BadInput, match="is of the image tokenizer 0123456789abcdef, but this one is"):
-        assemble_bundle(BundleOptions(**parts, reconstruction=report, out=tmp_path / "assembled"))
+        assemble_bundle(bundled(parts, reconstruction=report, out=tmp_path / "assembled"))
     with pytest.raises(BadInput, match=f"--text {tmp_path / 'nothing'}: no such folder"):
-        assemble_bundle(BundleOptions(**{**parts, "text": tmp_path / "nothing"}, out=tmp_path / "assembled"))
+        assemble_bundle(bundled({**parts, "text": tmp_path / "nothing"}, out=tmp_path / "assembled"))
     assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
 
 
@@ -224,11 +231,11 @@ def test_a_bundle_takes_the_place_of_a_bundle_alone(bundle: Path, tmp_path: Path
     (tmp_path / "runs" / "weights").write_text("of three days")
     for taken in (tmp_path / "runs", tmp_path / "runs" / "weights"):
         with pytest.raises(BadInput, match="is there already and is no bundle; choose another --out"):
-            assemble_bundle(BundleOptions(**parts, out=taken))
+            assemble_bundle(bundled(parts, out=taken))
     assert (tmp_path / "runs" / "weights").read_text() == "of three days"
-    assemble_bundle(BundleOptions(**parts, out=tmp_path / "bundle"))
+    assemble_bundle(bundled(parts, out=tmp_path / "bundle"))
     (tmp_path / "bundle" / "grid.png").write_text("a picture")
-    assemble_bundle(BundleOptions(**parts, out=tmp_path / "bundle", name="Second"))
+    assemble_bundle(bundled(parts, out=tmp_path / "bundle", name="Second"))
     assert (tmp_path / "bundle" / "grid.png").read_text() == "a picture"
     assert "# Second" in (tmp_path / "bundle" / "README.md").read_text()
 
@@ -253,7 +260,7 @@ def test_a_bundle_has_nothing_but_models(parts: dict[str, Path], tmp_path: Path)
         (folder / "deep").mkdir()
         (folder / "deep" / "config.json").write_text("private")
         (folder / "key").symlink_to(tmp_path / "id_rsa")
-    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    assemble_bundle(bundled(parts, out=tmp_path / "out"))
     assert set(snapshot(tmp_path / "out")) == {
         "README.md", "bundle.json", "text/config.json", "text/spiece.model",
         "tokenizer/config.json", "tokenizer/model.safetensors",
@@ -269,14 +276,14 @@ def test_a_link_among_models_is_refused(parts: dict[str, Path], tmp_path: Path, 
     file.unlink(missing_ok=True)
     file.symlink_to(tmp_path / "id_rsa")
     with pytest.raises(BadInput, match=f"{file}: must be a regular file, not a link or a folder"):
-        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+        assemble_bundle(bundled(parts, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_ours_stays_in_a_bundle(parts: dict[str, Path], tmp_path: Path) -> None:
     """Assembling anew deleted `.git`, a licence and a hand-written README."""
     out = tmp_path / "out"
-    assemble_bundle(BundleOptions(**parts, out=out))
+    assemble_bundle(bundled(parts, out=out))
     theirs = {".git/HEAD": "ref", "LICENSE": "mine", "grid.png": "a picture", "text/notes.txt": "n", "more/a": "b"}
     for name, text in theirs.items():
         (out / name).parent.mkdir(exist_ok=True)
@@ -284,24 +291,24 @@ def test_what_is_not_ours_stays_in_a_bundle(parts: dict[str, Path], tmp_path: Pa
     (out / "link").symlink_to(tmp_path / "runs")
     (out / "diffusion").mkdir()
     (out / "diffusion" / "config.json").write_text("of an older bundle")
-    assemble_bundle(BundleOptions(**parts, out=out, name="Second"))
+    assemble_bundle(bundled(parts, out=out, name="Second"))
     assert {name: (out / name).read_text() for name in theirs} == theirs
     assert (out / "link").is_symlink()
     assert not (out / "diffusion").exists()
     assert "# Second" in (out / "README.md").read_text()
     own = {"text": out / "text", "tokenizer": out / "tokenizer"}  # one part new, the others its own
-    assemble_bundle(BundleOptions(**{**parts, **own}, out=out, name="Third"))
+    assemble_bundle(bundled({**parts, **own}, out=out, name="Third"))
     assert load(out).ids == load(tmp_path / "runs").ids
 
 
 def test_a_card_that_somebody_wrote_on_stays(parts: dict[str, Path], tmp_path: Path) -> None:
     readme = tmp_path / "out" / "README.md"
-    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+    assemble_bundle(bundled(parts, out=tmp_path / "out"))
     written = readme.read_text()
     for mine in ("# By hand\n", written + "And one more thing.\n"):
         readme.write_text(mine)
         with pytest.warns(UserWarning, match=r"README.md: was not written by this command, or changed since"):
-            assemble_bundle(BundleOptions(**parts, out=tmp_path / "out", name="Second"))
+            assemble_bundle(bundled(parts, out=tmp_path / "out", name="Second"))
         assert readme.read_text() == mine
 
 
@@ -316,12 +323,12 @@ def test_one_folder_inside_the_other_is_refused(parts: dict[str, Path], tmp_path
         tmp_path / "link" / "out",
     ):
         with pytest.raises(BadInput, match="one of it and --out lies in the other"):
-            assemble_bundle(BundleOptions(**parts, out=out))
-    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+            assemble_bundle(bundled(parts, out=out))
+    assemble_bundle(bundled(parts, out=tmp_path / "out"))
     shutil.rmtree(tmp_path / "out" / "text")
     (tmp_path / "out" / "text").symlink_to(parts["text"])
     with pytest.raises(BadInput, match="text: is a link, through which files elsewhere would be replaced"):
-        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+        assemble_bundle(bundled(parts, out=tmp_path / "out"))
     assert snapshot(tmp_path / "runs") == before
 
 
@@ -329,7 +336,7 @@ def test_somebody_s_bundle_json_makes_no_bundle(parts: dict[str, Path], tmp_path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "bundle.json").write_text('{"entry": "main.js"}')
     with pytest.raises(BadInput, match="is there already and is no bundle"):
-        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+        assemble_bundle(bundled(parts, out=tmp_path / "out"))
     assert snapshot(tmp_path / "out") == {"bundle.json": b'{"entry": "main.js"}'}
 
 
@@ -338,7 +345,7 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(
 ) -> None:
     """At whichever file it fails; and of one killed there nobody takes the half for a bundle, and the next mends it."""
     out = tmp_path / "out"
-    assemble_bundle(BundleOptions(**parts, out=out))
+    assemble_bundle(bundled(parts, out=out))
     before, halves = snapshot(out), []
 
     def replace(self: Path, target: Path) -> None:
@@ -354,7 +361,7 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(
         left = len(halves) + 1
         with monkeypatch.context() as patch, contextlib.suppress(OSError):
             patch.setattr(Path, "replace", replace)
-            assemble_bundle(BundleOptions(**parts, out=out, name="Second"))
+            assemble_bundle(bundled(parts, out=out, name="Second"))
             break
         assert snapshot(out) == before
     assert len(halves) == 2 * len(before) - 1  # all are moved away but the index, and all moved in
@@ -364,7 +371,7 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(
     (out / "bundle.json").write_text(halves[0])
     with pytest.raises(BadInput, match="lists no text, so it is not a complete bundle"):
         load(out)
-    assemble_bundle(BundleOptions(**parts, out=out))
+    assemble_bundle(bundled(parts, out=out))
     assert load(out).ids == load(tmp_path / "runs").ids
 
 
@@ -375,7 +382,7 @@ def test_a_card_tells_nothing_of_where_things_lie(parts: dict[str, Path], tmp_pa
             "data": "/home/me/photos", "seed": 0, "steps": 1, "batch_size": 1, "figures": {"<b>": 1.0},
         }  # fmt: skip
         (parts[name] / "training.json").write_text(json.dumps(record))
-    assemble_bundle(BundleOptions(**parts, out=tmp_path / "out", name="<i>Mine"))
+    assemble_bundle(bundled(parts, out=tmp_path / "out", name="<i>Mine"))
     for file, content in snapshot(tmp_path / "out").items():
         assert b"/home/me" not in content and str(tmp_path).encode() not in content, file
     card = (tmp_path / "out" / "README.md").read_text()
@@ -386,17 +393,17 @@ def test_a_card_tells_nothing_of_where_things_lie(parts: dict[str, Path], tmp_pa
     assert card.startswith("---\nlibrary_name: tessera\n")
     with pytest.raises(BadInput) as raised:
         (parts["tokenizer"] / "config.json").unlink()
-        assemble_bundle(BundleOptions(**parts, out=tmp_path / "out"))
+        assemble_bundle(bundled(parts, out=tmp_path / "out"))
     assert str(raised.value).startswith(f"{parts['tokenizer']}: has no config.json")
 
 
 def test_best_of_keeps_the_likeliest_candidate(bundle: Path) -> None:
     loaded, options = load(bundle), SamplingOptions(temperature=5.0, guidance=1.0)
-    assert loaded.autoregressive is not None
+    sampler = sampler_of(loaded)
     text = loaded.text.encode([PROMPTS[0]] * 4)
     seeds = torch.arange(4)
-    candidates = [loaded.sampler.draw(text, candidate_seeds(seeds, n), options) for n in range(3)]
-    scores = torch.stack([likelihoods(loaded.autoregressive, text, codes) for codes in candidates])
+    candidates = [sampler.draw(text, candidate_seeds(seeds, n), options) for n in range(3)]
+    scores = torch.stack([likelihoods(loaded.backend("autoregressive").model, text, codes) for codes in candidates])
     best = scores.argmax(0).tolist()
     assert len({*best}) > 1  # else nothing would be shown
     options = dataclasses.replace(options, best_of=3)
@@ -404,13 +411,19 @@ def test_best_of_keeps_the_likeliest_candidate(bundle: Path) -> None:
         assert torch.equal(picture, loaded.tokenizer.decode(candidates[best[i]][i][None])[0])
 
 
+def sampler_of(bundle: Bundle) -> Sampler:
+    backend = bundle.backend("autoregressive")
+    assert isinstance(backend, TokenBackend)
+    return backend.sampler
+
+
 def test_best_of_sixteen_needs_the_cache_of_one_batch(bundle: Path) -> None:
     """Candidates are drawn one batch after the other, in the same buffers."""
     loaded, wanted = load(bundle), [(PROMPTS[0], seed) for seed in range(16)]
     loaded.draw(wanted, SamplingOptions())
-    budget = loaded.sampler.cache_bytes
+    budget = sampler_of(loaded).cache_bytes
     loaded.draw(wanted, SamplingOptions(best_of=16))
-    assert 0 < loaded.sampler.cache_bytes <= budget
+    assert 0 < sampler_of(loaded).cache_bytes <= budget
 
 
 def test_the_picture_so_far(bundle: Path) -> None:
@@ -432,11 +445,11 @@ def test_a_picture_is_completed_and_repaired(bundle: Path) -> None:
         (Start(image=image, strength=0.34), [*range(6)]),
         (Start(image=image, mask=mask), [0, 1, 2, 3, 5, 6, 7, 8]),
     ):
-        tokens = start.tokens(loaded.tokenizer)[0]
+        tokens = known_of(start, loaded.tokenizer)[0]
         assert (tokens >= 0).nonzero().flatten().tolist() == kept
         assert torch.equal(tokens[kept], codes.flatten()[kept])
         text = loaded.text.encode([PROMPTS[0]])
-        (made,) = loaded.sampler.draw(text, torch.tensor([1]), SamplingOptions(), start.tokens(loaded.tokenizer))
+        (made,) = sampler_of(loaded).draw(text, torch.tensor([1]), SamplingOptions(), known_of(start, loaded.tokenizer))
         assert torch.equal(made.flatten()[kept], codes.flatten()[kept])
         (picture,) = loaded.generate(PROMPTS[:1], seed=1, start=start)
         assert torch.equal(picture, loaded.tokenizer.decode(made[None])[0])

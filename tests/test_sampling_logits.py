@@ -9,7 +9,7 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 
 from sampling.logits import Draw, drawn, filtered, guided
 from sampling.noise import gumbel
-from sampling.options import BackendOptions, DiffusionOptions, SamplingOptions
+from sampling.options import SamplingOptions
 from training.errors import BadInput
 
 
@@ -134,15 +134,3 @@ def test_options_out_of_range(field: str, value: float, wanted: str) -> None:
 def test_guidance_may_not_end_before_it_begins() -> None:
     with pytest.raises(BadInput, match=r"guidance_until is 0\.4: must be from guidance_from 0\.5 to 1"):
         SamplingOptions(guidance_from=0.5, guidance_until=0.4)
-
-
-def test_each_backend_has_its_own_usual_guidance() -> None:
-    usual = {
-        "autoregressive": SamplingOptions().guidance_scale,
-        "diffusion": DiffusionOptions().guidance_scale,
-    }
-    assert usual["autoregressive"] != usual["diffusion"]
-    for backend, scale in usual.items():
-        options = BackendOptions(backend=backend)  # type: ignore[arg-type]
-        assert options.guidance == scale == options.sampling.guidance
-        assert BackendOptions(backend=backend, guidance=4.0).sampling.guidance == 4  # type: ignore[arg-type]

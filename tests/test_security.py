@@ -156,7 +156,14 @@ def other_commands(folder: Path) -> Iterator[Case]:
         folder / "out",
     )
     tokenizer = folder / "class-in-tokenizer-heads" / "tokenizer"
-    parts = ["--text", f"{bundle}/text", "--tokenizer", f"{bundle}/tokenizer", "--diffusion", f"{bundle}/diffusion"]
+    parts = [
+        "--text",
+        f"{bundle}/text",
+        "--tokenizer",
+        f"{bundle}/tokenizer",
+        "--backend",
+        f"diffusion={bundle}/diffusion",
+    ]
     data = ["--data", str(folder / "fine"), "--cache", str(cache)]
     yield "sampling.bundle", [*parts, "--out", f"{out}/bundle"]
     yield "evaluation.curves", ["--model", str(folder / "parts-elsewhere"), "--plot", f"{out}/curves.png"]

@@ -59,10 +59,10 @@ def save_bundle(folder: Path) -> Path:
         width=32, mlp_width=64, heads=2, encoder_depth=1, decoder_depth=2, text_vocab_size=text.vocab_size,
         codebook_size=IMAGES.codebook_size, grid=IMAGES.grid, codes_id=tokenizer.codes_id, text_id=text.text_id,
     )  # fmt: skip
-    bundle = Bundle(text=text, tokenizer=tokenizer, autoregressive=token_model(config))
+    bundle = Bundle(text=text, tokenizer=tokenizer, models={"autoregressive": token_model(config)})
     text.save_pretrained(folder / "text")
     bundle.tokenizer.save_pretrained(folder / "tokenizer")
-    bundle.autoregressive.save_pretrained(folder / "autoregressive")
+    bundle.models["autoregressive"].save_pretrained(folder / "autoregressive")
     write_json(folder / "bundle.json", {"version": 1, "parts": ["text", "tokenizer", "autoregressive"]})
     return folder
 

@@ -1,136 +1,106 @@
 """The command line of a config: its fields are the flags, by their dotted names, and their docstrings the help."""
 
 import argparse
-import ast
 import dataclasses
-import inspect
+import difflib
 import json
-import sys
-import textwrap
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
-from training.config import ALONE, Text, from_dict, merged, options_of, part_of, require_fields
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from training.config import from_dict, merged, options_of, part_of, require_fields
 from training.errors import BadInput
 from training.parts import Tagged
 from training.strict_yaml import read_yaml
 
 Config = TypeVar("Config")
+Flag = tuple[str, str | None]
+"""Its dotted name and its value; a word without a flag has no name."""
+
+# a value may name no module: it would be imported before the class in it is refused
+set_parsing_settings(docstring_parse_attribute_docstrings=True, import_path_denylist=["*"])
 
 
 def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] = (), prog: str | None = None) -> Config:
     """Parses a command line into `config`. Raises `BadInput` with one line; exits by itself only for `--help`.
 
-    Flags override what stands in a `--config FILE`. Fields named in `positional` (they must have no default) are given
-    without a flag, in that order.
+    Flags override what stands in a `--config FILE`. A part of the config, given alone, is its kind: `--backend
+    diffusion` is `--backend.kind diffusion`. Fields named in `positional` (they must have no default) are given without
+    a flag, in that order.
     """
-    flags = _flags(config, argv, positional)
+    flags = list(_flags(config, argv))
     values: dict[str, Any] = {}
-    for file in map(Path, flags.pop("config", [])):
+    for file in (Path(value) for name, value in flags if name == "config" and value):
         layer = read_yaml(file)
         try:
             require_fields(config, layer)
         except BadInput as error:
             raise BadInput(f"{file}: {error}") from None
         values = merged(config, values, layer)
-    asked = flags.pop("help", None)
-    require_fields(config, flags)
-    values = merged(config, values, flags)
-    if asked:
-        _print_help(config, values, positional, prog)
-        sys.exit(0)
-    return from_dict(config, values)
+    flags = [(_whole_name(config, values, name), value) for name, value in flags if name != "config" or value is None]
+    kinds = _nested((name, value) for name, value in flags if name.endswith(".kind") and value)
+    require_fields(config, kinds)
+    values = merged(config, values, kinds)
+    parser = parser_for(config, values, positional, prog)
+    try:
+        given = parser.parse_args([_spelled(config, name, value) for name, value in flags]).as_dict()
+    except ArgumentError as error:
+        raise BadInput(_one_line(str(error), config, merged(config, values, kinds))) from None
+    return from_dict(config, merged(config, values, given))
 
 
-def _flags(config: type, argv: Sequence[str], positional: Sequence[str]) -> dict[str, Any]:
-    """The values of a command line, nested: each a text, a list of those that a repeated flag was given, or `ALONE`."""
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    repeated = {"config", *(name for name, field in fields.items() if field.metadata.get("repeat"))}
-    switches = {"help", *(name for name, field in fields.items() if isinstance(field.default, bool))}
-    for word in argv:
-        if any("\ud800" <= character <= "\udfff" for character in word):
-            raise BadInput(f"{word!r} on the command line is not UTF-8 text")
-    values: dict[str, Any] = {}
-    places, rest = [*positional], ["--help" if word == "-h" else word for word in argv]
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            if not places:
-                raise BadInput(f"{word!r} on the command line belongs to no option; see --help for the options")
-            values[places.pop(0)] = Text(word)
-            continue
-        name, equals, text = word[2:].partition("=")
-        value: Any = Text(text) if equals else ALONE
-        if (
-            not equals
-            and rest
-            and not rest[0].startswith("--")
-            and (name not in switches or rest[0] in ("true", "false"))
-        ):
-            value = Text(rest.pop(0))
-        if name in repeated:
-            if value is ALONE:
-                raise BadInput(f"{name}: expected one argument")
-            value = [*values.get(name, []), value]
-        _put(values, name, value)
-    return values
+def parser_for(
+    config: type, values: Mapping[str, Any], positional: Sequence[str] = (), prog: str | None = None
+) -> ArgumentParser:
+    """A parser whose flags are the options of `config`, with those of the kinds of parts that `values` choose."""
+    parser = ArgumentParser(prog=prog, description=config.__doc__, exit_on_error=False, allow_abbrev=False)
+    for flag, metavar, text in (
+        ("--config", "FILE", "YAML file with any of the options below; flags override it"),
+        ("--import", "MODULE", "module or .py file with parts of your own; may be repeated"),
+    ):
+        parser.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=text)
+    _add_options(parser, parser, config, values, positional)
+    return parser
 
 
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    """Sets a dotted name in nested values."""
-    *outer, last = name.split(".")
-    for one in outer:
-        values = values.setdefault(one, {})
-        if not isinstance(values, dict):
-            raise BadInput(f"{one}: cannot have both a value and options of its own, such as {name}")
-    values[last] = value
-
-
-def _print_help(config: type, values: Mapping[str, Any], positional: Sequence[str], prog: str | None) -> None:
-    """Every option, of the kinds of parts that `values` choose."""
-    usage = " ".join(["%(prog)s", *map(str.upper, positional), "[options]"])
-    parser = argparse.ArgumentParser(prog, usage, config.__doc__, add_help=False)
-    shared = parser.add_argument_group("of every command")
-    shared.add_argument("--help", action="store_true", help="show this and exit")
-    shared.add_argument("--config", metavar="FILE", help="YAML file with any of the options below; flags override it")
-    shared.add_argument(
-        "--import", metavar="MODULE", help="module or .py file that adds parts of your own; may be repeated"
-    )
-    _explain(parser, "options", config, values, positional)
-    parser.print_help()
-
-
-def _explain(
-    parser: argparse.ArgumentParser,
-    title: str,
+def _add_options(
+    parser: ArgumentParser,
+    group: Any,
     config: type,
     values: Mapping[str, Any],
-    positional: Sequence[str] = (),
+    positional: Sequence[str],
     prefix: str = "",
 ) -> None:
-    """Adds the options of `config` as a group, then those of the configs in it."""
-    described, group = dict(_described(config)), parser.add_argument_group(title)
-    fields: dict[str, Any] = getattr(config, "__dataclass_fields__")  # noqa: B009 mypy does not know that it has it
-    inner = []
+    """Adds the options of `config` to a group, then those of each config in it as a group of their own."""
+    described, inner = _described(config), []
+    fields = {field.name: field for field in dataclasses.fields(config)}
     for name, kind in options_of(config).items():
-        place = f"{prefix}{name}"
-        if issubclass(config, Tagged) and name == "kind":
-            text, default = f"One of {', '.join(config.registry.kinds)}.", config.registry.kind_of(config)
-        elif part := part_of(config, name, values.get(name, {})):
-            title = f"{place}: {described.get(name, '')}"
-            inner.append((title, part, values.get(name, {}), (), f"{place}."))
-            continue
+        place, flag = prefix + name, name if name in positional else f"--{prefix}{name}"
+        if name in fields and (part := part_of(config, name, values.get(name, {}))):
+            inner.append((place, described.get(name, ""), part, values.get(name, {})))
+        elif name in fields:
+            text = f"{described.get(name, '')} ({_default(fields[name])})"
+            group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
         else:
-            text, default = described.get(name, ""), _default(fields[name])
-        flag, metavar = (name, name.upper()) if name in positional else (f"--{place}", _type(kind))
-        group.add_argument(flag, metavar=metavar, help=f"{text} ({default})".replace("%", "%%"))
-    for one in inner:
-        _explain(parser, *one)
+            kinds = f"One of {', '.join(config.registry.kinds)}. (default: {config.registry.kind_of(config)})"  # type: ignore[attr-defined]
+            group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=kinds)
+    for place, text, part, its in inner:
+        _add_options(parser, parser.add_argument_group(f"{place}: {text}"), part, its, (), f"{place}.")
 
 
-def _default(field: Any) -> str:
+def _described(config: type) -> dict[str, str]:
+    """The docstrings of the fields of a config, those of its bases too."""
+    from docstring_parser import parse_from_object
+
+    owners = [owner for owner in reversed(config.__mro__) if dataclasses.is_dataclass(owner)]
+    told = [parameter for owner in owners for parameter in parse_from_object(owner).params]
+    return {parameter.arg_name: parameter.description or "" for parameter in told}
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
     """What a field is where nobody says, as one would write it."""
     if field.default is field.default_factory is dataclasses.MISSING:
         return "required"
@@ -138,22 +108,91 @@ def _default(field: Any) -> str:
     return f"default: {value if isinstance(value, str | Path) else json.dumps(value)}"
 
 
-def _type(kind: Any) -> str:
-    """A type, for people."""
-    if get_origin(kind) is Literal:
-        return f"{{{','.join(get_args(kind))}}}"
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("pathlib.", "")
+def _flags(config: type, argv: Sequence[str]) -> Iterator[Flag]:
+    """The words of a command line; a switch alone is turned on."""
+    switches = {field.name for field in dataclasses.fields(config) if isinstance(field.default, bool)}
+    rest = [*argv]
+    for word in rest:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise BadInput(f"{word!r} on the command line is not UTF-8 text")
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            yield ("help", None) if word == "-h" else ("", word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if equals:
+            yield name, value
+        elif name in switches and rest[:1] not in (["true"], ["false"]):
+            yield name, "true"
+        else:
+            yield name, rest.pop(0) if rest and not rest[0].startswith("--") else None
 
 
-def _described(config: type) -> Iterator[tuple[str, str]]:
-    """The docstrings below the fields of a config, those of its bases too."""
-    for owner in reversed(config.__mro__):
-        if dataclasses.is_dataclass(owner):
-            try:
-                (written,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-            except OSError:  # of a class that stands in no file
-                continue
-            for field, text in pairwise(written.body):  # type: ignore[attr-defined]
-                match field, text:
-                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                        yield name, inspect.cleandoc(words)
+def _whole_name(config: type, values: Mapping[str, Any], name: str) -> str:
+    """`backend.kind` for `backend`, and `backend.steps` for `steps` where the field says that it may be so short."""
+    declared = _declared(config, values, name)
+    if isinstance(declared, type) and issubclass(declared, Tagged):
+        return f"{name}.kind"
+    if declared is None and not difflib.get_close_matches(name, options_of(config)):
+        for field in dataclasses.fields(config):
+            kinds = options_of(config)[field.name].registry.loaded if field.metadata.get("short") else []
+            if any(difflib.get_close_matches(name, options_of(kind)) for kind in kinds):
+                return f"{field.name}.{name}"
+    return name
+
+
+def _declared(config: type, values: Mapping[str, Any], name: str) -> Any:
+    """The type of the option under a dotted name; None where there is none."""
+    first, _, rest = name.partition(".")
+    if not rest:
+        return options_of(config).get(first)
+    part, its = part_of(config, first, values.get(first, {})), values.get(first, {})
+    return _declared(part, its, rest) if part else None
+
+
+def _spelled(config: type, name: str, value: str | None) -> str:
+    """A flag as jsonargparse wants it.
+
+    One that may be repeated, `--prompt a --prompt b`, is its `--prompt+=["a"] --prompt+=["b"]`: quoted, for a text that
+    looks like YAML is a text still.
+    """
+    if not name or value is None:
+        return value or f"--{name}"
+    field = {field.name: field for field in dataclasses.fields(config)}.get(name)
+    if field and field.metadata.get("repeat"):
+        number = options_of(config)[name] in (list[float], list[int])
+        return f"--{name}+=[{value if number else json.dumps(value, ensure_ascii=False)}]"
+    return f"--{name}={value}"
+
+
+def _nested(flags: Iterator[Flag]) -> dict[str, Any]:
+    """Values under dotted names, nested."""
+    values: dict[str, Any] = {}
+    for name, value in flags:
+        *outer, last = name.split(".")
+        inner = values
+        for one in outer:
+            inner = inner.setdefault(one, {})
+        inner[last] = value
+    return values
+
+
+def _one_line(message: str, config: type, values: Mapping[str, Any]) -> str:
+    """jsonargparse's errors in one line for people. Raises `BadInput` for an unknown option, with the nearest one."""
+    message = re.sub(r"\s+", " ", message).strip()
+    unknown = re.search(r"unrecognized arguments: --([\w.-]+)(?:=(\S*))?", message)
+    if unknown:
+        *outer, _ = unknown[1].split(".")
+        told = _nested(iter([(unknown[1], unknown[2])]))
+        require_fields(config, merged(config, values, told) if outer else told)
+    message = re.sub(r'^Parser key "([\w.]+)": ?', r"\1: ", message)
+    message = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected a value of type \1, got '\2'", message)
+    message = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", r"must be one of \1, got '\2'", message)
+    return re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", _alternatives, message)
+
+
+def _alternatives(union: re.Match[str]) -> str:
+    """`[<class 'int'>, <class 'NoneType'>]` and a value, for people."""
+    types = re.findall(r"<class '(\w+)'>", union[1])
+    return f"expected {' or '.join(types).replace('NoneType', 'null')}, got '{union[2]}'"

@@ -11,22 +11,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from training.errors import BadInput
 from training.parts import Tagged
-from training.strict_yaml import parse_yaml
 
 Config = TypeVar("Config")
 
-
-class Text(str):
-    """A value on the command line, which means what the type of its field makes of it."""
-
-
-class _Alone:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-ALONE = _Alone()
-"""The value of a flag that has none on the command line: it turns a switch on."""
 
 MOST_DEPTH = 1000
 """Blocks, of any model: a config that claims more is refused before as many are built."""
@@ -109,6 +96,12 @@ def from_dict(config: type[Config], values: Mapping[str, Any], where: str | Path
         raise BadInput(f"{where}: {error}" if where else str(error)) from None
 
 
+def replaced(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of some of its fields, checked as those of a file."""
+    told = {name: value for name, value in to_dict(config).items() if name != "kind"}
+    return from_dict(type(config), {**told, **values})
+
+
 @cache
 def _types(config: Any) -> dict[str, Any]:
     """The fields of a config and their types."""
@@ -121,7 +114,7 @@ def part_of(config: type, name: str, values: Mapping[str, Any]) -> type | None:
 
     Raises `BadInput` for a `kind` that is none.
     """
-    declared = _types(config)[name]
+    declared = _types(config).get(name)
     if not dataclasses.is_dataclass(declared):
         return None
     if not issubclass(declared, Tagged):  # type: ignore[arg-type]
@@ -191,14 +184,7 @@ def _typed(kind: Any, value: Any, field: str, place: str) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType) and NoneType in parts:
         (some,) = (part for part in parts if part is not NoneType)
-        nothing = value is None or (isinstance(value, Text) and value == "null")
-        return None if nothing else _typed(some, value, field, place)
-    if value is ALONE:
-        if kind is not bool:
-            raise BadInput(f"{place}: expected one argument")
-        return True
-    if isinstance(value, Text):
-        value = str(value) if kind in (str, Path) or origin is Literal else _read(value)
+        return None if value is None else _typed(some, value, field, place)
     if value is None:
         raise BadInput(f"{field} is null: must have a value")
     if origin is Literal:
@@ -229,11 +215,3 @@ def _shown(value: Any) -> str:
     """A value in a message, cut."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _read(text: str) -> Any:
-    """A value as YAML has it; what is no YAML is a text."""
-    try:
-        return parse_yaml(text, "")
-    except BadInput:
-        return str(text)

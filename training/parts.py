@@ -61,6 +61,11 @@ class Registry(Generic[Part]):
         """The names of all, those of installed packages that are not imported yet among them."""
         return sorted({*self._parts, *self._outside()})
 
+    @property
+    def loaded(self) -> list[Part]:
+        """Those that are imported."""
+        return [*self._parts.values()]
+
     def kind_of(self, part: Part) -> str:
         """The name of a part that is registered."""
         return next(kind for kind, one in self._parts.items() if one is part)

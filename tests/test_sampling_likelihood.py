@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diffusion.loss import bits_per_dimension
 from diffusion.text import caption_ids
-from evaluation.likelihood import bits_per_image, bound_per_dimension
 from sampling.pipeline import Bundle, load
 from training.errors import BadInput
 
@@ -20,7 +19,7 @@ CAPTIONS = ["a noto emoji of a fox", "a twemoji emoji of a cat", "a cat"]
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = save_bundle(tmp_path_factory.mktemp("bundle"))
     with pytest.raises(BadInput, match="has no diffusion part"):
-        bound_per_dimension(load(folder), CAPTIONS, pictures())
+        load(folder).backend("diffusion")
     return load(add_diffusion(folder))
 
 
@@ -30,9 +29,8 @@ def pictures() -> Tensor:
 
 
 def test_bits_of_a_picture_are_those_of_its_tokens_one_by_one(bundle: Bundle) -> None:
-    found = bits_per_image(bundle, CAPTIONS, pictures())
-    model = bundle.autoregressive
-    assert model is not None
+    found = bundle.backend("autoregressive").likelihood(CAPTIONS, pictures())
+    model = bundle.backend("autoregressive").model
     text = bundle.text.encode(CAPTIONS)
     for n, tokens in enumerate(bundle.tokenizer.encode(pictures()).flatten(1)):
         bits = 0.0
@@ -42,13 +40,13 @@ def test_bits_of_a_picture_are_those_of_its_tokens_one_by_one(bundle: Bundle) ->
                 said = model(text[n : n + 1], so_far[None])[0, t]
             bits -= said.double().log_softmax(0)[token].item() / math.log(2)
         assert found[n].item() == pytest.approx(bits, rel=1e-4)
-    torch.testing.assert_close(bits_per_image(bundle, CAPTIONS, pictures(), batch_size=2), found)
+    alone = bundle.backend("autoregressive").likelihood(CAPTIONS[:1], pictures()[:1])
+    torch.testing.assert_close(alone, found[:1])
 
 
 def test_the_bound_is_of_each_picture_with_its_own_caption_over_all_times(bundle: Bundle) -> None:
-    found = bound_per_dimension(bundle, CAPTIONS, pictures())
-    model = bundle.diffusion
-    assert model is not None
+    found = bundle.backend("diffusion").likelihood(CAPTIONS, pictures())
+    model = bundle.backend("diffusion").model
     latents = bundle.tokenizer.latents(pictures())
     ids = caption_ids(model.config.text, bundle.text, CAPTIONS)
     with torch.no_grad():
@@ -60,5 +58,5 @@ def test_the_bound_is_of_each_picture_with_its_own_caption_over_all_times(bundle
         ]
     # of 36 elements a picture: the noise alone moves a picture by 0.3
     assert found.mean().item() == pytest.approx(torch.stack(draws).mean().item(), abs=0.4)
-    other = bound_per_dimension(bundle, CAPTIONS[::-1], pictures())
+    other = bundle.backend("diffusion").likelihood(CAPTIONS[::-1], pictures())
     assert (found != other).tolist() == [True, False, True]  # each by its own caption, and the same noise

@@ -1,0 +1,118 @@
+"""The token model as a backend."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sampling.backend import Backend, Start, backend_of
+from sampling.choose import candidate_seeds, likelihoods
+from sampling.clip import agreement, clip_at
+from sampling.decode import Sampler
+from sampling.options import SamplingOptions
+from seq2seq.loss import log_likelihood
+from seq2seq.model import TokenModel
+from tokenizer.image_tokenizer import ImageTokenizer
+from training.errors import BadInput
+
+
+@backend_of(SamplingOptions)
+class TokenBackend(Backend[TokenModel, SamplingOptions]):
+    """Draws codes one after another."""
+
+    title = "token model"
+    loss_unit = "nats an image token"
+    likelihood_name = "bits_per_image"
+    recipe = (
+        "accelerate launch seq2seq/train.py --config configs/seq2seq/emoji.yaml --data emoji "
+        "--tokenizer BUNDLE/tokenizer --text BUNDLE/text --out RUN"
+    )
+    model_class = TokenModel
+
+    @classmethod
+    def dtype_on(cls, device: str) -> torch.dtype:
+        """On a CPU float32, which a packed engine takes."""
+        return torch.bfloat16 if device == "cuda" else torch.float32
+
+    @property
+    def sampler(self) -> Sampler:
+        """Of the model, with its buffers."""
+        with self._preparing:
+            return self._sampler
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        self.require_engine("plain", "packed", "compiled")
+        return Sampler(self.model, self.engine)  # type: ignore[arg-type] # it is one of these
+
+    def draw(
+        self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions, start: Start | None
+    ) -> list[Tensor]:
+        """As `Backend`; of `best_of` candidates the one that is likeliest for its caption, or the `scorer` likes best.
+
+        A model may end a picture early: H is then less than W.
+        """
+        text = self.text.encode(captions).to(self.device)
+        known = known_of(start, self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
+        clip = clip_at(options.scorer, str(self.device)) if options.scorer else None
+        candidates = [
+            self.sampler.draw(text, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)
+        ]
+        if options.best_of == 1:
+            return self._pixels(candidates[0])
+        if clip is not None:
+            scores = [agreement(clip, captions, self._pixels(those)) for those in candidates]
+        else:
+            scores = [likelihoods(self.model, text, codes) for codes in candidates]
+        best = torch.stack(scores).argmax(0).tolist()
+        return self._pixels([candidates[n][i] for i, n in enumerate(best)])
+
+    def stream(self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions) -> Iterator[list[Tensor]]:
+        """After each row of tokens, the pictures so far, uint8 (3, H so far, W); with `best_of` first candidates."""
+        text = self.text.encode(captions).to(self.device)
+        for tokens in self.sampler.rows(text, seeds, options):
+            yield self._pixels(self.sampler.pictures(tokens))
+
+    @torch.no_grad()
+    def likelihood(self, captions: Sequence[str], images: Tensor) -> Tensor:
+        """Bits of each picture's true tokens, EOS included, given its caption."""
+        bits = []
+        for start in range(0, len(images), 32):
+            tokens = self.tokenizer.encode(images[start : start + 32].to(self.device)).flatten(1)
+            text = self.text.encode(captions[start : start + 32]).to(self.device)
+            nats = log_likelihood(self.model(text, tokens), tokens, self.model.config.eos)
+            bits.append(-nats.cpu() / log(2))
+        return torch.cat(bits)
+
+    def arithmetic(self) -> dict[str, str]:
+        """As `Backend`."""
+        return {"engine": self.sampler.engine, "dtype": str(self.sampler.arithmetic).removeprefix("torch.")}
+
+    def check(self, start: Start | None) -> None:
+        """As `Backend`."""
+        if start and start.mask is None and start.strength == 1:
+            raise BadInput("at strength 1 nothing of init_image is left: give a smaller one, or a mask")
+
+    def drawn(self) -> dict[str, Any]:
+        """Passes of the decoder for each batch, and how many tokens one of them came to."""
+        passes, length = [*self.sampler.passes], self.model.config.length
+        return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
+
+    def _pixels(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Codes (h, w) -> uint8 (3, H, W) each; one at a time, for in a batch a pixel may round to another value."""
+        return [self.tokenizer.decode(one[None].to(self.device))[0].cpu() for one in codes]
+
+
+def known_of(start: Start, tokenizer: ImageTokenizer) -> Tensor:
+    """What the token model is given of a picture: (1, T) int64, -1 where it is to draw."""
+    codes = tokenizer.encode(start.image[None].to(tokenizer.latent_mean.device)).clone()
+    if start.mask is None:
+        codes[:, round((1 - start.strength) * codes.shape[1]) :] = -1
+    else:
+        anew = F.max_pool2d(start.mask[None].float(), tokenizer.config.patch_size)[0].bool()
+        codes[:, anew.to(codes.device)] = -1
+    return codes.flatten(1)

@@ -1,0 +1,98 @@
+"""What every backend promises, asked of both."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import add_diffusion, save_bundle
+from torch import Tensor
+
+from sampling import BackendOptions, Bundle, DiffusionOptions, SamplingOptions, Start, load
+from training.errors import BadInput
+
+PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat"]
+WAYS: list[BackendOptions] = [SamplingOptions(temperature=1.0, guidance=2.0), DiffusionOptions(steps=3)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_diffusion(save_bundle(tmp_path_factory.mktemp("both")))
+
+
+def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("options", WAYS, ids=lambda options: options.kind)
+def test_a_stream_ends_in_what_is_drawn(bundle: Path, options: BackendOptions) -> None:
+    loaded = load(bundle)
+    steps = list(loaded.stream(PROMPTS, seed=5, options=options))
+    assert 3 <= len(steps) <= 4  # a row each; a look at the noise each, and the end
+    assert same(steps[-1], loaded.generate(PROMPTS, seed=5, options=options))
+
+
+@pytest.mark.parametrize("options", WAYS, ids=lambda options: options.kind)
+def test_threads_draw_from_one_bundle(bundle: Path, options: BackendOptions) -> None:
+    """Batches of several sizes at once, beside streams that are given up: each picture as if it were alone."""
+    alone = load(bundle)
+    batches = [[(PROMPTS[0], seed) for seed in range(count)] for count in (1, 2, 3)] * 2
+    expected = [alone.draw(batch, options) for batch in batches]
+    shared, found, errors = load(bundle), {}, []
+
+    def draw(n: int) -> None:
+        try:
+            for _ in range(2):
+                next(iter(shared.stream(PROMPTS, seed=n, options=options)))  # and no further
+                found[n] = shared.draw(batches[n], options)
+        except BaseException as error:  # pytest sees none of a thread's
+            errors.append(error)
+
+    threads = [threading.Thread(target=draw, args=(n,)) for n in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert all(same(found[n], expected[n]) for n in range(len(batches)))
+
+
+def test_a_backend_says_what_it_cannot(bundle: Path) -> None:
+    start = Start(image=torch.zeros(3, 12, 12, dtype=torch.uint8), mask=torch.ones(12, 12, dtype=torch.bool))
+    loaded = load(bundle, engine="packed")
+    with pytest.raises(BadInput, match="engine packed: backend diffusion has plain, recorded here"):
+        loaded.generate(PROMPTS[:1], options=WAYS[1])
+    with pytest.raises(BadInput, match="only the token model can draw within a mask"):
+        load(bundle).generate(PROMPTS[:1], options=WAYS[1], start=start)
+    with pytest.raises(BadInput, match="backend autoregressive does not interpolate"):
+        loaded.interpolate((PROMPTS[0], PROMPTS[1]), (0, 0), 3, WAYS[0])
+    with pytest.raises(BadInput, match="engine quick: backend autoregressive has plain, packed, compiled here"):
+        load(bundle, engine="quick").generate(PROMPTS[:1])
+
+
+def test_the_first_backend_of_a_bundle_draws_where_none_is_asked_for(bundle: Path) -> None:
+    loaded = load(bundle)
+    only = Bundle(text=loaded.text, tokenizer=loaded.tokenizer, models={"diffusion": loaded.models["diffusion"]})
+    assert same(only.generate(PROMPTS[:1]), loaded.generate(PROMPTS[:1], options=DiffusionOptions()))
+    with pytest.raises(BadInput, match="this bundle has no autoregressive part: train one with"):
+        only.generate(PROMPTS[:1], options=SamplingOptions())
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (["text", "tokenizer"], "lists no backend, so it is not a complete bundle"),
+        (["text", "autoregressive"], "lists no tokenizer, so it is not a complete bundle"),
+        (
+            ["text", "tokenizer", "../up"],
+            "lists a part '../up', which is no backend here; there are autoregressive, diff",
+        ),
+        (["text", "tokenizer", {}], "must list the bundle's parts"),
+    ],
+)
+def test_an_index_of_no_bundle(bundle: Path, tmp_path: Path, parts: list[object], said: str) -> None:
+    (tmp_path / "bundle.json").write_text(json.dumps({"version": 1, "parts": parts}))
+    with pytest.raises(BadInput) as raised:
+        load(tmp_path)
+    assert said in str(raised.value)
