@@ -14,17 +14,20 @@ from safetensors.torch import load_file
 from tiny_models import text_tokenizer
 from torch import Tensor, nn
 
-import diffusion.train as trainer
+import diffusion.task
 from data.source import open_source
 from data.store import Store
 from diffusion import latents
 from diffusion.latents import LatentsInfo
 from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
+from diffusion.train import main
 from sampling import load
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from training.command_line import parse
 from training.errors import BadInput
+from training.run import RunFolder
+from training.trainer import Trainer
 
 DEBUG = Path(__file__).parents[1] / "configs" / "diffusion" / "debug.yaml"
 IMAGES = ImageTokenizerConfig(
@@ -63,7 +66,7 @@ def fit(out: Path, parts: list[str], *flags: str) -> None:
         "--batch_size", "4",
     ]  # fmt: skip
     try:
-        trainer.main(parse(DiffusionTrainingConfig, [*short, *parts, "--out", str(out), *flags]))
+        main(parse(DiffusionTrainingConfig, [*short, *parts, "--out", str(out), *flags]))
     finally:
         gc.collect()
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -78,18 +81,18 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit(tmp_path / "straight", parts)
-    real, calls = trainer.diffusion_loss, iter(range(100))
+    real, calls = diffusion.task.diffusion_loss, iter(range(100))
 
     def failing(*arguments: Any) -> Tensor:
         if next(calls) == 4:
             raise ZeroDivisionError
         return real(*arguments)
 
-    monkeypatch.setattr(trainer, "diffusion_loss", failing)
+    monkeypatch.setattr(diffusion.task, "diffusion_loss", failing)
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path / "stopped", parts)
     written = (tmp_path / "stopped/latents/train/latents.bin").stat().st_mtime_ns
-    monkeypatch.setattr(trainer, "diffusion_loss", real)
+    monkeypatch.setattr(diffusion.task, "diffusion_loss", real)
     fit(tmp_path / "stopped", parts)
     one, other = tmp_path / "straight", tmp_path / "stopped"
     assert log(one) == log(other)
@@ -140,7 +143,7 @@ def test_no_other_latents_take_the_place_of_those_learnt_from(tmp_path: Path, pa
         fit(out, parts, "--seed", "1")
     assert (out / "latents/train/latents.bin").stat().st_mtime_ns == written
 
-    run = trainer.RunFolder(parse(DiffusionTrainingConfig, [*parts, "--out", str(tmp_path / "b"), "--steps", "1"]))
+    run = RunFolder(parse(DiffusionTrainingConfig, [*parts, "--out", str(tmp_path / "b"), "--steps", "1"]))
     run.lock()
     with pytest.raises(BadInput, match="another command is at work"):
         fit(tmp_path / "b", parts)
@@ -151,7 +154,7 @@ def test_evaluation_in_parts_is_over_all_pictures(
     tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """256 pictures at once took more memory than training where a picture has many latents."""
-    real, sizes = trainer.diffusion_loss, []
+    real, sizes = diffusion.task.diffusion_loss, []
 
     def loss(denoise: Any, process: Any, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if generator is None:  # in training
@@ -160,9 +163,11 @@ def test_evaluation_in_parts_is_over_all_pictures(
         assert denoise(x_0, torch.ones(len(x_0))).shape == x_0.shape
         return x_0.mean()
 
-    monkeypatch.setattr(trainer, "diffusion_loss", loss)
-    monkeypatch.setattr(trainer, "bits_per_dimension", lambda denoise, process, x_0, *rest, **more: x_0[:, 0, 0, 0])
-    monkeypatch.setattr(trainer, "_LATENTS_AT_ONCE", 3 * 16)
+    monkeypatch.setattr(diffusion.task, "diffusion_loss", loss)
+    monkeypatch.setattr(
+        diffusion.task, "bits_per_dimension", lambda denoise, process, x_0, *rest, **more: x_0[:, 0, 0, 0]
+    )
+    monkeypatch.setattr(diffusion.task, "_LATENTS_AT_ONCE", 3 * 16)
     fit(tmp_path / "run", parts, "--steps", "1", "--sample_every", "1")
     store = Store(tmp_path / "run/latents/validation", LatentsInfo)
     x_0 = torch.stack([latents.latents(store, i) for i in range(4)])
@@ -181,7 +186,7 @@ def test_a_run_begins_with_the_weights_it_is_given(
     given = DiffusionModel.from_pretrained(init, dtype=torch.float32).state_dict()
     seen: list[nn.Module] = []
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train", lambda accelerator, run, model, **rest: seen.append(model))
+        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer._task.modules["model"]))
         times = ["--model.process.times", "logit-normal", "--model.process.times_mean", "1"]
         fit(tmp_path / "second", parts, "--init", str(init), "--seed", "1", *times)
     assert seen[0].process.config.times_mean == 1

@@ -7,7 +7,6 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +16,18 @@ from PIL import Image
 from tiny_models import text_tokenizer
 from torch import nn
 
-import seq2seq.train as trainer
+import seq2seq.task
 from data.codes import open_codes
+from seq2seq.batches import TokenBatches
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
+from seq2seq.train import main
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.text import TextTokenizer
 from training.command_line import parse
 from training.errors import BadInput
+from training.run import RunFolder
+from training.trainer import Trainer
 
 IMAGES = ImageTokenizerConfig(
     image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
@@ -62,7 +66,7 @@ def fit(out: Path, parts: list[str], *flags: str) -> None:
         "--model.decoder_depth", "1", "--precision", "no",
     ]  # fmt: skip
     try:
-        trainer.main(parse(TokenTrainingConfig, [*short, *parts, "--out", str(out), *flags]))
+        main(parse(TokenTrainingConfig, [*short, *parts, "--out", str(out), *flags]))
     finally:
         gc.collect()
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -116,13 +120,14 @@ def test_a_run_goes_on_where_its_pictures_have_moved(tmp_path: Path, parts: list
 def test_batches_can_be_pickled_for_the_workers_of_a_loader(tmp_path: Path, parts: list[str]) -> None:
     fit(tmp_path / "run", parts, "--verify")
     config = parse(TokenTrainingConfig, [*parts, "--out", "unused", "--steps", "1"])
-    text = trainer.TextTokenizer.from_pretrained(tmp_path / "text")
-    batches = trainer.TokenBatches(open_codes(tmp_path / "run/codes/train"), text, config)
+    text = TextTokenizer.from_pretrained(tmp_path / "text")
+    codes, unseen = (open_codes(tmp_path / "run/codes" / split) for split in ("train", "validation"))
+    batches = TokenBatches(codes, unseen, text, config)
     first, again = (
         make(np.arange(8), torch.Generator().manual_seed(3)) for make in (batches, pickle.loads(pickle.dumps(batches)))
     )
     assert all(torch.equal(first[name], again[name]) for name in ("text", "tokens", "read"))
-    assert len(pickle.dumps(batches.codes)) < 2000
+    assert len(pickle.dumps(codes)) < 2000
 
     codes = tmp_path / "run/codes/train/codes.bin"
     codes.write_bytes(codes.read_bytes()[:-1] + b"x")
@@ -131,7 +136,7 @@ def test_batches_can_be_pickled_for_the_workers_of_a_loader(tmp_path: Path, part
 
 
 def test_a_run_in_use_keeps_its_codes(tmp_path: Path, parts: list[str]) -> None:
-    run = trainer.RunFolder(parse(TokenTrainingConfig, [*parts, "--out", str(tmp_path / "run"), "--steps", "1"]))
+    run = RunFolder(parse(TokenTrainingConfig, [*parts, "--out", str(tmp_path / "run"), "--steps", "1"]))
     run.lock()
     with pytest.raises(BadInput, match="another command is at work"):
         fit(tmp_path / "run", parts)
@@ -149,12 +154,8 @@ def begun_with(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> nn.Mo
     """The model that training would begin with."""
     seen: list[nn.Module] = []
 
-    def train(accelerator: Any, run: Any, model: nn.Module, **rest: Any) -> bool:
-        seen.append(model)
-        return False
-
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train", train)
+        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer._task.modules["model"]))
         fit(out, list(flags))
     return seen[0]
 
@@ -185,7 +186,7 @@ def test_evaluation_in_parts_finds_what_it_finds_at_once(
 ) -> None:
     """256 pictures at once took more memory than training where a picture has many codes."""
     for name, tokens in (("whole", 2**14), ("parts", 3 * 16)):
-        monkeypatch.setattr(trainer, "_TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr(seq2seq.task, "_TOKENS_AT_ONCE", tokens)
         fit(tmp_path / name, parts, "--sample_every", "2")
     whole, parted = (
         json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "parts")

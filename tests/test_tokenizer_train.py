@@ -20,12 +20,13 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
-import tokenizer.train as trainer
 from data.source import open_source
+from tokenizer.batches import PictureBatches
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.options import TokenizerTrainingConfig
 from tokenizer.train import main
 from training.cli import command
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 STEPS = 300  # codes that nothing uses are replaced from about step 230 on, by chance
@@ -180,7 +181,7 @@ def test_a_run_begins_with_the_weights_it_is_given(
     given = ImageTokenizer.from_pretrained(init).state_dict()
     seen: list[nn.Module] = []
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train", lambda accelerator, run, model, **rest: seen.append(model))
+        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer._task.modules["model"]))
         assert train("--out", tmp_path / "second", "--init", init) == 0
     assert all(torch.equal(tensor, given[name]) for name, tensor in seen[0].state_dict().items())
     assert given["quantizer._codebook.initted"].item()
@@ -228,7 +229,8 @@ def test_a_damaged_checkpoint_is_one_line(train: Train, tmp_path: Path, capsys: 
 
 
 def test_batches_can_be_pickled_for_the_workers_of_a_loader(photos: Path, tmp_path: Path) -> None:
-    batches = trainer.PictureBatches(open_source(photos, size=16, split="train", cache=tmp_path))
+    pictures, unseen = (open_source(photos, size=16, split=split, cache=tmp_path) for split in ("train", "validation"))
+    batches = PictureBatches(pictures, unseen)
     first, again = (
         make(np.arange(6), torch.Generator().manual_seed(1))["images"]
         for make in (batches, pickle.loads(pickle.dumps(batches)))

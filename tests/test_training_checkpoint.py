@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from training import checkpoint, ema
+from training.checkpoint import ModuleState, OptimizerState
 from training.errors import BadInput
 
 State = tuple[nn.Module, nn.Module, Optimizer]
@@ -36,8 +37,15 @@ def step(state: State, number: int) -> float:
     return loss.item()
 
 
+def states(state: State) -> dict[str, checkpoint.State]:
+    model, average, optimizer = state
+    return {
+        "model": ModuleState(model), "average": ModuleState(average), "optimizer": OptimizerState(model, optimizer)
+    }  # fmt: skip
+
+
 def save(folder: Path, number: int, state: State) -> None:
-    checkpoint.save(folder, number, *state, write=True)
+    checkpoint.save(folder, number, states(state), write=True)
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def trained(tmp_path: Path) -> tuple[Path, State]:
 def test_resumed_training_is_the_same_to_the_bit(trained: tuple[Path, State]) -> None:
     folder, straight = trained
     resumed = fresh(1)  # other weights, no optimizer state yet
-    assert checkpoint.restore(folder, *resumed) == 4
+    assert checkpoint.restore(folder, states(resumed)) == 4
     assert [step(resumed, number) for number in range(4, 9)] == [step(straight, number) for number in range(4, 9)]
     for mine, theirs in ((resumed[i].state_dict(), straight[i].state_dict()) for i in (0, 1)):
         assert mine.keys() == theirs.keys()
@@ -64,10 +72,23 @@ def test_resumed_training_is_the_same_to_the_bit(trained: tuple[Path, State]) ->
     assert groups[0] == groups[1]
 
 
+def test_an_optimizer_that_has_not_begun_is_left_as_it_is(tmp_path: Path) -> None:
+    """To have a state to show, `torch` takes a step without a gradient, which AdamW counts: a discriminator that begins
+    late would learn otherwise after each checkpoint."""
+    waiting = fresh(0)
+    save(tmp_path, 3, waiting)
+    assert not waiting[2].state
+    resumed = fresh(1)
+    assert checkpoint.restore(tmp_path, states(resumed)) == 3
+    assert not resumed[2].state
+    straight = fresh(0)
+    assert [step(resumed, number) for number in range(3)] == [step(straight, number) for number in range(3)]
+
+
 def test_nothing_to_restore_is_step_0(tmp_path: Path) -> None:
     state = fresh(0)
     before = [p.clone() for p in state[0].parameters()]
-    assert checkpoint.restore(tmp_path / "missing", *state) == 0
+    assert checkpoint.restore(tmp_path / "missing", states(state)) == 0
     assert all(torch.equal(a, b) for a, b in zip(before, state[0].parameters(), strict=True))
 
 
@@ -78,7 +99,7 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "folder", 1, *fresh(0), write=False)
+    checkpoint.save(tmp_path / "folder", 1, states(fresh(0)), write=False)
     assert not (tmp_path / "folder").exists()
 
 
@@ -110,9 +131,20 @@ def truncate(name: str) -> Callable[[Path], None]:
         lambda last: (last / "optimizer.safetensors").unlink(),
         lambda last: (last / "state.json").unlink(),
         lambda last: (last / "state.json").write_text("{}"),
+        lambda last: (last / "state.json").write_text('{"step": 4, "values": {"model": {}, "average": {}}}'),
         lambda last: (last / "state.json").write_bytes(b"\xff"),
     ],
-    ids=["model", "average", "optimizer", "state", "no optimizer", "no state", "empty state", "binary state"],
+    ids=[
+        "model",
+        "average",
+        "optimizer",
+        "state",
+        "no optimizer",
+        "no state",
+        "empty state",
+        "state without one",
+        "binary state",
+    ],
 )
 def test_a_damaged_one_is_refused_and_the_one_before_still_works(
     damage: Callable[[Path], None], trained: tuple[Path, State]
@@ -121,13 +153,13 @@ def test_a_damaged_one_is_refused_and_the_one_before_still_works(
     last = folder / "step-00000004"
     damage(last)
     with pytest.raises(BadInput) as error:
-        checkpoint.restore(folder, *fresh(1))
+        checkpoint.restore(folder, states(fresh(1)))
     assert str(error.value).startswith(f"{last}: a damaged checkpoint")
     assert "\n" not in str(error.value)
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
-    assert checkpoint.restore(folder, *fresh(1)) == 2
+    assert checkpoint.restore(folder, states(fresh(1))) == 2
 
 
 def test_no_pickle(trained: tuple[Path, State]) -> None:
@@ -142,11 +174,11 @@ def test_a_copy_beside_the_checkpoints_is_nobody_s(tmp_path: Path) -> None:
     for name in ("step-00000005-backup", "step-00000005 copy", "step-", "step-x"):
         (tmp_path / name).mkdir()
     state = fresh(0)
-    assert checkpoint.restore(tmp_path, *state) == 0
+    assert checkpoint.restore(tmp_path, states(state)) == 0
     for number in (5, 10, 15):
         save(tmp_path, number, state)
     assert checkpoint.last_step(tmp_path) == 15
-    assert checkpoint.restore(tmp_path, *fresh(1)) == 15
+    assert checkpoint.restore(tmp_path, states(fresh(1))) == 15
     assert {path.name for path in tmp_path.iterdir()} == {
         "step-00000005-backup", "step-00000005 copy", "step-", "step-x", "step-00000010", "step-00000015",
     }  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.loop import Batch, _MicroBatches
+from training.batches import Batch, MicroBatches
 from training.options import TrainingConfig
 from training.order import batch_indices
 
@@ -45,12 +45,16 @@ def test_the_order_is_the_one_of_runs_that_began_earlier() -> None:
 def micro_batches(processes: int, accumulation: int, step: int) -> list[Batch]:
     """What all processes see in a step, by rank and then by forward pass."""
 
-    def make_batch(indices: np.ndarray, generator: torch.Generator) -> Batch:
-        return {"indices": torch.from_numpy(indices), "noise": torch.rand(len(indices), generator=generator)}
+    class Numbers:
+        def __len__(self) -> int:
+            return 11
+
+        def __call__(self, indices: np.ndarray, generator: torch.Generator) -> Batch:
+            return {"indices": torch.from_numpy(indices), "noise": torch.rand(len(indices), generator=generator)}
 
     config = TrainingConfig(data="", out="", steps=9, seed=5, batch_size=8, accumulation=accumulation)
     return [
-        _MicroBatches(SimpleNamespace(num_processes=processes, process_index=rank), config, make_batch, 11)[
+        MicroBatches(SimpleNamespace(num_processes=processes, process_index=rank), config, Numbers())[
             step * accumulation + micro
         ]
         for rank in range(processes)

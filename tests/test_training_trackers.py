@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import LoggerType
-from test_training_loop import _fresh_accelerator, fit, log  # noqa: F401
+from test_training_trainer import _fresh_accelerator, fit, log  # noqa: F401
 
 from training import trackers
 from training.cli import command

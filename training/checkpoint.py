@@ -1,8 +1,9 @@
-"""Checkpoints: model, averaged model and optimizer, written whole or not at all, as safetensors."""
+"""Checkpoints: the states of a run, written whole or not at all, as safetensors and JSON."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,52 +21,94 @@ from training.errors import BadInput
 from training.files import atomic, remove, write_json, write_tensors
 from training.strict_json import read_json
 
-State = dict[str, dict[str, Tensor]]
-"""Optimizer state by parameter name."""
+Tensors = dict[str, Tensor]
 
 # Full state dicts by parameter name: the same file whether the model is plain, DDP or sharded.
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def save(folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Optimizer, *, write: bool) -> None:
-    """Saves the state after `step` optimizer steps as `folder/step-<step>` and drops all but the last two.
+class State(Protocol):
+    """What a run must find again to go on: tensors by name, and values for JSON."""
 
-    Every process must call it (a sharded model is gathered); the one with `write` writes.
+    def gathered(self) -> tuple[Tensors, dict[str, Any]]:
+        """Every process must call it (a sharded module is gathered); of several the first has it all."""
+
+    def load(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """Takes over in place what was `gathered`."""
+
+
+class ModuleState:
+    """Parameters and buffers of a module, prepared or not."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def gathered(self) -> tuple[Tensors, dict[str, Any]]:
+        """As `State` says."""
+        return cast(Tensors, get_model_state_dict(self._module, options=_FULL)), {}
+
+    def load(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """As `State` says."""
+        set_model_state_dict(self._module, {**tensors}, options=_FULL)
+
+
+class OptimizerState:
+    """What an optimizer keeps of each parameter of a module, as `parameter/what`; and its groups."""
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
+        self._module, self._optimizer = module, optimizer
+
+    def gathered(self) -> tuple[Tensors, dict[str, Any]]:
+        """As `State` says."""
+        if not self._optimizer.state:  # not stepped so far: `torch` would take a step to have something to show
+            return {}, {}
+        whole = get_optimizer_state_dict(self._module, self._optimizer, options=_FULL)
+        state = cast(dict[str, Tensors], whole.get("state", {}))  # of several processes the others have none
+        tensors = {f"{name}/{what}": value for name, kept in state.items() for what, value in kept.items()}
+        return tensors, {"param_groups": whole.get("param_groups")}
+
+    def load(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """As `State` says."""
+        state: dict[str, Any] = {}
+        for key, value in tensors.items():
+            name, what = key.rsplit("/", 1)
+            state.setdefault(name, {})[what] = value
+        if state:
+            set_optimizer_state_dict(self._module, self._optimizer, {"state": state, **values}, options=_FULL)
+
+
+def save(folder: Path, step: int, states: Mapping[str, State], *, write: bool) -> None:
+    """Saves `states` after `step` optimizer steps as `folder/step-<step>` and drops all but the last two.
+
+    Every process must call it; the one with `write` writes.
     """
-    optimizer_state = get_optimizer_state_dict(model, optimizer, options=_FULL)
-    parts: dict[str, Any] = {
-        "model": get_model_state_dict(model, options=_FULL), "average": get_model_state_dict(average, options=_FULL),
-    }  # fmt: skip
-    if not write:  # of several processes the others have gathered nothing
+    parts = {name: state.gathered() for name, state in states.items()}
+    if not write:
         return
-    parts["optimizer"] = _flat(cast(State, optimizer_state["state"]))
     with atomic(folder / f"step-{step:08d}") as temporary:
         temporary.mkdir()
-        for name, part in parts.items():
-            write_tensors(temporary / f"{name}.safetensors", part)
-        write_json(temporary / "state.json", {"step": step, "param_groups": optimizer_state["param_groups"]})
+        for name, (tensors, _) in parts.items():
+            write_tensors(temporary / f"{name}.safetensors", tensors)
+        values = {name: values for name, (_, values) in parts.items()}
+        write_json(temporary / "state.json", {"step": step, "values": values})
     for old in _all(folder)[:-2]:
         remove(old)
 
 
-def restore(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer) -> int:
-    """Loads the last checkpoint of `folder` in place; returns its step, or 0 where there is none."""
+def restore(folder: Path, states: Mapping[str, State]) -> int:
+    """Loads the last checkpoint of `folder` into `states`; returns its step, or 0 where there is none."""
     checkpoints = _all(folder)
     if not checkpoints:
         return 0
     last = checkpoints[-1]
     try:
-        parts: dict[str, Any] = {
-            name: load_file(last / f"{name}.safetensors") for name in ("model", "average", "optimizer")
-        }
-        state = read_json(last / "state.json")
-        step, groups = int(state["step"]), state["param_groups"]
+        saved = read_json(last / "state.json")
+        step = int(saved["step"])
+        parts = {name: (load_file(last / f"{name}.safetensors"), saved["values"][name]) for name in states}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{last}: a damaged checkpoint ({error}); delete it to resume from the one before") from None
-    set_model_state_dict(model, parts["model"], options=_FULL)
-    set_model_state_dict(average, parts["average"], options=_FULL)
-    optimizer_state = {"state": _nested(parts["optimizer"]), "param_groups": groups}
-    set_optimizer_state_dict(model, optimizer, optimizer_state, options=_FULL)
+    for name, state in states.items():
+        state.load(*parts[name])
     return step
 
 
@@ -76,15 +119,3 @@ def last_step(folder: Path) -> int:
 
 def _all(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
-
-
-def _flat(state: State) -> dict[str, Tensor]:
-    return {f"{parameter}/{name}": value for parameter, values in state.items() for name, value in values.items()}
-
-
-def _nested(tensors: dict[str, Tensor]) -> State:
-    state: State = {}
-    for key, value in tensors.items():
-        parameter, name = key.rsplit("/", 1)
-        state.setdefault(parameter, {})[name] = value
-    return state

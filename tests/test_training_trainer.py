@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
@@ -25,13 +25,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
-from training import loop
+from training import trainer
+from training.batches import Batch
 from training.errors import BadInput
 from training.files import write_tensors
-from training.loop import Batch, _optimizer, accelerator_for, train
+from training.optimizer import optimizer_for
 from training.options import OptimizerConfig, TrainingConfig
 from training.order import batch_indices
 from training.run import RunFolder
+from training.task import Loss, Task
+from training.trainer import Trainer, accelerator_for
 
 COUNT = 10
 INPUTS = torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(0))
@@ -65,6 +68,57 @@ def config(out: Path, **options: Any) -> TrainingConfig:
     return TrainingConfig(**{**defaults, **options})
 
 
+class Examples:
+    """Numbers and their sum, or pictures."""
+
+    origin: ClassVar[dict[str, Any]] = {"numbers": 1}
+
+    def __init__(self, pictures: bool, noise: float) -> None:
+        self.pictures, self.noise = pictures, noise
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        if self.pictures:
+            return {"images": PICTURES[indices]}
+        x = INPUTS[indices]
+        return {"x": x + self.noise * torch.randn(x.shape, generator=generator), "y": x.sum(1, keepdim=True)}
+
+
+class Fitting(Task):
+    """A linear model learns a sum, or a real image tokenizer pictures.
+
+    `at` is called with each forward pass, `drawing` with the number of samples drawn before.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, at: Callable[[int], None], drawing: Callable[[int], None]
+    ) -> None:
+        super().__init__(model, config.optimizer, tokens=3)
+        self.at, self.drawing, self.passes, self.samples = at, drawing, iter(range(10**6)), iter(range(10**6))
+
+    def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
+        self.at(next(self.passes))
+        model = self.modules["model"]
+        if "images" in batch:
+            images = to_float(batch["images"])
+            made = model(images)
+            error = (made.images - images).square().mean()
+            yield Loss("model", error + made.commitment, {"commitment": made.commitment})
+        else:
+            error = model(batch["x"]) - batch["y"]
+            yield Loss("model", error.square().mean(), {"bias": error.mean()})
+
+    def evaluate(self, average: nn.Module, file: Path) -> dict[str, float]:
+        self.drawing(next(self.samples))
+        file.write_bytes(b"png")
+        return {"validation": next(average.parameters()).sum().item()}
+
+    def export(self, average: nn.Module, folder: Path) -> None:
+        write_tensors(folder / "model.safetensors", average.state_dict())
+
+
 def fit(
     out: Path,
     *,
@@ -73,45 +127,16 @@ def fit(
     noise: float = 0.0,
     at: Callable[[int], None] = lambda forward_pass: None,
     drawing: Callable[[int], None] = lambda drawn: None,
+    task: Callable[..., Task] = Fitting,
     **options: Any,
 ) -> bool:
-    """Trains a linear model, or a real image tokenizer, as a trainer does.
-
-    `at` is called with each forward pass, `drawing` with the number of samples drawn before.
-    """
+    """Trains a linear model, or a real image tokenizer, as a trainer does."""
     resolved = config(out, **options)
     accelerator = accelerator_for(resolved)
     model = ImageTokenizer(IMAGES) if pictures else nn.Sequential(nn.Dropout(dropout), nn.Linear(4, 1))
-    passes, samples = iter(range(10**6)), iter(range(10**6))
-
-    def make_batch(indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        if pictures:
-            return {"images": PICTURES[indices]}
-        x = INPUTS[indices]
-        return {"x": x + noise * torch.randn(x.shape, generator=generator), "y": x.sum(1, keepdim=True)}
-
-    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        at(next(passes))
-        if pictures:
-            images = to_float(batch["images"])
-            made = model(images)
-            return (made.images - images).square().mean() + made.commitment, {"commitment": made.commitment}
-        error = model(batch["x"]) - batch["y"]
-        return error.square().mean(), {"bias": error.mean()}
-
-    def evaluate(model: nn.Module, file: Path) -> dict[str, float]:
-        drawing(next(samples))
-        file.write_bytes(b"png")
-        return {"validation": next(model.parameters()).sum().item()}
-
-    def export(model: nn.Module, folder: Path) -> None:
-        write_tensors(folder / "model.safetensors", model.state_dict())
-
+    learning = task(model, resolved, at, drawing)
     try:
-        return train(
-            accelerator, RunFolder(resolved), model, data={"numbers": 1}, count=COUNT, make_batch=make_batch,
-            loss=loss, evaluate=evaluate, export=export, tokens=3,
-        )  # fmt: skip
+        return Trainer(learning, Examples(pictures, noise), RunFolder(resolved), accelerator).fit()
     finally:
         gc.collect()
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -337,10 +362,10 @@ def test_a_run_goes_on_where_the_arithmetic_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run begun on a machine with bf16 was refused on one without, where it could have gone on in float32."""
-    monkeypatch.setattr(loop, "has_bf16", lambda device: True)
+    monkeypatch.setattr(trainer, "has_bf16", lambda device: True)
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path / "run", precision="auto", at=fail_at(8))
-    monkeypatch.setattr(loop, "has_bf16", lambda device: False)
+    monkeypatch.setattr(trainer, "has_bf16", lambda device: False)
     fit(tmp_path / "run", precision="auto")
     assert "goes on from step 5 in precision no, bf16 before" in capsys.readouterr().out
     assert [line["precision"] for line in log(tmp_path / "run")] == 5 * ["bf16"] + 7 * ["no"]
@@ -358,7 +383,7 @@ def test_muon_is_for_weight_matrices_alone() -> None:
             self.linear = nn.Linear(8, 4)
 
     model = nn.ModuleDict({"blocks": nn.ModuleList([Block()])})
-    optimizer = _optimizer(model, OptimizerConfig(muon_learning_rate=0.02))
+    optimizer = optimizer_for(model, OptimizerConfig(muon_learning_rate=0.02))
     shapes = [[tuple(p.shape) for p in group["params"]] for group in optimizer.param_groups]
     assert shapes == [[(6, 8)], [(4,)], [(4, 8)]]
 

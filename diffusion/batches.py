@@ -1,0 +1,41 @@
+"""What the diffusion model is trained on."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.store import Store
+from diffusion.latents import LatentsInfo, latents
+from diffusion.options import DiffusionTrainingConfig
+from diffusion.text import caption_ids
+from tokenizer.text import TextTokenizer
+from training.batches import Batch
+from training.turns import Turns
+
+
+class LatentBatches:
+    """Makes the batches of a diffusion model from stores of latents. It can be pickled, for a loader's workers."""
+
+    def __init__(
+        self, trained: Store[LatentsInfo], unseen: Store[LatentsInfo], text: TextTokenizer,
+        config: DiffusionTrainingConfig,
+    ) -> None:  # fmt: skip
+        self.origin = {"train": trained.info.origin, "validation": unseen.info.origin}
+        self._turns = Turns(trained.array("group"))
+        self._trained, self._text, self._reader = trained, text, config.model.text
+        self._caption_dropout = config.caption_dropout
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """Of the turns `indices`: a view's `latents`, (B, C, h, w) float32, and a caption or none, `text` (B, S)."""
+        captions: list[str | None] = []
+        views = []
+        for turn in map(int, indices):
+            where, which, view, drop = torch.rand(4, generator=generator).tolist()
+            i = self._turns.example(turn, where)
+            choice = self._trained.captions(i)
+            captions.append(None if drop < self._caption_dropout else choice[int(which * len(choice))])
+            views.append(latents(self._trained, i, int(view * self._trained.info.views)))
+        return {"text": caption_ids(self._reader, self._text, captions), "latents": torch.stack(views)}

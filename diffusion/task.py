@@ -1,0 +1,82 @@
+"""What the diffusion model learns: to take noise off latents, given a caption."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.grid import grid
+from data.store import Store
+from diffusion.latents import LatentsInfo, bound, latents
+from diffusion.loss import bits_per_dimension, diffusion_loss
+from diffusion.model import DiffusionModel, DiffusionModelConfig
+from diffusion.options import DiffusionTrainingConfig
+from diffusion.text import caption_ids, resolved
+from tokenizer.image_tokenizer import ImageTokenizer, require_own_grid
+from tokenizer.text import TextTokenizer
+from training.batches import Batch
+from training.pretrained import start_from
+from training.task import Draw, Loss, Task
+
+_LATENTS_AT_ONCE = 2**14
+"""Of how many latents evaluation makes one pass: all of its pictures where they have 64."""
+
+
+def fitted(
+    config: DiffusionModelConfig, text: TextTokenizer, tokenizer: ImageTokenizer, trained: Store[LatentsInfo]
+) -> tuple[DiffusionModelConfig, nn.Module | None]:
+    """A model that reads the captions of `text` and draws for `tokenizer`; and its frozen text encoder, if any.
+
+    Raises `BadInput` where it has another grid.
+    """
+    require_own_grid(config, tokenizer.config.grid)
+    text_config, encoder = resolved(config.text, text)
+    return dataclasses.replace(
+        config, text=text_config, channels=tokenizer.config.codebook_dim, grid=tokenizer.config.grid,
+        latent_bound=bound(trained), codes_id=tokenizer.codes_id,
+        text_id="" if text_config.kind == "transformers" else text.text_id,
+    ), encoder  # fmt: skip
+
+
+class DiffusionTask(Task):
+    """Trains the diffusion model of a `fitted` config; captions of `unseen` pictures are drawn on the way."""
+
+    def __init__(
+        self, config: DiffusionTrainingConfig, unseen: Store[LatentsInfo], text: TextTokenizer,
+        tokenizer: ImageTokenizer, draw: Draw, encoder: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.unseen, self.text, self.tokenizer, self.draw = config, unseen, text, tokenizer, draw
+        self.model = DiffusionModel(config.model)
+        if encoder is not None and self.model.text is not None:
+            self.model.text.encoder.load_state_dict(encoder.state_dict())
+        if config.init:
+            start_from(self.model, config.init, free={"latent_bound"})  # it is measured on the pictures at hand
+        super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
+
+    def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
+        """Of `latents` (B, C, h, w), and the captions' `text` (B, S)."""
+        denoise = functools.partial(self.modules["model"], text=batch["text"])
+        yield Loss("model", diffusion_loss(denoise, self.model.process, batch["latents"]), {})
+
+    @torch.no_grad()
+    def evaluate(self, average: DiffusionModel, file: Path) -> dict[str, float]:
+        """Draws the first validation captions over the true pictures; loss and bound on validation pictures."""
+        process, some = self.model.process, range(min(256, len(self.unseen)))
+        captions = [self.unseen.captions(i)[0] for i in some]
+        pictures = torch.stack([latents(self.unseen, i) for i in some]).to(next(average.parameters()).device)
+        generator = torch.Generator().manual_seed(0)
+        figures = {"validation_loss": 0.0, "validation_bits_per_dimension": 0.0}
+        parts = (caption_ids(self.config.model.text, self.text, captions), pictures)
+        size = max(1, _LATENTS_AT_ONCE // self.config.model.grid**2)
+        for ids, x_0 in zip(*(torch.split(part, size) for part in parts), strict=True):
+            denoise = functools.partial(average.denoise, caption=average.caption(ids.to(x_0.device)))
+            share = len(x_0) / len(pictures)
+            figures["validation_loss"] += diffusion_loss(denoise, process, x_0, generator).item() * share
+            bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
+            figures["validation_bits_per_dimension"] += bits.item() * share
+        drawn = [*self.draw(average, captions[:12]), *self.tokenizer.decode_latents(pictures[:12])]
+        grid(drawn, captions[:12] * 2, columns=12).save(file, format="PNG")
+        return figures

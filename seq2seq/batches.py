@@ -1,0 +1,49 @@
+"""What the token model is trained on."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.codes import CodesInfo
+from data.store import Store
+from seq2seq.loss import partly_hidden
+from seq2seq.options import TokenTrainingConfig
+from tokenizer.text import TextTokenizer, trimmed
+from training.batches import Batch
+from training.turns import Turns
+
+
+class TokenBatches:
+    """Makes the batches of a token model from stores of codes. It can be pickled, for the workers of a loader."""
+
+    def __init__(
+        self, codes: Store[CodesInfo], unseen: Store[CodesInfo], text: TextTokenizer, config: TokenTrainingConfig
+    ) -> None:
+        self.origin = {"train": codes.info.origin, "validation": unseen.info.origin}
+        self._turns = Turns(codes.array("group"))
+        self._codes, self._text = codes, text
+        self._caption_dropout, self._token_dropout, self._bos = (
+            config.caption_dropout, config.token_dropout, config.model.bos
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """Of the turns `indices`: a view, a caption or none, and what the decoder is shown of the tokens.
+
+        `text` (B, S), `tokens` and `read` (B, T), all int64.
+        """
+        captions: list[str | None] = []
+        views = []
+        for turn in map(int, indices):
+            where, which, view = torch.rand(3, generator=generator).tolist()
+            i = self._turns.example(turn, where)
+            choice = self._codes.captions(i)
+            captions.append(choice[int(which * len(choice))])
+            views.append(self._codes.array("codes")[i, int(view * self._codes.info.views)])
+        dropped = torch.rand(len(captions), generator=generator) < self._caption_dropout
+        captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+        tokens = torch.from_numpy(np.stack(views).astype(np.int64)).flatten(1)
+        read = partly_hidden(tokens, self._token_dropout, self._bos, generator)
+        return {"text": trimmed(self._text.encode(captions)), "tokens": tokens, "read": read}

@@ -1,0 +1,70 @@
+"""What the token model learns: the tokens of a picture, given its caption."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.codes import CodesInfo
+from data.grid import grid
+from data.store import Store
+from seq2seq.loss import token_loss
+from seq2seq.model import TokenModel, TokenModelConfig
+from seq2seq.options import TokenTrainingConfig
+from tokenizer.image_tokenizer import ImageTokenizer, require_own_grid
+from tokenizer.text import TextTokenizer
+from training.batches import Batch
+from training.pretrained import start_from
+from training.task import Draw, Loss, Task
+
+_TOKENS_AT_ONCE = 2**14
+"""Of how many image tokens evaluation makes one pass: all of its pictures where they have 64."""
+
+
+def fitted(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
+    """A model that reads the captions of `text` and writes such codes. Raises `BadInput` where it has another grid."""
+    require_own_grid(config, codes.columns)
+    return dataclasses.replace(
+        config, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
+        codebook_size=codes.codebook_size, grid=codes.columns, codes_id=codes.codes_id,
+    )  # fmt: skip
+
+
+class TokenTask(Task):
+    """Trains the token model of a `fitted` config; captions of `unseen` pictures are drawn on the way."""
+
+    def __init__(
+        self, config: TokenTrainingConfig, unseen: Store[CodesInfo], text: TextTokenizer, tokenizer: ImageTokenizer,
+        draw: Draw,
+    ) -> None:  # fmt: skip
+        self.config, self.unseen, self.text, self.tokenizer, self.draw = config, unseen, text, tokenizer, draw
+        self.model = TokenModel(config.model)
+        if config.init:
+            start_from(self.model, config.init)
+        super().__init__(self.model, config.optimizer, tokens=config.model.length)
+
+    def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
+        """Of `text` (B, S), and of `tokens` (B, T) of which `read` is what the decoder is shown; all int64."""
+        logits = self.modules["model"](batch["text"], batch["read"])
+        yield Loss("model", *token_loss(logits, batch["tokens"], self.config.model.eos))
+
+    @torch.no_grad()
+    def evaluate(self, average: TokenModel, file: Path) -> dict[str, float]:
+        """Draws the first validation captions over the true pictures; the loss on validation pictures."""
+        some = range(min(256, len(self.unseen)))
+        captions = [self.unseen.captions(i)[0] for i in some]
+        codes = torch.from_numpy(self.unseen.array("codes")[some, 0].astype(np.int64))
+        codes = codes.to(next(average.parameters()).device)
+        figures = {"validation_loss": 0.0, "validation_accuracy": 0.0}
+        parts = (self.text.encode(captions), codes.flatten(1))
+        size = max(1, _TOKENS_AT_ONCE // self.config.model.length)
+        for read, tokens in zip(*(torch.split(part, size) for part in parts), strict=True):
+            value, scalars = token_loss(average(read.to(tokens.device), tokens), tokens, self.config.model.eos)
+            share = len(tokens) / len(captions)
+            figures["validation_loss"] += value.item() * share
+            figures["validation_accuracy"] += scalars["accuracy"].item() * share
+        pictures = [*self.draw(average, captions[:12]), *self.tokenizer.decode(codes[:12])]
+        grid(pictures, captions[:12] * 2, columns=12).save(file, format="PNG")
+        return figures

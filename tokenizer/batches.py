@@ -1,0 +1,24 @@
+"""What the image tokenizer is trained on."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.source import CaptionedImages
+from tokenizer.augment import augmented
+from training.batches import Batch
+
+
+class PictureBatches:
+    """Makes the batches of an image tokenizer from pictures. It can be pickled, for the workers of a loader."""
+
+    def __init__(self, pictures: CaptionedImages, unseen: CaptionedImages) -> None:
+        self._pictures = pictures
+        self.origin = {"train": pictures.fingerprint, "validation": unseen.fingerprint}
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """The pictures `indices`, each moved a little: `images`, uint8 (B, 3, H, W)."""
+        return {"images": augmented(torch.stack([self._pictures[int(i)] for i in indices]), generator)}

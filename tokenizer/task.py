@@ -1,0 +1,55 @@
+"""What the image tokenizer learns: to give a picture back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.grid import grid
+from data.source import CaptionedImages
+from tokenizer.image_tokenizer import ImageTokenizer, Reconstruction, to_float
+from tokenizer.losses import TokenizerLoss, psnr
+from tokenizer.options import TokenizerTrainingConfig
+from training.batches import Batch
+from training.pretrained import exported, start_from
+from training.task import Loss, Task
+
+
+class TokenizerTask(Task):
+    """Trains the tokenizer of a config on pictures; `unseen` ones are rebuilt on the way."""
+
+    def __init__(
+        self, config: TokenizerTrainingConfig, pictures: CaptionedImages, unseen: CaptionedImages, device: torch.device
+    ) -> None:
+        self.config, self.pictures, self.device = config, pictures, device
+        self.shown = torch.stack([unseen[i] for i in range(len(unseen))]).to(device)
+        self.model = ImageTokenizer(config.model)
+        if config.init:
+            start_from(self.model, config.init)
+        self.objective = TokenizerLoss(config.loss).to(device)
+        super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
+
+    def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
+        """Of `images`, uint8 (B, 3, H, W)."""
+        images = to_float(batch["images"])
+        yield Loss("model", *self.lack(self.modules["model"](images), images))
+
+    def lack(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> what it lacks, a scalar; and what to log."""
+        total, terms = self.objective(made, images)
+        usage, perplexity = self.model.codebook_statistics()
+        return total, {**terms, "psnr": psnr(made.images, images), "usage": usage, "perplexity": perplexity}
+
+    def evaluate(self, average: ImageTokenizer, file: Path) -> dict[str, float]:
+        """Draws validation pictures over their reconstructions."""
+        rebuilt = average.decode(average.encode(self.shown))
+        grid([*self.shown[:16], *rebuilt[:16]], columns=min(16, len(self.shown))).save(file, format="PNG")
+        return {"validation_psnr": psnr(to_float(rebuilt), to_float(self.shown)).item()}
+
+    def export(self, average: ImageTokenizer, folder: Path) -> None:
+        """Latents are standardised by those of the weights as they are released."""
+        average.load_state_dict(exported(average))
+        some = range(0, len(self.pictures), max(1, len(self.pictures) // 1024))
+        average.calibrate([self.pictures[i][None].to(self.device) for i in some])
+        super().export(average, folder)

@@ -1,0 +1,59 @@
+"""What a line of the log says."""
+
+import time
+from collections import defaultdict
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from training.task import Loss, label
+
+
+class Meter:
+    """Means of what is logged since the last reading, over all processes, and speed."""
+
+    def __init__(self, accelerator: Accelerator, batch_size: int, tokens: int) -> None:
+        self._accelerator, self._batch_size, self._tokens = accelerator, batch_size, tokens
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps = 0
+        self._values: dict[str, tuple[Tensor, int]] = {}  # sum and number of what was added
+        self._norms: dict[str, list[Tensor]] = defaultdict(list)
+        self.restart_clock()
+
+    def add(self, loss: Loss) -> None:
+        """Notes the loss of a forward pass, and its scalars."""
+        for what, value in {"loss": loss.value, **loss.scalars}.items():
+            name = label(what, loss.optimizer)
+            total, count = self._values.get(name, (0, 0))
+            self._values[name] = total + value.detach().float(), count + 1
+
+    def add_norm(self, optimizer: str, norm: Tensor) -> None:
+        """Notes the norm of a step's gradient."""
+        self._norms[optimizer].append(norm)
+
+    def add_step(self, paused: float) -> None:
+        """Notes that a step is done, with a pause of so many seconds."""
+        self._steps += 1
+        self._clock += paused
+
+    def restart_clock(self) -> None:
+        """Leaves out the time since the last reading."""
+        self._clock = time.perf_counter()
+
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What to log; and by optimizer the norm of the largest gradient. Every process must call it."""
+        local = torch.stack([total / count for total, count in self._values.values()])
+        means = self._accelerator.reduce(local, "mean").tolist()
+        speed = self._steps * self._batch_size / (time.perf_counter() - self._clock)
+        values = {
+            **dict(zip(self._values, means, strict=True)),
+            "images_per_second": speed, "tokens_per_second": speed * self._tokens,
+            **{label("grad_norm", name): float(norms[-1]) for name, norms in self._norms.items()},
+        }  # fmt: skip
+        steepest = {name: float(np.max([float(norm) for norm in norms])) for name, norms in self._norms.items()}
+        self._begin()
+        return values, steepest

@@ -1,0 +1,70 @@
+"""What there is to learn: modules, their optimizers and losses. How it is done is the `Trainer`'s."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.batches import Batch
+from training.optimizer import optimizer_for
+from training.options import OptimizerConfig
+from training.pretrained import exported
+
+Draw = Callable[[Any, list[str]], Iterable[Tensor]]
+"""(model, captions) -> a picture of each, uint8 (3, H, W)."""
+
+
+class Loss(NamedTuple):
+    """What an optimizer is to make smaller."""
+
+    optimizer: str
+    value: Tensor
+    """A scalar."""
+    scalars: dict[str, Tensor]
+    """To log beside it."""
+
+
+class Task(ABC):
+    """One or more modules, each with an optimizer of its own, and what they are to learn."""
+
+    modules: dict[str, nn.Module]
+    """By name. The first, `model`, is averaged, evaluated and exported. The `Trainer` puts the modules that Accelerate
+    has prepared in their places: what is called here goes through DDP or a compiled graph."""
+    optimizers: dict[str, torch.optim.Optimizer]
+    """That of each module, under its name. A group's `lr` is its peak."""
+    tokens: int
+    """Image tokens a picture, for the log's tokens/s."""
+
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, tokens: int) -> None:
+        self.modules, self.optimizers, self.tokens = {}, {}, tokens
+        self.add("model", model, optimizer)
+
+    def add(self, name: str, module: nn.Module, optimizer: OptimizerConfig) -> None:
+        """Has `module` learn too, by an optimizer of its own."""
+        self.modules[name], self.optimizers[name] = module, optimizer_for(module, optimizer)
+
+    @abstractmethod
+    def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
+        """The losses of a forward pass, in turn: each has gone through backward before the next is asked for.
+
+        A loss reaches the module of its own optimizer alone. Where its gradient is to flow through another one, as that
+        of a picture through its judge, call that module itself, not the prepared one in `modules`: DDP would wait for
+        gradients of its parameters. An optimizer without a loss in a step is not stepped.
+        """
+
+    @abstractmethod
+    def evaluate(self, average: Any, file: Path) -> dict[str, float]:
+        """Draws a PNG of what the averaged model can do; returns figures to log."""
+
+    def export(self, average: Any, folder: Path) -> None:
+        """Writes the finished model, a `PretrainedModel`; it may change `average`."""
+        average.load_state_dict(exported(average))
+        average.to(torch.bfloat16).save_pretrained(folder)
+
+
+def label(what: str, name: str) -> str:
+    """What the log and a checkpoint call something of a module: that of `model` bears no other name."""
+    return what if name == "model" else f"{what}_{name}"

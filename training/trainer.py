@@ -1,0 +1,247 @@
+"""The training loop, shared by every task."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+from tqdm import tqdm
+
+from training import checkpoint, ema
+from training.batches import Batch, Data, batch_id, batches_from
+from training.checkpoint import ModuleState, OptimizerState
+from training.config import flat, to_dict
+from training.errors import BadInput
+from training.files import atomic, write_json
+from training.meter import Meter
+from training.options import TrainingConfig
+from training.order import batch_indices
+from training.precision import has_bf16
+from training.processes import Signals, require_joined, share_cores
+from training.record import FILE, flop_counter, record
+from training.run import RunFolder
+from training.schedule import learning_rate
+from training.task import Task, label
+from training.trackers import require_trackers
+
+
+def accelerator_for(config: TrainingConfig) -> Accelerator:
+    """The `Accelerator` of a run, with threads set to cores / processes. Create it before any model."""
+    has_accelerator = torch.accelerator.is_available()
+    precision: str = config.precision
+    if precision == "auto":
+        device = torch.accelerator.current_accelerator() if has_accelerator else None
+        precision = "bf16" if has_bf16(device.type if device else "cpu") else "no"
+    require_trackers(config.trackers)
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=not has_accelerator,
+        log_with=config.trackers or None, project_dir=config.out,
+    )  # fmt: skip
+    require_joined(accelerator.num_processes)
+    share_cores()
+    parts = accelerator.num_processes * config.accumulation
+    if config.batch_size % parts:
+        raise BadInput(
+            f"batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes "
+            f"times {config.accumulation} accumulation steps: give a multiple of {parts}"
+        )
+    set_seed(config.seed)
+    return accelerator
+
+
+class Trainer:
+    """Trains a task for `run.config.steps` steps, resuming whatever the folder of `run` holds.
+
+    Everything random in a step is a function of (seed, step, process), so a resumed run repeats a straight one.
+    """
+
+    def __init__(self, task: Task, data: Data, run: RunFolder, accelerator: Accelerator) -> None:
+        self._task, self._data, self._run, self._accelerator = task, data, run, accelerator
+        self._config, self._is_main = run.config, accelerator.is_main_process
+        self._average = ema.averaged_copy(task.modules["model"]).to(accelerator.device)
+        self._counter = flop_counter()
+        for optimizer in task.optimizers.values():
+            for group in optimizer.param_groups:
+                group["peak"] = group["lr"]
+
+    def fit(self) -> bool:
+        """Trains, and exports the averaged model.
+
+        Ctrl-C and SIGTERM save a checkpoint after the running step, then raise `KeyboardInterrupt`. Raises `BadInput`
+        for a folder that holds another run, and where a loss or a gradient is no number any more.
+
+        Returns:
+            Whether the run is complete: False after a dry run.
+        """
+        config = self._config
+        if config.dry_run:
+            self._describe()
+            return False
+        states = self._prepare()
+        start = self._resume(states)
+        self._meter = Meter(self._accelerator, config.batch_size, self._task.tokens)
+        bar = tqdm(
+            range(start, config.steps), initial=start, total=config.steps, disable=not self._is_main, unit="step"
+        )
+        signals = Signals(self._accelerator)
+        with signals.heard(), batches_from(start, self._accelerator, config, self._data) as batches:
+            for step in bar:
+                self._step(step, batches)
+                done = step + 1
+                stop, paused = signals.agreed()
+                self._meter.add_step(paused)
+                save = stop or self._is_due(config.checkpoint_every, done)
+                if save or self._is_due(
+                    config.log_every, done
+                ):  # at each save, for a resumed run to log the same means
+                    bar.set_postfix_str(self._log_means(done))
+                if self._is_main and self._is_due(config.sample_every, done):
+                    self._evaluate(done)
+                if save:  # last, so that a kill before has the step done again, and nothing of it is missing
+                    checkpoint.save(self._run.checkpoints, done, states, write=self._is_main)
+                if stop:
+                    bar.close()
+                    self._end(f"stopped after step {done}; give the same command again to resume")
+                    raise KeyboardInterrupt
+        self._export()
+        return True
+
+    def _prepare(self) -> dict[str, checkpoint.State]:
+        """Readies the run folder, modules and optimizers; returns all that a checkpoint holds."""
+        if self._is_main:
+            self._run.open(self._data.origin)
+        modules, optimizers = self._task.modules, self._task.optimizers
+        prepared = iter(self._accelerator.prepare(*modules.values(), *optimizers.values()))
+        modules.update({name: next(prepared) for name in modules})
+        optimizers.update({name: next(prepared) for name in optimizers})
+        return {
+            **{name: ModuleState(module) for name, module in modules.items()},
+            "average": ModuleState(self._average),
+            **{label("optimizer", name): OptimizerState(modules[name], one) for name, one in optimizers.items()},
+        }
+
+    def _resume(self, states: dict[str, checkpoint.State]) -> int:
+        """Goes back to the last checkpoint; returns its step."""
+        start, now = checkpoint.restore(self._run.checkpoints, states), self._accelerator.mixed_precision
+        if self._is_main:
+            self._run.rewind_log(start)
+            self._flops_before = self._run.flops_a_step()
+            if (before := self._run.precision_before()) not in (None, now):
+                print(f"goes on from step {start} in precision {now}, {before} before")
+        self._accelerator.init_trackers("tessera", flat(to_dict(self._config)))
+        for module in self._task.modules.values():
+            module.train()
+        return start
+
+    def _is_due(self, every: int, done: int) -> bool:
+        """What is done every so many steps, 0 being never, is done after the last one too."""
+        return every > 0 and (done % every == 0 or done == self._config.steps)
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> None:
+        """A step of every optimizer that the task has a loss for."""
+        accelerator, config, modules = self._accelerator, self._config, self._task.modules
+        set_seed(config.seed + 7919 * (step * accelerator.num_processes + accelerator.process_index) & 0x7FFFFFFF)
+        self._set_learning_rates(step)
+        learning: dict[str, torch.optim.Optimizer] = {}
+        for micro in range(config.accumulation):
+            last = micro == config.accumulation - 1
+            # in a run's first step alone: counted operators round otherwise, which would tell a resumed run
+            counting = self._counted() if step == 0 and last else contextlib.nullcontext()
+            with contextlib.nullcontext() if last else self._unsynchronised(), counting:
+                for loss in self._task.losses(next(batches), step):
+                    accelerator.backward(loss.value / config.accumulation, **self._reach(loss.optimizer))
+                    self._meter.add(loss)
+                    learning[loss.optimizer] = self._task.optimizers[loss.optimizer]
+        for name, optimizer in learning.items():
+            norm = accelerator.clip_grad_norm_(modules[name].parameters(), config.optimizer.clip)
+            self._meter.add_norm(name, norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        ema.update(self._average, accelerator.unwrap_model(modules["model"]), step, config.ema_decay)
+
+    def _set_learning_rates(self, step: int) -> None:
+        options, total = self._config.optimizer, self._config.steps
+        for optimizer in self._task.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    step, peak=group["peak"], warmup=options.warmup, total=total, floor=options.floor
+                )
+
+    def _reach(self, name: str) -> dict[str, list[nn.Parameter]]:
+        """Where a backward pass leaves gradients: in one module of several. One alone may be sharded, so that what it
+        computes with are not its parameters."""
+        if len(self._task.modules) == 1:
+            return {}
+        return {"inputs": [p for p in self._task.modules[name].parameters() if p.requires_grad]}
+
+    @contextlib.contextmanager
+    def _unsynchronised(self) -> Iterator[None]:
+        """Gradients stay in their process."""
+        with contextlib.ExitStack() as stack:
+            for module in self._task.modules.values():
+                stack.enter_context(self._accelerator.no_sync(module))
+            yield
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Operators can be counted only where they run one by one: a model to be compiled is not, meanwhile."""
+        with torch.compiler.set_stance("force_eager"), self._counter:
+            yield
+
+    def _log_means(self, done: int) -> str:
+        """Logs what was noted since the last time, and says the losses. Raises `BadInput` where one is no number."""
+        means, steepest = self._meter.read()
+        if self._is_main:
+            parts = self._accelerator.num_processes * self._config.accumulation
+            self._log(done, {
+                **means, "learning_rate": float(self._task.optimizers["model"].param_groups[0]["lr"]),
+                "batch": batch_id(done - 1, self._config, self._data), "precision": self._accelerator.mixed_precision,
+                "flops": done * (self._flops_before or parts * self._counter.get_total_flops()),
+            })  # fmt: skip
+        losses = {label("loss", name): (means[label("loss", name)], norm) for name, norm in steepest.items()}
+        for name, (loss, norm) in losses.items():
+            if not np.isfinite([loss, norm]).all():  # finite losses may come of weights partly nan
+                raise BadInput(
+                    f"by step {done} the {name} is {loss} and the largest gradient's norm {norm}: "
+                    "begin the run anew in another --out with a lower optimizer.learning_rate"
+                )
+        return ", ".join(f"{name} {loss:.4f}" for name, (loss, _) in losses.items())
+
+    def _evaluate(self, done: int) -> None:
+        with atomic(self._run.samples / f"step-{done:08d}.png") as file:
+            figures = self._task.evaluate(self._average, file)
+        self._log(done, figures)
+        self._meter.restart_clock()
+
+    def _log(self, done: int, values: dict[str, Any]) -> None:
+        self._run.log({"step": done, **values})
+        self._accelerator.log(values, step=done)
+
+    def _export(self) -> None:
+        if self._is_main:
+            with atomic(self._run.model) as folder:
+                self._task.export(self._average, folder)
+                own = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
+                write_json(folder / FILE, own)
+        self._end(f"trained {self._config.steps} steps; the model is in {self._run.model}")
+
+    def _end(self, said: str) -> None:
+        self._accelerator.print(said)
+        self._accelerator.wait_for_everyone()  # an exit code other than 0 makes the launcher stop the others
+        self._accelerator.end_training()
+
+    def _describe(self) -> None:
+        """What `--dry_run` prints."""
+        import yaml
+
+        config, count = self._config, len(self._data)
+        indices = batch_indices(0, count=count, batch_size=config.batch_size, seed=config.seed)
+        batch = self._data(indices, torch.Generator().manual_seed(config.seed))
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in batch.items())
+        weights = [p.numel() for one in self._task.modules.values() for p in one.parameters() if p.requires_grad]
+        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        print(f"# {sum(weights) / 1e6:.1f} M parameters, {count} examples, a batch: {shapes}")
