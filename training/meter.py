@@ -46,8 +46,8 @@ class Meter:
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
         """What to log; and by optimizer the norm of the largest gradient. Every process must call it."""
-        local = torch.stack([total / count for total, count in self._values.values()])
-        means = self._accelerator.reduce(local, "mean").tolist()
+        local = [total / count for total, count in self._values.values()]
+        means = self._accelerator.reduce(torch.stack(local), "mean").tolist() if local else []
         speed = self._steps * self._batch_size / (time.perf_counter() - self._clock)
         values = {
             **dict(zip(self._values, means, strict=True)),
