@@ -1,25 +1,42 @@
 """What a denoiser is told besides the noisy latents: the time, and what to draw."""
 
 import math
-from typing import NamedTuple
+from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
 
-from seq2seq.layers import KeysValues
+from seq2seq.cache import KeysValues
 
 FREQUENCIES = 128
 
 
-class Caption(NamedTuple):
-    """Captions as a denoiser reads them, computed once a drawing."""
+class Kept:
+    """A memory of `Attention`: keys and values that one pass makes and the later ones read."""
 
-    keys_values: list[KeysValues]
-    """What each cross-attention attends on."""
+    keys_values: KeysValues
+
+    def __call__(self, *new: Tensor) -> KeysValues:
+        """Keeps new ones (B, H, S, K), if there are any; returns those that are kept."""
+        if new:
+            keys, values = new
+            self.keys_values = keys, values
+        return self.keys_values
+
+
+class Caption:
+    """The captions of a drawing, as a denoiser reads them: the first pass fills in what the later ones read."""
+
     mask: Tensor
     """bool (B, 1, 1, S), False at padding."""
     pooled: Tensor
     """The mean state (B, D), told beside the time."""
+
+    def __init__(self, text: Tensor | None) -> None:
+        """`text`: caption ids (B, S) int64; None where all is filled in."""
+        self.text = text
+        self.kept: defaultdict[int, Kept] = defaultdict(Kept)
+        """What each cross-attention attends on, by its number."""
 
 
 class TimeEmbedding(nn.Module):

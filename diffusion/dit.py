@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusion.condition import Caption, TimeEmbedding, mean_state
-from seq2seq.layers import MLP, Attention, KeysValues, RMSNorm
+from diffusion.condition import Caption, Kept, TimeEmbedding, mean_state
+from seq2seq.layers import MLP, Attention, RMSNorm
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
 _EMBEDDING_STD = 0.4
@@ -64,20 +64,20 @@ class DiT(nn.Module):
         for layer in (self.modulation, self.last_modulation, self.head, *(block.cross.out for block in self.blocks)):
             nn.init.zeros_(layer.weight)
 
-    def caption(self, states: Tensor, mask: Tensor) -> Caption:
-        """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
-        keys_values = [block.cross.keys_values(states) for block in self.blocks]
-        return Caption(keys_values, mask[:, None, None], self.pool(mean_state(states, mask)))
+    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
+        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).
 
-    def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
-        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""
+        `states` of captions (B, S, D) are read into `caption`; None where they have been.
+        """
+        if states is not None:
+            caption.pooled = self.pool(mean_state(states, caption.mask[:, 0, 0]))
         h, w = x.shape[2:]
         y = self.embed(rearrange(x, "b c h w -> b h w c")) + self.rows[:h] + self.columns[:, :w]
         y = rearrange(y, "b h w d -> b (h w) d")
         time = nn.functional.silu(self.time(t) + caption.pooled)
         modulation = rearrange(self.modulation(time), "b (six d) -> b six d", six=6)
-        for block, keys_values in zip(self.blocks, caption.keys_values, strict=True):
-            y = block(y, modulation, keys_values, caption.mask)
+        for i, block in enumerate(self.blocks):
+            y = block(y, modulation, states, caption.mask, caption.kept[i])
         shift, scale = self.last_modulation(time)[:, None].chunk(2, dim=-1)
         return rearrange(self.head(_modulated(self.norm(y), shift, scale)), "b (h w) c -> b c h w", h=h)
 
@@ -93,12 +93,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.table = nn.Parameter(torch.zeros(6, width))  # what is this block's own in the modulation
 
-    def forward(self, x: Tensor, modulation: Tensor, text: KeysValues, text_mask: Tensor) -> Tensor:
-        """(B, N, D), modulation by time (B, 6, D), caption -> (B, N, D)."""
+    def forward(self, x: Tensor, modulation: Tensor, states: Tensor | None, mask: Tensor, kept: Kept) -> Tensor:
+        """(B, N, D), modulation by time (B, 6, D), caption states (B, S, D) or None once they are kept -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table)[:, :, None].unbind(1)  # (B, 1, D)
         normed = _modulated(self.norm1(x), shift1, scale1)
-        x = x + gate1 * self.dropout(self.attention.attend(normed, self.attention.keys_values(normed)))
-        x = x + self.dropout(self.cross.attend(self.norm2(x), text, mask=text_mask))
+        x = x + gate1 * self.dropout(self.attention(normed, normed))
+        x = x + self.dropout(self.cross(self.norm2(x), states, kept, mask=mask))
         return x + gate2 * self.dropout(self.mlp(_modulated(self.norm3(x), shift2, scale2)))
 
 

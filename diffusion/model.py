@@ -4,11 +4,12 @@ Dimension names: B batch, S caption ids, C channels of a latent, h and w rows an
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from diffusion.condition import Caption
 from diffusion.dit import DiT, DiTConfig
 from diffusion.process import Process, ProcessConfig
 from diffusion.text import CaptionEncoder, TextConfig, transformers_encoder
@@ -78,30 +79,33 @@ class DiffusionModel(PretrainedModel):
         """(C, h, w)."""
         return self.config.channels, self.config.grid, self.config.grid
 
-    def forward(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | Caption) -> Tensor:
         """Predicts the process's target.
 
         Args:
             x: noisy latents (B, C, h, w).
             t: their times (B,), from 0 to the process's T.
-            text: caption ids (B, S) int64, from `diffusion.text.caption_ids`.
+            text: caption ids (B, S) int64, from `diffusion.text.caption_ids`; or these as a `Caption`, to be read once.
 
         Returns:
             (B, C, h, w) float32; with learned variance (B, 2 C, h, w), the second half its share from -1 to 1 (not
             clamped).
         """
-        return self.denoise(x, t, self.caption(text))
-
-    def caption(self, text: Tensor) -> Any:
-        """Reads captions (B, S) once, for `denoise`."""
-        states, mask = self.text(text) if self.text is not None else self._foreign(text)
-        return self.denoiser.caption(self.project(states), mask)
-
-    def denoise(self, x: Tensor, t: Tensor, caption: Any) -> Tensor:
-        """As `forward`, for captions already read."""
-        dtype = next(self.denoiser.parameters()).dtype
-        said: Tensor = self.denoiser(x.to(dtype), t / self.process.steps, caption)
+        caption = text if isinstance(text, Caption) else Caption(text)
+        states, dtype = None, next(self.denoiser.parameters()).dtype
+        if caption.text is not None:
+            states, mask = self.text(caption.text) if self.text is not None else self._foreign(caption.text)
+            states, caption.mask, caption.text = self.project(states), mask[:, None, None], None
+        said: Tensor = self.denoiser(x.to(dtype), t / self.process.steps, states, caption)
         return said.float()
+
+    def caption(self, text: Tensor) -> Caption:
+        """Captions (B, S) for `denoise`, whose first call reads them."""
+        return Caption(text)
+
+    def denoise(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
+        """As `forward`, for captions that are read once."""
+        return self(x, t, caption)
 
     def _foreign(self, text: Tensor) -> tuple[Tensor, Tensor]:
         states, mask = transformers_encoder(self.config.text.source)(text)

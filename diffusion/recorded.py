@@ -4,7 +4,6 @@ Half of a U-Net's time, and a quarter of a small transformer's, is what lies bet
 """
 
 import copy
-from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from diffusion.condition import Caption
 from diffusion.dit import DiT
 from diffusion.model import DiffusionModel
 from diffusion.unet import UNet
-from seq2seq.packed import recorded
+from seq2seq.packed import Recorded
 
 
 def with_recorded_denoiser(model: DiffusionModel) -> DiffusionModel:
@@ -27,27 +26,28 @@ class RecordedDenoiser(nn.Module):
 
     def __init__(self, denoiser: DiT | UNet) -> None:
         super().__init__()
-        self.caption = denoiser.caption
-        self._flat = _Flat(denoiser)
-        self._recorded: Callable[..., Tensor] | None = None
+        self.denoiser = denoiser
+        self.recorded = Recorded(_Flat(denoiser))
 
-    def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
-        """Latents (B, C, h, w), times (B,), captions -> (B, C out, h, w)."""
-        keys_values = [tensor for pair in caption.keys_values for tensor in pair]
-        arguments = (x, t, keys_values, caption.mask, caption.pooled)
-        if self._recorded is None:
-            self._recorded = recorded(self._flat, arguments)
-        return self._recorded(*arguments)
+    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
+        """As the denoiser. The pass that reads captions, the first of a drawing, is not a recorded one."""
+        if states is not None:
+            return self.denoiser(x, t, states, caption)
+        keys_values = [tensor for i in range(len(caption.kept)) for tensor in caption.kept[i].keys_values]
+        return self.recorded(None, (x, t, keys_values, caption.mask, caption.pooled))
 
 
 class _Flat(nn.Module):
-    """A denoiser as a function of tensors, which is what can be recorded."""
+    """A denoiser that has read its captions as a function of tensors, which is what can be recorded."""
 
     def __init__(self, denoiser: DiT | UNet) -> None:
         super().__init__()
         self.denoiser = denoiser
 
     def forward(self, x: Tensor, t: Tensor, keys_values: list[Tensor], mask: Tensor, pooled: Tensor) -> Tensor:
-        pairs = list(zip(keys_values[::2], keys_values[1::2], strict=True))
-        said: Tensor = self.denoiser(x, t, Caption(pairs, mask, pooled))
+        caption = Caption(None)
+        caption.mask, caption.pooled = mask, pooled
+        for i, pair in enumerate(zip(keys_values[::2], keys_values[1::2], strict=True)):
+            caption.kept[i](*pair)
+        said: Tensor = self.denoiser(x, t, None, caption)
         return said

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion.condition import Caption, mean_state
-from seq2seq.layers import KeysValues
+from seq2seq.cache import KeysValues
 from training.attention import attention
 from training.config import MOST_WIDTH, require, require_sizes
 from training.errors import BadInput, install
@@ -40,22 +40,23 @@ class UNetConfig:
 class SelfAttention:
     """Self-attention for `diffusers`, by the rule of `training.attention`."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, caption: Caption, **__: Any) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         return _attend(attn, hidden_states, _keys_values(attn, hidden_states), None)
 
 
 class AttentionToCaption:
-    """Cross-attention for `diffusers` on keys and values that were computed once a caption, not at every step."""
+    """Cross-attention for `diffusers` on keys and values that are computed once a caption, not at every step."""
 
-    keys_values: KeysValues
-    """Of the captions at hand, (B, heads, S, K) each."""
-    mask: Tensor
-    """bool (B, 1, 1, S), False at padding."""
+    def __init__(self, number: int) -> None:
+        self.number = number
 
-    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Queries from (B, N, C) -> (B, N, C)."""
-        return _attend(attn, hidden_states, self.keys_values, self.mask)
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None, *, caption: Caption, **_: Any
+    ) -> Tensor:
+        """Queries from (B, N, C), caption states (B, S, D) or None once they are kept -> (B, N, C)."""
+        new = () if encoder_hidden_states is None else _keys_values(attn, encoder_hidden_states)
+        return _attend(attn, hidden_states, caption.kept[self.number](*new), caption.mask)
 
 
 def _attend(attn: Any, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
@@ -105,23 +106,19 @@ class UNet(nn.Module):
         )
         for parameter in self.net.conv_out.parameters():  # at first the prediction is zero
             nn.init.zeros_(parameter)
-        # not registered: they are the net's own
-        own = [module for name, module in self.net.named_modules() if name.endswith("attn1")]
-        self._cross = [module for name, module in self.net.named_modules() if name.endswith("attn2")]
+        own, cross = ([m for name, m in self.net.named_modules() if name.endswith(kind)] for kind in ("attn1", "attn2"))
         for layer in own:
             layer.set_processor(SelfAttention())
-        for layer in self._cross:
-            layer.set_processor(AttentionToCaption())
+        for number, layer in enumerate(cross):
+            layer.set_processor(AttentionToCaption(number))
 
-    def caption(self, states: Tensor, mask: Tensor) -> Caption:
-        """Caption states (B, S, D), mask bool (B, S) -> what `forward` takes."""
-        return Caption(
-            [_keys_values(layer, states) for layer in self._cross], mask[:, None, None], mean_state(states, mask)
-        )
+    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
+        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).
 
-    def forward(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
-        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w)."""
-        for layer, keys_values in zip(self._cross, caption.keys_values, strict=True):
-            layer.processor.keys_values, layer.processor.mask = keys_values, caption.mask
-        said: Tensor = self.net(x, 1000 * t, None, timestep_cond=caption.pooled).sample
+        `states` of captions (B, S, D) are read into `caption`; None where they have been.
+        """
+        if states is not None:
+            caption.pooled = mean_state(states, caption.mask[:, 0, 0])
+        its = {"caption": caption}
+        said: Tensor = self.net(x, 1000 * t, states, timestep_cond=caption.pooled, cross_attention_kwargs=its).sample
         return said

@@ -4,18 +4,21 @@ Dimension names: B pictures, S caption ids, T image tokens.
 """
 
 import functools
+import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
 from sampling.parallel import decode_in_parallel
-from seq2seq.cache import KVCache
+from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
 from seq2seq.packed import packed, packed_dtypes
 from tokenizer.text import trimmed
@@ -31,8 +34,15 @@ AVX2 cores: 22 passes a picture in place of 64 and 1.7 times as fast at the defa
 (window 16: 1.8 and 1.2; 4: 1.5 and 1.2); of 8 pictures at a time no window was faster."""
 
 
+FREE = 2
+"""Drawings whose buffers are kept for the next ones: of so many calls at once, or so many sizes in turn."""
+
+
 class Sampler:
-    """Draws image tokens with one model. Its buffers are allocated once and serve every call that they fit."""
+    """Draws image tokens with one model, for any number of threads at once.
+
+    A call borrows its buffers, and those that were given back serve the next call that they fit.
+    """
 
     def __init__(self, model: TokenModel, engine: Engine | None = None, dtype: torch.dtype | None = None) -> None:
         """By default, engine and arithmetic are those that the machine is made for.
@@ -59,10 +69,9 @@ class Sampler:
         elif self.engine == "packed":
             self.arithmetic = dtype or packed_dtypes()[0]
             self.model = packed(model, self.arithmetic)
-        self.passes: deque[int] = deque(maxlen=10_000)
-        """Of the decoder, for each of the last batches that were drawn."""
-        self._cache: KVCache | None = None
-        self._state: State | None = None
+        self._lock = threading.Lock()
+        self._free: list[tuple[KVCache, State]] = []
+        self._passes: deque[int] = deque(maxlen=10_000)
 
     def draw(self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None) -> list[Tensor]:
         """Draws until every picture of the batch has reached its own EOS.
@@ -81,9 +90,12 @@ class Sampler:
             raise BadInput("parallel is for whole pictures: it does not go with a picture to start from")
         window = self._window(len(seeds)) if options.parallel is None else options.parallel
         if window and known is None:
-            return self.pictures(self._in_parallel(text, seeds, options, window))
-        *_, tokens = self.rows(text, seeds, options, known)
-        self.passes.append(tokens.shape[1])
+            tokens, passes = self._in_parallel(text, seeds, options, window)
+        else:
+            *_, tokens = self.rows(text, seeds, options, known)
+            passes = tokens.shape[1]
+        with self._lock:
+            self._passes.append(passes)
         return self.pictures(tokens)
 
     def pictures(self, tokens: Tensor) -> list[Tensor]:
@@ -94,87 +106,87 @@ class Sampler:
     def rows(
         self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None
     ) -> Iterator[Tensor]:
-        """As `draw`, but yields all tokens (B, T so far) after each row. They are a view of a buffer that is reused."""
+        """As `draw`, but yields all tokens (B, T so far) after each row. May be left half way."""
         config = self.model.config
         draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
         guided_until = options.guided_until(config.length)
-        cache = self._begin(text, guided_until > 0, seeds)
-        state = self._state
-        assert state is not None
         given = None if known is None else Given(known)
         ended = Look(self.device)
-        for position in range(config.length):  # past the last token only EOS is left
-            if position == guided_until:
-                cache = cache.with_captions()  # half of the work is over
-            self._step(self.model, cache, state, self._position(position), draw, given)
-            if (position + 1) % config.grid == 0:
-                yield state.tokens[:, : position + 1]
-            elif position and position % config.grid == 0 and ended(state.finished):
-                yield state.tokens[:, : position + 1]
-                return
+        with self._borrowed(text, guided_until > 0) as (cache, state):
+            state.restart(seeds, config.bos, config.eos)
+            for position in range(config.length):  # past the last token only EOS is left
+                if position == guided_until:
+                    cache = cache.with_captions()  # half of the work is over
+                # a graph would be traced for each bound
+                self._step(self.model, cache, state, draw, given, None if self.engine == "compiled" else position + 1)
+                if (position + 1) % config.grid == 0:
+                    yield state.tokens[:, : position + 1].clone()
+                elif position and position % config.grid == 0 and ended(state.finished):
+                    yield state.tokens[:, : position + 1].clone()
+                    return
 
     def _window(self, batch: int) -> int:
         """By rule: a CPU that draws one picture reads all weights for a row or two, and could as well for more."""
         return LONE_WINDOW if batch == 1 and self.device.type == "cpu" and self.engine != "compiled" else 0
 
     @torch.no_grad()
-    def _in_parallel(self, text: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> Tensor:
+    def _in_parallel(self, text: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> tuple[Tensor, int]:
         config = self.model.config
         guided_until = options.guided_until(config.length)
-        self._cache = self._read(text, guided_until > 0)
         draw = Draw.of(options, config.length, config.codebook_size + 1, self.device)
         until = guided_until if 0 < guided_until < config.length else None
         look = functools.partial(Look, self.device)
-        tokens, passes = decode_in_parallel(self.model, self._cache, seeds, draw, window, look, until)
-        self.passes.append(passes)
-        return tokens
+        with self._borrowed(text, guided_until > 0) as (cache, _):
+            return decode_in_parallel(self.model, cache, seeds, draw, window, look, until)
+
+    @property
+    def passes(self) -> list[int]:
+        """Of the decoder, for each of the last batches that were drawn."""
+        with self._lock:
+            return [*self._passes]
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the key-value cache, once something was drawn."""
-        return self._cache.nbytes if self._cache else 0
+        """Bytes of the key-value caches that are kept for the next drawings."""
+        with self._lock:
+            return sum(cache.nbytes for cache, _ in self._free)
 
-    def _read(self, text: Tensor, guide: bool) -> KVCache:
-        """Captions -> a cache, the old one where it fits. A CPU does not read padding; a graph wants one shape."""
-        if self.device.type == "cpu" and self.engine != "compiled":
+    @contextmanager
+    def _borrowed(self, text: Tensor, guide: bool) -> "Iterator[tuple[KVCache, State]]":
+        """Buffers that are no other call's until they are given back; the captions are read into the cache."""
+        graph = self.engine == "compiled"
+        if self.device.type == "cpu" and not graph:  # a CPU does not read padding; a graph wants one shape
             text = trimmed(text)
-        return self.model.cache(text, guide, self._cache)
-
-    def _begin(self, text: Tensor, guide: bool, seeds: Tensor) -> KVCache:
-        """Buffers for this batch, old ones where they fit."""
-        config = self.model.config
-        before, self._cache = self._cache, self._read(text, guide)
-        if self._state is None or len(self._state.seeds) != len(seeds):
-            self._state = State(seeds, config.length)
-            new = [*vars(self._state).values()]
-        else:
-            new = []
-        if self._cache is not before:
-            new += [self._cache.keys, self._cache.values, *self._cache.of_text]
-        if self.engine == "compiled":
-            for tensor in new:
-                torch._dynamo.mark_static_address(tensor)  # so that a graph may write to it
-        self._state.restart(seeds, config.bos, config.eos)
-        return self._cache
-
-    def _position(self, position: int) -> int | Tensor:
-        """A graph takes positions as tensors, lest it be traced for each; as numbers they cut the work short."""
-        return torch.tensor(position, device=self.device) if self.engine == "compiled" else position
+        with self._lock:
+            fit = [one for one in self._free if (one[0].guided, len(one[1].seeds)) == (guide, len(text))]
+            self._free = [one for one in self._free if one not in fit[-1:]]
+        cache, state = fit[-1] if fit else (None, State(len(text), self.model.config.length, self.device))
+        cache = self.model.read(text, guide, cache)
+        for tensor in [*cache.tensors, *vars(state).values()] if graph else []:
+            torch._dynamo.mark_static_address(tensor)  # so that a graph may write to it
+        try:
+            yield cache, state
+        finally:
+            with self._lock:
+                self._free = [*self._free, (cache, state)][-FREE:]
 
 
 class State:
-    """What a step reads and writes: the token before, those so far, and who has ended."""
+    """What a step reads and writes, all on the device: the token before, where it stands, those so far, and who has
+    ended. Pictures may stand at different places."""
 
-    def __init__(self, seeds: Tensor, length: int) -> None:
-        self.seeds = torch.empty_like(seeds)
-        self.token = torch.empty_like(seeds)
-        self.tokens = seeds.new_empty(len(seeds), length)
-        self.finished = torch.empty_like(seeds, dtype=torch.bool)
+    def __init__(self, pictures: int, length: int, device: torch.device) -> None:
+        """For pictures of `length` tokens and their end."""
+        self.seeds = torch.empty(pictures, dtype=torch.int64, device=device)
+        self.token, self.position = torch.empty_like(self.seeds), torch.empty_like(self.seeds)
+        self.tokens = self.seeds.new_empty(pictures, length + 1)
+        self.finished = torch.empty_like(self.seeds, dtype=torch.bool)
 
     def restart(self, seeds: Tensor, bos: int, eos: int) -> None:
         """For new pictures."""
         self.seeds.copy_(seeds)
         self.token.fill_(bos)
+        self.position.zero_()
         self.tokens.fill_(eos)
         self.finished.fill_(False)
 
@@ -184,30 +196,35 @@ class Given:
 
     def __init__(self, tokens: Tensor) -> None:
         """(B, T) int64, -1 where there is none."""
-        self.tokens = tokens
-        self.more = (tokens >= 0).flip(1).cummax(1).values.flip(1)
-        """Whether this or a later one is given: bool (B, T)."""
+        self.tokens = F.pad(tokens, (0, 1), value=-1)
+        self.more = (self.tokens >= 0).flip(1).cummax(1).values.flip(1)
+        """Whether this or a later one is given: bool (B, T + 1)."""
 
 
 def step(
-    model: TokenModel, cache: KVCache, state: State, position: int | Tensor, draw: Draw, given: Given | None
+    model: TokenModel, cache: KVCache, state: State, draw: Draw, given: Given | None, until: int | None = None
 ) -> None:
-    """Draws token number `position` of every picture, in place; nothing leaves the device."""
-    guide = cache.keys.shape[1] > len(state.token)
-    logits = model.step(state.token.repeat(2) if guide else state.token, position, cache)
-    at = torch.as_tensor(position, device=state.token.device).view(1)
-    if guide:
-        logits = guided(logits, draw.guidance.index_select(0, at))
+    """Draws each picture's next token, in place; nothing leaves the device. Past its last one a picture stands still.
+
+    `until` is given where all pictures are known to stand at position `until - 1`.
+    """
+    at, eos = state.position[:, None], model.config.eos
+    twice = (2, 1) if cache.guided else (1, 1)
+    positions = Positions(at.repeat(twice), until, together=until is not None)
+    logits = model.extend(state.token[:, None].repeat(twice), positions, cache)[:, 0]
+    if cache.guided:
+        logits = guided(logits, draw.guidance[at])
     if given is not None:  # what is to come rules out an end
-        is_eos = torch.arange(logits.shape[-1], device=logits.device) == model.config.eos
-        logits = logits.masked_fill(given.more.index_select(1, at) & is_eos, -torch.inf)
-    token = drawn(logits, gumbel(state.seeds, position, logits.shape[-1]), draw)
+        is_eos = torch.arange(logits.shape[-1], device=logits.device) == eos
+        logits = logits.masked_fill(given.more.gather(1, at) & is_eos, -torch.inf)
+    token = drawn(logits, gumbel(state.seeds, state.position, logits.shape[-1]), draw)
     if given is not None:
-        here = given.tokens.index_select(1, at).squeeze(1)
+        here = given.tokens.gather(1, at).squeeze(1)
         token = torch.where(here >= 0, here, token)
     state.token.copy_(token)
-    state.tokens.index_copy_(1, at, token[:, None])
-    state.finished |= token == model.config.eos
+    state.tokens.scatter_(1, at, token[:, None])
+    state.finished |= token == eos
+    state.position.add_(1).clamp_(max=model.config.length)
 
 
 class Look:

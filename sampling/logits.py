@@ -16,7 +16,7 @@ class Draw:
     """`SamplingOptions` as tensors on a device: float32 and int64 scalars, and a guidance scale a position."""
 
     guidance: Tensor
-    """(T,) float32."""
+    """(T + 1,) float32; the last is of an end that is certain."""
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
@@ -28,7 +28,7 @@ class Draw:
     def of(cls, options: SamplingOptions, length: int, vocabulary: int, device: torch.device) -> "Draw":
         """For pictures of `length` tokens out of `vocabulary`."""
         return cls(
-            guidance=torch.tensor(options.scales(length), device=device),
+            guidance=torch.tensor([*options.scales(length), 1.0], device=device),
             temperature=torch.tensor(options.temperature, device=device),
             top_k=torch.tensor(options.top_k or vocabulary, device=device),
             top_p=torch.tensor(options.top_p, device=device),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
-from seq2seq.cache import KVCache
+from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
 
 
@@ -66,11 +66,9 @@ def one_pass(
     config = model.config
     first = settled.clamp(max=config.length - window)
     positions = first[:, None] + torch.arange(window, device=seeds.device)  # (B, W)
-    guide = cache.keys.shape[1] > len(seeds)
-    before = tokens.gather(1, positions)
-    twice = (2, 1) if guide else (1, 1)
-    logits = model.decoder.extend(before.repeat(twice), positions.repeat(twice), cache)
-    if guide:
+    twice = (2, 1) if cache.guided else (1, 1)
+    logits = model.extend(tokens.gather(1, positions).repeat(twice), Positions(positions.repeat(twice)), cache)
+    if cache.guided:
         logits = guided(logits, draw.guidance[positions][..., None])
     noise = gumbel(seeds[:, None], positions, logits.shape[-1])
     made = drawn(logits.flatten(0, 1), noise.flatten(0, 1), draw).view_as(positions)

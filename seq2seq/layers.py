@@ -3,15 +3,30 @@
 Dimension names: B batch, T queries, S keys, D width, H heads, K head width (D / H).
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seq2seq.cache import KeysValues, Past
 from training.attention import attention
 
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one attention, each (B, H, S, K)."""
+Memory = Callable[..., KeysValues]
+"""Takes in new keys and values (B, H, S, K), or nothing; returns all that may be attended on."""
+
+
+class Text(NamedTuple):
+    """Captions, as the decoder attends on them."""
+
+    mask: Tensor
+    """bool (B, 1, 1, S), False at padding."""
+    states: Tensor | None = None
+    """(B, S, D); None where a cache has kept what the blocks made of them."""
+    null: Tensor | None = None
+    """State of the null caption (1, 1, D), for guidance."""
 
 
 class RMSNorm(nn.RMSNorm):
@@ -40,15 +55,31 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(width // heads)
         self.key_norm = RMSNorm(width // heads)
 
-    def keys_values(self, x: Tensor) -> KeysValues:
-        """(B, S, D) -> the keys and values to attend on."""
-        k, v = rearrange(self.key_value(x), "b s (two h k) -> two b h s k", two=2, h=self.heads)
-        return self.key_norm(k), v
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor | None,
+        memory: Memory | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D).
 
-    def attend(self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Queries from (B, T, D); `mask` is bool, True where attention is allowed, (B, 1, 1, S). Returns (B, T, D)."""
+        Args:
+            x: what queries are made of.
+            source: what new keys and values are made of, (B, S, D); None where all are in the memory.
+            memory: takes the new ones in and says what to attend on; by default the new ones alone.
+            mask: bool, True where attention is allowed, broadcast to (B, H, T, S).
+            causal: query t attends on keys 0..t alone.
+        """
+        new: tuple[Tensor, ...] = ()
+        if source is not None:
+            k, v = rearrange(self.key_value(source), "b s (two h k) -> two b h s k", two=2, h=self.heads)
+            new = self.key_norm(k), v
+        k, v = memory(*new) if memory else new
         q = self.query_norm(rearrange(self.query(x), "b t (h k) -> b h t k", h=self.heads))
-        y = attention(q, *keys_values, mask=mask, causal=causal)
+        y = attention(q, k, v, mask=mask, causal=causal)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
 
 
@@ -71,7 +102,7 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, S, D), mask (B, 1, 1, S) -> (B, S, D)."""
         normed = self.norm1(x)
-        x = x + self.dropout(self.attention.attend(normed, self.attention.keys_values(normed), mask=mask))
+        x = x + self.dropout(self.attention(normed, normed, mask=mask))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
@@ -85,58 +116,26 @@ class DecoderBlock(nn.Module):
         self.norm3, self.mlp = RMSNorm(width), MLP(width, mlp_width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        x: Tensor,
-        text: KeysValues,
-        text_mask: Tensor,
-        past: "Past | None" = None,
-        null: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, text: Text, past: Past | None = None) -> Tensor:
         """One or more new image tokens (B, T, D) -> (B, T, D).
 
         Args:
-            x: with `past`, tokens to be appended to it; without, the whole sequence.
-            text: keys and values of the caption for this block, from `self.cross.keys_values`.
-            text_mask: bool (B, 1, 1, S), False at padding.
-            past: this block's keys and values of the tokens before.
-            null: what this block reads in the null caption, from `self.read_null`; then half of `x` has that caption,
-                and `text` is of the first half.
+            x: with `past`, tokens to be appended to it; without, the whole sequence. Where `past` is guided, the second
+                half of them has the null caption.
+            text: the captions. Given their states, `past` keeps what this block makes of them.
+            past: this block's cache.
         """
         normed = self.norm1(x)
-        own = self.attention.keys_values(normed)
         if past is None:
-            y = self.attention.attend(normed, own, causal=True)
+            y = self.attention(normed, normed, causal=True)
         else:
-            y = self.attention.attend(normed, past.append(own), mask=past.mask)
+            y = self.attention(normed, normed, past.own, mask=past.mask)
         x = x + self.dropout(y)
-        y = self.cross.attend(self.norm2(x[: len(text_mask)]), text, mask=text_mask)
-        x = x + self.dropout(y if null is None else torch.cat([y, null.expand_as(y)]))
+        said = past.text if past else None
+        y = self.cross(self.norm2(x[: len(text.mask)]), text.states, said, mask=text.mask)
+        if past and past.guided:
+            # the null caption is one id: there is nothing to choose from, so every query reads the same
+            null = past.null(None if text.null is None else self.cross(text.null, text.null))
+            y = torch.cat([y, null.expand_as(y)])
+        x = x + self.dropout(y)
         return x + self.dropout(self.mlp(self.norm3(x)))
-
-    def read_null(self, state: Tensor) -> Tensor:
-        """What cross-attention comes to for the null caption, whose state is (1, 1, D): it is one id, so there is
-        nothing to choose from, and the same for every query. (1, 1, D)."""
-        return self.cross.attend(state, self.cross.keys_values(state))
-
-
-class Past:
-    """A block's view of the KV cache: where the keys and values of new tokens go, and what there is to attend on.
-
-    A position that is a number is that of one new token a picture, and cuts the cache there. Positions (B, T) int64 may
-    differ from picture to picture and leave every shape as it is, so that a graph traced once fits all of them: then
-    `mask`, bool (B, 1, T, positions of the cache), rules out what comes later.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, at: int | Tensor, mask: Tensor | None) -> None:
-        self._keys, self._values, self._at, self.mask = keys, values, at, mask
-
-    def append(self, new: KeysValues) -> KeysValues:
-        """Writes (B, H, T, K) at the positions, in place; returns all that may be attended on."""
-        if isinstance(self._at, Tensor):
-            where = self._at[:, None, :, None].expand_as(new[0])
-            return self._keys.scatter_(2, where, new[0]), self._values.scatter_(2, where, new[1])
-        until = self._at + 1
-        self._keys[:, :, self._at : until] = new[0]
-        self._values[:, :, self._at : until] = new[1]
-        return self._keys[:, :, :until], self._values[:, :, :until]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seq2seq.cache import KVCache
-from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm
+from seq2seq.cache import KVCache, Positions
+from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm, Text
 from tokenizer.text import NULL, PAD
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
@@ -88,39 +88,63 @@ class TokenModel(PretrainedModel):
                 if name.endswith(("out.weight", "mlp.2.weight")):
                     nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.decoder_depth))
 
-    def forward(self, text: Tensor, tokens: Tensor) -> Tensor:
-        """Teacher forcing: logits of every token given the caption and the tokens before it.
+    def forward(
+        self,
+        text: Tensor | None,
+        tokens: Tensor,
+        positions: Positions | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Teacher forcing: logits of every token given the caption and the tokens before it. Or, with positions and a
+        cache, what `read` and `extend` do: they come this way so that sharded weights are gathered for them too.
 
         Args:
-            text: caption ids (B, S) int64, padded with `PAD`.
-            tokens: image tokens (B, T) int64 in raster order, without BOS and EOS, T up to `config.length`.
+            text: caption ids (B, S) int64, padded with `PAD`; None: those that the cache was filled from.
+            tokens: image tokens (B, T) int64 in raster order, without BOS and EOS, T up to `config.length`; with
+                positions, each the one before its position.
+            positions: of the logits; by default 0..T.
+            cache: of the tokens before these; by default there are none.
 
         Returns:
             logits (B, T + 1, K + 1); position t is token t's, position T EOS's. EOS is -inf inside rows, and after
-            the last row everything else is: so the probabilities of all pictures add up to 1.
+            the last row everything else is: so the probabilities of all pictures add up to 1. With positions,
+            (B, T, K + 1).
         """
-        mask = text_mask(text)
+        if positions is None:
+            bos = tokens.new_full((len(tokens), 1), self.config.bos)
+            tokens = torch.cat([bos, tokens], dim=1)
+            positions = Positions(torch.arange(tokens.shape[1], device=tokens.device))
+        if text is None:
+            assert cache is not None
+            return self.decoder(tokens, positions, Text(cache.text_mask), cache)
+        mask, null = text_mask(text), None
         states = self.encoder(text, mask)
-        bos = torch.full_like(tokens[:, :1], self.config.bos)
-        return self.decoder(torch.cat([bos, tokens], dim=1), states, mask)
+        if cache is not None:
+            cache.begin(states, mask)
+            if cache.guided:
+                unsaid = null_caption(text[:1])
+                null = self.encoder(unsaid, text_mask(unsaid))
+        return self.decoder(tokens, positions, Text(mask, states, null), cache)
 
-    def cache(self, text: Tensor, guide: bool = False, old: KVCache | None = None) -> KVCache:
-        """Encodes captions (B, S) once, for `step`; into the buffers of an `old` cache where they fit.
+    def read(self, text: Tensor, guide: bool = False, cache: KVCache | None = None) -> KVCache:
+        """Reads captions (B, S) once, for `extend`: a pass of no tokens that fills a cache.
 
-        To `guide`, the cache is for 2 B pictures, the second half with the null caption.
+        To `guide`, the cache is for 2 B pictures, the second half with the null caption. It is a new one, or one that
+        was filled from as many captions before, and as guided.
         """
-        mask = text_mask(text)
-        null = null_caption(text[:1])
-        unsaid = self.encoder(null, text_mask(null)) if guide else None
-        return self.decoder.cache(self.encoder(text, mask), mask, unsaid, old)
+        c = self.config
+        cache = cache or KVCache(c.decoder_depth, c.heads, c.length + 1, guide)
+        none = text.new_empty(len(text) * (2 if cache.guided else 1), 0)
+        self(text, none, Positions(none), cache)
+        return cache
 
-    def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
-        """Logits (B, K + 1) of token number `position` from the one before it, (B,): BOS at position 0.
+    def extend(self, tokens: Tensor, positions: Positions, cache: KVCache) -> Tensor:
+        """Tokens (B, T), each the one before its position, BOS before position 0 -> logits (B, T, K + 1).
 
-        `position` is a number, or a tensor () int64 where no shape may depend on it (see `Past`).
+        They are appended to the cache. A position that was appended before is written again, and what stood at later
+        ones is not looked at.
         """
-        at = position.expand(len(token), 1) if isinstance(position, Tensor) else position
-        return self.decoder.extend(token[:, None], at, cache)[:, 0]
+        return self(None, tokens, positions, cache)
 
 
 class TextEncoder(nn.Module):
@@ -165,33 +189,16 @@ class ImageTokenDecoder(nn.Module):
         self.norm = RMSNorm(c.width)
         self.head = nn.Linear(c.width, c.codebook_size + 1, bias=False)
 
-    def forward(self, tokens: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """Tokens from BOS on (B, T), caption states (B, S, D) -> logits (B, T, K + 1)."""
-        t = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.embed(tokens) + self.positions(t))
-        for block in self.blocks:
-            x = block(x, block.cross.keys_values(states), mask)
-        return self.rule_out(self.head(self.norm(x)), t)
+    def forward(self, tokens: Tensor, positions: Positions, text: Text, cache: KVCache | None = None) -> Tensor:
+        """Tokens (B, T), each the one before its position -> logits (B, T, K + 1).
 
-    def cache(self, states: Tensor, mask: Tensor, null: Tensor | None, old: KVCache | None = None) -> KVCache:
-        """Caption states (B, S, D), and the null caption's (1, 1, D) -> a cache of what every block reads in them."""
-        text = [block.cross.keys_values(states) for block in self.blocks]
-        unsaid = None if null is None else torch.stack([block.read_null(null) for block in self.blocks])
-        if old is not None and old.refill(text, mask, unsaid):
-            return old
-        return KVCache(text, mask, self.config.length + 1, unsaid)
-
-    def extend(self, tokens: Tensor, positions: int | Tensor, cache: KVCache) -> Tensor:
-        """Tokens (B, T), each the one before its position -> logits (B, T, K + 1); appends to the cache.
-
-        `positions` is a number where T is 1, or (B, T) int64. A position that was appended before is written again, and
-        what stood at later ones is not looked at.
+        Without a cache they are the whole sequence; with one they are appended to it.
         """
-        t = positions if isinstance(positions, Tensor) else torch.tensor([positions], device=tokens.device)
-        x = self.embed(tokens) + self.positions(t)
-        for block, text, past, null in zip(self.blocks, cache.text, cache.at(positions), cache.nulls, strict=True):
-            x = block(x, text, cache.text_mask, past, null)
-        return self.rule_out(self.head(self.norm(x)), t)
+        x = self.dropout(self.embed(tokens) + self.positions(positions.at))
+        pasts = cache.at(positions) if cache else [None] * len(self.blocks)
+        for block, past in zip(self.blocks, pasts, strict=True):
+            x = block(x, text, past)
+        return self.rule_out(self.head(self.norm(x)), positions.at)
 
     def positions(self, t: Tensor) -> Tensor:
         """Positions (..., T) -> (..., T, D): t is row t // grid and column t % grid of the token predicted there."""

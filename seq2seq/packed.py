@@ -10,16 +10,17 @@ Dimension names: B pictures, T new tokens, H heads, K head width, S keys, D widt
 
 import copy
 import math
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seq2seq.cache import KVCache
-from seq2seq.layers import DecoderBlock, RMSNorm
+from seq2seq.cache import KVCache, Positions
+from seq2seq.layers import DecoderBlock, RMSNorm, Text
 from seq2seq.model import ImageTokenDecoder, TokenModel
 from training.precision import has_bf16
 
@@ -48,35 +49,48 @@ def packed_dtypes() -> list[torch.dtype]:
 
 
 class PackedDecoder(nn.Module):
-    """Does what `ImageTokenDecoder.extend` does, within the rounding of `dtype`."""
+    """Does what `ImageTokenDecoder` does, within the rounding of `dtype`."""
 
     def __init__(self, decoder: ImageTokenDecoder, dtype: torch.dtype) -> None:
         """`decoder` is in eval mode and float32."""
         super().__init__()
-        self.config, self.rows, self.columns, self.embed = decoder.config, decoder.rows, decoder.columns, decoder.embed
-        self.cache = decoder.cache
-        self.blocks = PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks])
+        self.decoder = decoder
+        self.blocks = Recorded(PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks]))
         self.norm = Unit(decoder.norm)
         self.head = product(decoder.head.weight, dtype)
-        self.positions, self.rule_out = decoder.positions, decoder.rule_out
-        self._recorded: dict[tuple[bool, bool], Callable[..., Tensor]] = {}
 
-    def extend(self, tokens: Tensor, positions: int | Tensor, cache: KVCache) -> Tensor:
-        """Tokens (B, T), each the one before its position -> logits (B, T, K + 1); appends to the cache."""
-        t = positions if isinstance(positions, Tensor) else torch.tensor([positions])
-        x = self.embed(tokens) + self.positions(t)
-        heads, none = self.config.heads, x.new_empty(0)
-        if isinstance(positions, Tensor):
-            at, own_bias = positions, _bias(_until(positions, cache.keys.shape[3]), heads)
-        else:
-            at, own_bias = x.new_empty(positions + 1), none
-        text = [tensor for pair in cache.text for tensor in pair]
-        null = none if cache.null is None else cache.null
-        arguments = (x, at, cache.keys, cache.values, own_bias, text, _bias(cache.text_mask, heads), null)
-        kind = (isinstance(positions, Tensor), cache.null is None)
-        if kind not in self._recorded:
-            self._recorded[kind] = recorded(self.blocks, arguments)
-        return self.rule_out(self.head(self.norm(self._recorded[kind](*arguments))), t)
+    def forward(self, tokens: Tensor, positions: Positions, text: Text, cache: KVCache | None = None) -> Tensor:
+        """As `ImageTokenDecoder`, which reads the captions itself: once a drawing, in float32."""
+        if text.states is not None or cache is None:
+            return self.decoder(tokens, positions, text, cache)
+        x = self.decoder.embed(tokens) + self.decoder.positions(positions.at)
+        mask, heads, none = positions.mask(cache.positions), cache.heads, x.new_empty(0)
+        at, own_bias = (x.new_empty(positions.until or 0), none) if mask is None else (positions.at, _bias(mask, heads))
+        keys, values, text_keys, text_values, null = (
+            [getattr(block, name) for block in cache.blocks]
+            for name in ("keys", "values", "text_keys", "text_values", "null")
+        )
+        null = null if cache.guided else [none] * cache.depth
+        arguments = (x, at, keys, values, own_bias, text_keys, text_values, _bias(text.mask, heads), null)
+        x = self.blocks((mask is None, cache.guided), arguments)
+        return self.decoder.rule_out(self.head(self.norm(x)), positions.at)
+
+
+class Recorded:
+    """Calls a module without Python between its operators, after a first call of each kind. Threads may share it."""
+
+    _one_at_a_time = threading.Lock()  # a recorder is the process's
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.of: dict[Hashable, Callable[..., Tensor]] = {}
+
+    def __call__(self, kind: Hashable, arguments: tuple[Any, ...]) -> Tensor:
+        """Calls of one `kind` go one way through the code."""
+        with self._one_at_a_time:
+            if kind not in self.of:
+                self.of[kind] = recorded(self.module, arguments)
+        return self.of[kind](*arguments)
 
 
 def recorded(module: nn.Module, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
@@ -110,28 +124,30 @@ class PackedBlocks(nn.Module):
         self,
         x: Tensor,
         at: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: list[Tensor],
+        values: list[Tensor],
         own_bias: Tensor,
-        text: list[Tensor],
+        text_keys: list[Tensor],
+        text_values: list[Tensor],
         text_bias: Tensor,
-        null: Tensor,
+        null: list[Tensor],
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D), appending to `keys` and `values`, (blocks, B, H, positions, K).
+        """(B, T, D) -> (B, T, D), appending to each block's `keys` and `values`, (B, H, positions, K).
 
         Args:
             x: new tokens.
-            at: their positions (B, T) int64; or for one a picture, at position P, any tensor (P + 1,): what matters is
-                its size, which can be recorded where a number cannot.
+            at: their positions (B, T) int64; or where all go together, one a picture, any tensor (position + 1,): what
+                matters is its size, which can be recorded where a number cannot.
             keys: of the tokens so far.
             values: as the keys.
-            own_bias: of self-attention's logits (B * H, T, positions): 0, or -inf where it may not; or nothing.
-            text: keys and values of the captions, (B, H, S, K) each, block by block.
+            own_bias: of self-attention's logits (B * H, T, until): 0, or -inf where it may not; or nothing.
+            text_keys: of the captions, (B, H, S, K).
+            text_values: as the keys.
             text_bias: as `own_bias`, of cross-attention, (B * H, 1, S).
-            null: what the blocks read in the null caption, (blocks, 1, 1, D), for the second half of `x`; or nothing.
+            null: what the blocks read in the null caption, (1, 1, D), for the second half of `x`; or nothing.
         """
-        for i, block in enumerate(self.blocks):
-            x = block(x, at, keys[i], values[i], own_bias, *text[2 * i : 2 * i + 2], text_bias, null[i : i + 1])
+        for block, *its in zip(self.blocks, keys, values, text_keys, text_values, null, strict=True):
+            x = block(x, at, own_bias, text_bias, *its)
         return x
 
 
@@ -157,15 +173,15 @@ class PackedBlock(nn.Module):
         self,
         x: Tensor,
         at: Tensor,
+        own_bias: Tensor,
+        text_bias: Tensor,
         keys: Tensor,
         values: Tensor,
-        own_bias: Tensor,
         text_keys: Tensor,
         text_values: Tensor,
-        text_bias: Tensor,
         null: Tensor,
     ) -> Tensor:
-        """As `PackedBlocks`, of one block; `null` is (1, 1, 1, D) or (0,)."""
+        """As `PackedBlocks`, of one block."""
         batch, t, _ = x.shape
         made = self.query_key_value(self.norm1(x)).view(batch, t, 3, self.heads, -1)
         query, key = self.query_key_norm(made[:, :, :2]).transpose(1, 3).unbind(2)  # (B, H, T, K) each
@@ -175,13 +191,13 @@ class PackedBlock(nn.Module):
             keys[:, :, until - 1 : until], values[:, :, until - 1 : until] = key, value
             keys, values = keys[:, :, :until], values[:, :, :until]
         else:
-            where = at[:, None, :, None].expand_as(key)
-            keys, values = keys.scatter_(2, where, key), values.scatter_(2, where, value)
+            where, until = at[:, None, :, None].expand_as(key), own_bias.shape[2]
+            keys, values = keys.scatter_(2, where, key)[:, :, :until], values.scatter_(2, where, value)[:, :, :until]
         x = x + self.out(_attend(query, keys, values, own_bias))
         read = x[: text_keys.shape[0]]
         query = self.cross_query_norm(self.cross_query(self.norm2(read)).view(read.shape[0], t, 1, self.heads, -1))
         y = self.cross_out(_attend(query.transpose(1, 3).squeeze(2), text_keys, text_values, text_bias))
-        x = x + (torch.cat([y, null[0].expand_as(y)]) if null.ndim > 1 else y)
+        x = x + (torch.cat([y, null.expand_as(y)]) if null.ndim > 1 else y)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm3(x))))
 
 
@@ -232,11 +248,6 @@ class OneDNNProduct(nn.Module):
         """(..., in) float32 -> (..., out) float32."""
         made: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, None, "none", [], "")
         return made.float()
-
-
-def _until(positions: Tensor, count: int) -> Tensor:
-    """Positions (B, T) -> bool (B, 1, T, count): whether a token there may attend on each position."""
-    return (torch.arange(count, device=positions.device) <= positions[..., None])[:, None]
 
 
 def _bias(mask: Tensor, heads: int) -> Tensor:

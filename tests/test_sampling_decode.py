@@ -22,7 +22,7 @@ from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
 from sampling.pipeline import load
-from seq2seq.cache import KVCache
+from seq2seq.cache import KVCache, Positions
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel, TokenModelConfig
 from seq2seq.packed import PackedDecoder, packed, packed_dtypes
@@ -43,12 +43,9 @@ def one_by_one(model: TokenModel, text: Tensor, seed: int, options: SamplingOpti
     """The sampler without cache, batch or shared passes: the whole sequence again for every token, guidance in two."""
     tokens = torch.zeros(1, 0, dtype=torch.long)
     while tokens.shape[1] < model.config.length:
-        bos = torch.full((1, 1), model.config.bos)
-        sequence = torch.cat([bos, tokens], dim=1)
         passes = []
         for caption in (text, NULL_CAPTION[:, : text.shape[1]]):
-            mask = (caption != PAD)[:, None, None]
-            passes.append(model.decoder(sequence, model.encoder(caption, mask), mask)[:, -1])
+            passes.append(model(caption, tokens)[:, -1])
         logits = guided(torch.cat(passes), options.scales(model.config.length)[tokens.shape[1]])
         noise = gumbel(torch.tensor([seed]), tokens.shape[1], logits.shape[-1])
         token = drawn(logits, noise, draw_of(options))
@@ -56,6 +53,10 @@ def one_by_one(model: TokenModel, text: Tensor, seed: int, options: SamplingOpti
             break
         tokens = torch.cat([tokens, token[None]], dim=1)
     return tokens[0].tolist()
+
+
+def all_at(position: int, pictures: int) -> Positions:
+    return Positions(torch.full((pictures, 1), position), position + 1, together=True)
 
 
 def draw_of(options: SamplingOptions, config: TokenModelConfig = TOKENS) -> Draw:
@@ -102,10 +103,10 @@ def test_batched_guidance_equals_two_passes(engine: Engine) -> None:
     null = NULL_CAPTION.expand_as(text)
     tokens = torch.cat([torch.full((3, 1), TOKENS.bos), torch.randint(TOKENS.codebook_size, (3, 4))], dim=1)
     fast = packed(model, torch.float32) if engine == "packed" else model
-    together, apart = fast.cache(text, guide=True), [model.cache(text), model.cache(null)]
-    for position, token in enumerate(tokens.unbind(1)):
-        both = fast.step(token.repeat(2), position, together)
-        separately = torch.cat([model.step(token, position, cache) for cache in apart])
+    together, apart = fast.read(text, guide=True), [model.read(text), model.read(null)]
+    for position, token in enumerate(tokens.split(1, dim=1)):
+        both = fast.extend(token.repeat(2, 1), all_at(position, 6), together)
+        separately = torch.cat([model.extend(token, all_at(position, 3), cache) for cache in apart])
         torch.testing.assert_close(both, separately, atol=1e-5, rtol=1e-5)
 
 
@@ -134,14 +135,14 @@ def test_each_picture_ends_at_its_own_eos() -> None:
     """A model that ends picture i after i + 1 rows, whatever it is asked for."""
 
     class Ending(TokenModel):
-        def step(self, token: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
-            assert isinstance(position, int)
+        def extend(self, tokens: Tensor, positions: Positions, cache: KVCache) -> Tensor:
+            position = int(positions.at[0, 0])
             asked.append(position)
-            logits = torch.zeros(len(token), TOKENS.codebook_size + 1)
+            logits = torch.zeros(len(tokens), 1, TOKENS.codebook_size + 1)
             if position == 0 or position % TOKENS.grid:
-                logits[:, TOKENS.eos] = -torch.inf
+                logits[..., TOKENS.eos] = -torch.inf
             else:
-                logits[torch.arange(len(token)) < position // TOKENS.grid, TOKENS.eos] = 100.0
+                logits[torch.arange(len(tokens)) < position // TOKENS.grid, :, TOKENS.eos] = 100.0
             return logits
 
     asked: list[int] = []
@@ -247,13 +248,14 @@ def test_a_step_runs_on_one_device(device: str) -> None:
         model.load_state_dict({name: torch.empty(shape, device=device) for name, shape in shapes.items()}, assign=True)
         ones = torch.ones(2, 9, dtype=torch.int64, device=device)
         draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device(device))
-        state, given, cache = State(ones[:, 0], TOKENS.length), Given(ones), model.cache(ones, guide=True)
-        step(model, cache, state, torch.tensor(3, device=device), draw, given)
+        state, given = State(2, TOKENS.length, torch.device(device)), Given(ones)
+        cache = model.read(ones, guide=True)
+        step(model, cache, state, draw, given)
         assert state.tokens.device == torch.device(device)
         if device == "cuda:0":
-            given.tokens = torch.ones(2, 9, dtype=torch.int64)
+            given.tokens = torch.ones(2, 10, dtype=torch.int64)
             with pytest.raises(RuntimeError, match="same device"):
-                step(model, cache, state, torch.tensor(3, device=device), draw, given)
+                step(model, cache, state, draw, given)
 
 
 def test_only_the_look_for_the_end_reads_the_device() -> None:
@@ -276,13 +278,11 @@ def test_buffers_are_allocated_once() -> None:
 
     def buffers() -> list[int]:
         sampler.draw(captions(2), torch.arange(2), SamplingOptions(guidance=2.0))
-        assert sampler._cache is not None
-        assert sampler._state is not None
-        return [sampler._cache.keys.data_ptr(), sampler._cache.text[0][0].data_ptr(), sampler._state.tokens.data_ptr()]
+        ((cache, state),) = sampler._free
+        return [tensor.data_ptr() for tensor in (*cache.tensors, *vars(state).values())]
 
     assert buffers() == buffers()
-    cache = sampler._cache
-    assert cache is not None
+    ((cache, _),) = sampler._free
     # two of: blocks x heads x (doubled batch x positions and captions x ids) x head width x bytes; the mask; the nulls
     ids = trimmed(captions(2)).shape[1]
     assert cache.nbytes == 2 * 3 * 4 * (4 * 10 + 2 * ids) * 8 * 4 + 2 * ids + 3 * 32 * 4
@@ -322,9 +322,9 @@ def test_packed_log_probabilities(dtype: torch.dtype) -> None:
     expected = model(text, tokens).log_softmax(-1)[:, :-1]
     before = torch.cat([torch.full((5, 1), TOKENS.bos), tokens[:, :-1]], dim=1)
     twin = packed(model, dtype)
-    cache = twin.cache(text)
-    steps = torch.stack([twin.step(before[:, t], t, cache) for t in range(TOKENS.length)], dim=1)
-    at_once = twin.decoder.extend(before, torch.arange(TOKENS.length).expand(5, -1), twin.cache(text))
+    cache = twin.read(text)
+    steps = torch.cat([twin.extend(before[:, [t]], all_at(t, 5), cache) for t in range(TOKENS.length)], dim=1)
+    at_once = twin.extend(before, Positions(torch.arange(TOKENS.length).expand(5, -1)), twin.read(text))
     for found in (steps, at_once):
         torch.testing.assert_close(found.log_softmax(-1), expected, atol=tolerance, rtol=0)
 
@@ -360,20 +360,24 @@ def test_packed_blocks_are_recorded_once_for_all_sizes() -> None:
     assert isinstance(twin.decoder, PackedDecoder)
     for batch, guide in ((1, True), (4, True), (3, False), (2, False)):
         text, rows = captions(batch), batch * (2 if guide else 1)
-        cache, as_it_is = twin.cache(text, guide), twin.cache(text, guide)
-        for positions in (0, 1, 2, torch.arange(3, 7).expand(rows, -1)):
-            tokens = torch.randint(TOKENS.codebook_size, (rows, 1 if isinstance(positions, int) else 4))
-            made = twin.decoder.extend(tokens, positions, cache)
-            apart = PackedDecoder.extend(unrecorded(twin.decoder), tokens, positions, as_it_is)
+        cache, as_it_is = twin.read(text, guide), twin.read(text, guide)
+        window = torch.arange(3, 7).expand(rows, -1)
+        for positions in (*(all_at(t, rows) for t in range(3)), Positions(window), Positions(window, 8)):
+            tokens = torch.randint(TOKENS.codebook_size, positions.at.shape)
+            made = twin.extend(tokens, positions, cache)
+            apart = unrecorded(twin).extend(tokens, positions, as_it_is)
             torch.testing.assert_close(made, apart, atol=1e-6, rtol=0)
-    assert len(twin.decoder._recorded) == 4
-    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in twin.decoder._recorded.values())
+    records = twin.decoder.blocks.of
+    assert len(records) == 4
+    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in records.values())
 
 
-def unrecorded(decoder: PackedDecoder) -> PackedDecoder:
+def unrecorded(model: TokenModel) -> TokenModel:
     """It shares all but the records."""
-    twin = copy.copy(decoder)
-    twin._recorded = {(many, alone): decoder.blocks for many in (True, False) for alone in (True, False)}
+    twin = copy.copy(model)
+    decoder = copy.copy(model.decoder)
+    decoder.blocks = lambda kind, arguments: model.decoder.blocks.module(*arguments)
+    twin._modules = {**model._modules, "decoder": decoder}
     return twin
 
 

@@ -67,7 +67,7 @@ def test_a_lone_picture_on_a_cpu_is_drawn_in_parallel_unless_told_otherwise() ->
     by_rule = draw(sampler, 1, parallel=None)
     assert by_rule == draw(sampler, 1, parallel=0)
     draw(sampler, 2, parallel=None)
-    assert [*sampler.passes][1:] == [9, 9]
+    assert sampler.passes[1:] == [9, 9]
     assert sampler.passes[0] <= 9
     assert sampler._window(1) == 8
     assert sampler._window(2) == 0
@@ -76,8 +76,8 @@ def test_a_lone_picture_on_a_cpu_is_drawn_in_parallel_unless_told_otherwise() ->
 def test_what_is_not_guided_is_half_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first window on that lies past the guided part, in all pictures."""
     model = token_model()
-    rows, extend = [], model.decoder.extend
-    monkeypatch.setattr(model.decoder, "extend", lambda x, *rest: (rows.append(len(x)), extend(x, *rest))[1])
+    rows, extend = [], model.extend
+    monkeypatch.setattr(model, "extend", lambda x, *rest: (rows.append(len(x)), extend(x, *rest))[1])
     draw(Sampler(model, "plain"), 2, parallel=2, guidance=2.0, guidance_until=0.3)
     assert rows == sorted(rows, reverse=True)
     assert {*rows} == {4, 2}
@@ -93,7 +93,7 @@ def test_nothing_is_read_from_the_device_in_a_pass() -> None:
     """On the meta device nothing can be."""
     with torch.no_grad(), torch.device("meta"):
         model = token_model().to("meta")
-        cache = model.cache(captions(2).to("meta"), guide=True)
+        cache = model.read(captions(2).to("meta"), guide=True)
         settings = Draw.of(SamplingOptions(top_k=3), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))
         looks: list[torch.Tensor] = []
         tokens, passes = decode_in_parallel(

@@ -11,6 +11,7 @@ import yaml
 from tiny_models import TOKENS, captions, token_model
 from torch import Tensor
 
+from seq2seq.cache import Positions
 from seq2seq.layers import Attention
 from seq2seq.loss import log_likelihood, partly_hidden, token_loss
 from seq2seq.model import TokenModel, TokenModelConfig
@@ -19,9 +20,10 @@ from training.errors import BadInput
 
 def test_cached_decoding_equals_teacher_forcing() -> None:
     model, text = token_model(), captions(5)
-    cache, token, drawn, stepped = model.cache(text), torch.full((5,), TOKENS.bos), [], []
+    cache, token, drawn, stepped = model.read(text), torch.full((5,), TOKENS.bos), [], []
     for position in range(TOKENS.length + 1):
-        logits = model.step(token, position, cache)
+        at = torch.full((5, 1), position)
+        logits = model.extend(token[:, None], Positions(at, position + 1, together=True), cache)[:, 0]
         stepped.append(logits)
         token = logits[:, : TOKENS.codebook_size].argmax(-1)  # greedy, whole pictures
         drawn.append(token)
@@ -31,6 +33,31 @@ def test_cached_decoding_equals_teacher_forcing() -> None:
     assert tokens.unique().numel() > 3  # a model that always says the same would prove little
 
 
+@torch.no_grad()
+def test_pictures_of_a_batch_may_stand_at_different_places() -> None:
+    """A pass over positions 6, 0 and 3 of three pictures says what it says of each alone, whatever the bound."""
+    model, text = token_model(), captions(3)
+    tokens = torch.cat([torch.full((3, 1), TOKENS.bos), torch.randint(TOKENS.codebook_size, (3, 8))], dim=1)
+    starts, cache = [6, 0, 3], model.read(text, guide=True)
+    for position in range(
+        6
+    ):  # earlier ones as far as each has come; where it has not, what is written comes to nothing
+        at = torch.tensor([min(position, start) for start in starts])[:, None]
+        model.extend(tokens.gather(1, at).repeat(2, 1), Positions(at.repeat(2, 1)), cache)
+    at = torch.tensor(starts)[:, None]
+    together = [
+        model.extend(tokens.gather(1, at).repeat(2, 1), Positions(at.repeat(2, 1), until), cache)
+        for until in (None, 7, 9)
+    ]
+    for i, start in enumerate(starts):
+        alone = model.read(text[i : i + 1], guide=True)
+        for position in range(start + 1):
+            at = torch.full((2, 1), position)
+            said = model.extend(tokens[[i, i], position, None], Positions(at, position + 1, together=True), alone)
+        for found in together:
+            torch.testing.assert_close(found[[i, i + 3]], said, atol=1e-5, rtol=1e-5)
+
+
 def test_attention_agrees_with_the_formula() -> None:
     """Softmax attention written out, with RMS-normalised queries and keys, against the layer."""
     torch.manual_seed(0)
@@ -38,7 +65,7 @@ def test_attention_agrees_with_the_formula() -> None:
     for norm in (layer.query_norm, layer.key_norm):
         torch.nn.init.normal_(norm.weight)
     mask = torch.rand(2, 1, 1, 7) < 0.7
-    got = layer.attend(x, layer.keys_values(other), mask=mask)
+    got = layer(x, other, mask=mask)
 
     def rms(v: Tensor, weight: Tensor) -> Tensor:
         return v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight

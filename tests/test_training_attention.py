@@ -72,10 +72,10 @@ def test_products_are_written_out_where_that_is_faster(
 
 def test_a_block_learns_by_it_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries must reach it in bfloat16: a norm that returned float32 would bring the slow operator back."""
-    from seq2seq.layers import DecoderBlock
+    from seq2seq.layers import DecoderBlock, Text
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *_, **__: pytest.fail("not written out"))
     block = DecoderBlock(32, 2, 64, 0.0)
     with torch.autocast("cpu", torch.bfloat16):
-        text = block.cross.keys_values(torch.randn(2, 5, 32))
-        block(torch.randn(2, 9, 32), text, torch.ones(2, 1, 1, 5, dtype=torch.bool)).sum().backward()
+        text = Text(torch.ones(2, 1, 1, 5, dtype=torch.bool), torch.randn(2, 5, 32))
+        block(torch.randn(2, 9, 32), text).sum().backward()
