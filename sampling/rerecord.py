@@ -1,9 +1,11 @@
-"""Gives models, stores and runs that were made before ids ignored defaults their new ids, once:
+"""Gives models, stores and runs that were made before ids ignored defaults, or before image tokenizers had parts, the
+config and the ids of today, once:
 
     python -m sampling.rerecord FOLDER [FOLDER ...]
 
-An id was a hash of every field of a config, so that any new field would have made all models strangers to one another.
-This file goes with the next release, after which nobody has old ids any more.
+An id was a hash of every field of a config, so that any new field would have made all models strangers to one another;
+then it was one of fields that now have other names. This file goes with the next release, after which nobody has old
+ids any more.
 """
 
 import sys
@@ -13,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from data.store import HEAD, checksum
-from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from training.cli import command
-from training.config import require, to_dict
+from training.config import require
 from training.errors import BadInput
 from training.files import write_json
 from training.pretrained import fingerprint
@@ -23,6 +25,11 @@ from training.strict_json import read_json
 
 _RECORDS = ("config.json", "data.json", HEAD)
 """Names of files that say which image tokenizer they go with."""
+_NOW = {
+    "patch_size": "backbone", "width": "backbone", "encoder_depth": "backbone", "decoder_depth": "backbone",
+    "heads": "backbone", "pixel_width": "backbone", "codebook_size": "quantizer", "codebook_dim": "quantizer",
+}  # fmt: skip
+"""The part that has a field of the old config of an image tokenizer."""
 
 
 @dataclass(kw_only=True)
@@ -37,15 +44,20 @@ class RerecordOptions:
 
 
 def main(options: RerecordOptions) -> None:
-    """Finds the image tokenizers, then everything that names one by its old id."""
-    renamed = {}
+    """Finds the image tokenizers and their runs, then everything that names one by its old id."""
+    renamed: dict[str, str] = {}
+    changed = 0
     for file in _files(options.folder, ("config.json",)):
-        if read_json(file, most=2**31).get("model") == ImageTokenizer.__name__:
+        values = read_json(file, most=2**31)
+        if (told := _with_parts(values)) != values:
+            write_json(file, told)
+            changed += 1
+            print(file)
+        if values.get("model") == ImageTokenizer.__name__:
             model = ImageTokenizer.from_pretrained(file.parent)
-            renamed[_old_codes_id(model)] = model.codes_id
+            renamed |= dict.fromkeys(_old_codes_ids(model), model.codes_id)
     if not renamed:
         raise BadInput(f"{options.folder[0]}: holds no image tokenizer, by which the others are known")
-    changed = 0
     for file in _files(options.folder, _RECORDS):
         values = read_json(file, most=2**31, finite=False)
         told = _told(values, renamed)
@@ -56,7 +68,7 @@ def main(options: RerecordOptions) -> None:
         write_json(file, told)
         changed += 1
         print(file)
-    print(f"{changed} files have new ids ({', '.join(f'{old} is {new}' for old, new in renamed.items())})")
+    print(f"{changed} files are as of today ({', '.join(f'{old} is {new}' for old, new in renamed.items())})")
 
 
 def _files(folders: list[Path], names: tuple[str, ...]) -> Iterator[Path]:
@@ -76,12 +88,37 @@ def _told(value: Any, renamed: dict[str, str]) -> Any:
     return [_told(one, renamed) for one in value] if isinstance(value, list) else value
 
 
-def _old_codes_id(model: ImageTokenizer) -> str:
-    config = {
-        name: value for name, value in to_dict(model.config).items() if name not in ("decoder_depth", "pixel_width")
-    }
+def _with_parts(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of an image tokenizer, or of a run that trains one, whose options are those of its parts."""
+    if isinstance(values.get("model"), dict) and "patch_size" in values["model"]:
+        model, loss = _with_parts(values["model"]), dict(values["loss"])
+        model["quantizer"]["commitment"] = loss.pop("commitment")
+        return {**values, "model": model, "loss": loss}
+    if "patch_size" not in values:
+        return values
+    told: dict[str, Any] = {name: value for name, value in values.items() if name not in _NOW}
+    told |= {"backbone": {"kind": "vit"}, "quantizer": {"kind": "cosine-vq"}}
+    for name, part in _NOW.items():
+        if name in values:
+            told[part][name.removeprefix("codebook_")] = values[name]
+    return told
+
+
+def _old_codes_ids(model: ImageTokenizer) -> list[str]:
+    """Of every field, and of those that were not at their defaults; none of a model that there could not be."""
+    if (model.config.backbone.kind, model.config.quantizer.kind) != ("vit", "cosine-vq"):
+        return []
+
+    def fields(config: ImageTokenizerConfig) -> dict[str, Any]:
+        old = {name: getattr(getattr(config, part), name.removeprefix("codebook_")) for name, part in _NOW.items()}
+        return {"image_size": config.image_size, **old}
+
+    config, usual = fields(model.config), fields(ImageTokenizerConfig())
+    for name in ("decoder_depth", "pixel_width"):
+        del config[name]
     parts = ("encoder.", "quantizer.project_in.", "quantizer._codebook.embed.")
-    return fingerprint(config, {name: t for name, t in model.state_dict().items() if f"{name}.".startswith(parts)})
+    tensors = {name: t for name, t in model.state_dict().items() if f"{name}.".startswith(parts)}
+    return [fingerprint(its, tensors) for its in (config, {k: v for k, v in config.items() if v != usual[k]})]
 
 
 def spelled(argv: list[str]) -> list[str]:

@@ -113,6 +113,6 @@ def known_of(start: Start, tokenizer: ImageTokenizer) -> Tensor:
     if start.mask is None:
         codes[:, round((1 - start.strength) * codes.shape[1]) :] = -1
     else:
-        anew = F.max_pool2d(start.mask[None].float(), tokenizer.config.patch_size)[0].bool()
+        anew = F.max_pool2d(start.mask[None].float(), tokenizer.config.factor)[0].bool()
         codes[:, anew.to(codes.device)] = -1
     return codes.flatten(1)

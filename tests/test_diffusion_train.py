@@ -1,5 +1,6 @@
 """The diffusion trainer: pictures in, a bundle out, and no interruption can be told afterwards."""
 
+import dataclasses
 import gc
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from tiny_models import text_tokenizer
+from tiny_models import IMAGES, text_tokenizer
 from torch import Tensor, nn
 
 import diffusion.task
@@ -23,17 +24,14 @@ from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.train import main
 from sampling import load
-from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.image_tokenizer import ImageTokenizer
 from training.command_line import parse
 from training.errors import BadInput
 from training.run import RunFolder
 from training.trainer import Trainer
 
 DEBUG = Path(__file__).parents[1] / "configs" / "diffusion" / "debug.yaml"
-IMAGES = ImageTokenizerConfig(
-    image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
-    codebook_size=20, codebook_dim=4,
-)  # fmt: skip
+PICTURES = dataclasses.replace(IMAGES, image_size=16)
 SPEED = {"images_per_second", "tokens_per_second"}
 
 
@@ -51,7 +49,7 @@ def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def parts(tmp_path: Path, photos: Path) -> list[str]:
     """The flags that name an image tokenizer, a text tokenizer and pictures."""
     torch.manual_seed(0)
-    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "tokenizer")
+    ImageTokenizer(PICTURES).save_pretrained(tmp_path / "tokenizer")
     text_tokenizer().save_pretrained(tmp_path / "text")
     return [
         "--tokenizer", str(tmp_path / "tokenizer"), "--text", str(tmp_path / "text"), "--data", str(photos),

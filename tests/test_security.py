@@ -53,7 +53,8 @@ def hostile_bundles(folder: Path) -> Iterator[Path]:
         ("diffusion", "process"),
         ("diffusion", "dit"),
         ("autoregressive", "width"),
-        ("tokenizer", "heads"),
+        ("tokenizer", "backbone"),
+        ("tokenizer", "quantizer"),
     ):
         made = bundle(f"class-in-{part}-{field}")
         edited(made / part / "config.json", **{field: CLASS})
@@ -155,15 +156,9 @@ def other_commands(folder: Path) -> Iterator[Case]:
         folder / "cache",
         folder / "out",
     )
-    tokenizer = folder / "class-in-tokenizer-heads" / "tokenizer"
-    parts = [
-        "--text",
-        f"{bundle}/text",
-        "--tokenizer",
-        f"{bundle}/tokenizer",
-        "--backend",
-        f"diffusion={bundle}/diffusion",
-    ]
+    tokenizer = folder / "class-in-tokenizer-backbone" / "tokenizer"
+    parts = ["--text", f"{bundle}/text", "--tokenizer", f"{bundle}/tokenizer"]
+    parts += ["--backend", f"diffusion={bundle}/diffusion"]
     data = ["--data", str(folder / "fine"), "--cache", str(cache)]
     yield "sampling.bundle", [*parts, "--out", f"{out}/bundle"]
     yield "evaluation.curves", ["--model", str(folder / "parts-elsewhere"), "--plot", f"{out}/curves.png"]
@@ -323,10 +318,10 @@ def test_all_end_well_or_in_one_line(watched: tuple[Path, list[dict[str, Any]]])
     for command, refused in {
         "evaluation.score": "inception",
         "tokenizer.train ": "class_path",
-        "tokenizer.encode": "heads",
-        "evaluation.reconstruct": "heads",
-        "seq2seq.train": "heads",
-        "diffusion.train": "heads",
+        "tokenizer.encode": "class_path",
+        "evaluation.reconstruct": "class_path",
+        "seq2seq.train": "class_path",
+        "diffusion.train": "class_path",
         "evaluation.run": "class_path",
         "sampling.bundle": "class_path",
     }.items():  # and not something before it

@@ -1,5 +1,6 @@
 """The token model's trainer: whose codes it learns from, and what it starts from."""
 
+import dataclasses
 import gc
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from tiny_models import text_tokenizer
+from tiny_models import IMAGES, text_tokenizer
 from torch import nn
 
 import seq2seq.task
@@ -22,17 +23,14 @@ from seq2seq.batches import TokenBatches
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from seq2seq.train import main
-from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.command_line import parse
 from training.errors import BadInput
 from training.run import RunFolder
 from training.trainer import Trainer
 
-IMAGES = ImageTokenizerConfig(
-    image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
-    codebook_size=20, codebook_dim=4,
-)  # fmt: skip
+PICTURES = dataclasses.replace(IMAGES, image_size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +47,7 @@ def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def parts(tmp_path: Path, photos: Path) -> list[str]:
     """The flags that name an image tokenizer, a text tokenizer and pictures of one's own."""
     torch.manual_seed(0)
-    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "tokenizer")
+    ImageTokenizer(PICTURES).save_pretrained(tmp_path / "tokenizer")
     text_tokenizer().save_pretrained(tmp_path / "text")
     shutil.copytree(photos, tmp_path / "photos")
     return [

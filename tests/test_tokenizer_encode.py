@@ -17,14 +17,17 @@ from data.store_writer import Part, begin, finish
 from tokenizer.augment import augmented
 from tokenizer.encode import EncodeOptions, _encode_share, encode_shared, main, planned
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.quantizers import CosineVQConfig
+from tokenizer.vit import ViTConfig
 from training.cli import command
 from training.errors import BadInput
 from training.files import locked
 
 CONFIG = ImageTokenizerConfig(
-    image_size=16, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
-    codebook_size=100, codebook_dim=4,
-)  # fmt: skip
+    image_size=16,
+    backbone=ViTConfig(patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4),
+    quantizer=CosineVQConfig(size=100, dim=4),
+)
 
 Encode = Callable[..., str]
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,17 @@ from torch.nn import functional as F
 from diffusion.model import DiffusionModelConfig
 from seq2seq.model import TokenModelConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, require_own_grid, to_float, to_uint8
+from tokenizer.quantizers import CosineVQConfig
+from tokenizer.vit import ViTConfig
+from training.config import from_dict
 from training.errors import BadInput
 from training.pretrained import exported
 
 CONFIG = ImageTokenizerConfig(
-    image_size=16, patch_size=4, width=32, encoder_depth=1, decoder_depth=2, heads=2, pixel_width=4,
-    codebook_size=300, codebook_dim=8,
-)  # fmt: skip
+    image_size=16,
+    backbone=ViTConfig(patch_size=4, width=32, encoder_depth=1, decoder_depth=2, heads=2, pixel_width=4),
+    quantizer=CosineVQConfig(size=300, dim=8),
+)
 PICTURES = torch.randint(0, 256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
@@ -77,10 +82,10 @@ def test_codes_are_the_nearest_by_cosine(model: ImageTokenizer) -> None:
 
 
 def test_codes_are_the_quantizer_s(model: ImageTokenizer) -> None:
-    z = model.encoder(to_float(PICTURES)).flatten(1, 2)
-    quantized, codes, _ = model.quantizer(z)
-    assert torch.equal(model.encode(PICTURES).flatten(1), codes)
-    torch.testing.assert_close(model.quantizer.get_output_from_indices(codes), quantized)
+    quantized, codes, losses = model.quantizer(model.encoder(to_float(PICTURES)))
+    assert torch.equal(model.encode(PICTURES), codes)
+    torch.testing.assert_close(model.quantizer.lookup(codes), quantized)
+    assert losses["commitment"].ndim == 0
 
 
 def test_the_forward_pass_is_encode_and_decode(model: ImageTokenizer) -> None:
@@ -217,16 +222,20 @@ def test_identities_name_what_decides_codes_and_pixels(
 @pytest.mark.parametrize(
     ("field", "codes", "pixels"),
     [
-        ("decoder_depth", False, True),
-        ("pixel_width", False, True),
-        ("encoder_depth", True, False),
-        ("heads", True, True),
+        ("backbone.decoder_depth", False, True),
+        ("backbone.pixel_width", False, True),
+        ("backbone.encoder_depth", True, False),
+        ("backbone.heads", True, True),
+        ("quantizer.commitment", False, False),
     ],
 )
 def test_a_larger_decoder_keeps_the_codes(field: str, codes: bool, pixels: bool) -> None:
     """Parti's second stage: the codes stay while the decoder grows, so stores of codes must stay valid."""
     small = tokenizer()
-    large = tokenizer(dataclasses.replace(CONFIG, **{field: 2 * getattr(CONFIG, field)}))
+    part, name = field.split(".")
+    its = getattr(CONFIG, part)
+    larger = dataclasses.replace(its, **{name: 2 * getattr(its, name)})
+    large = tokenizer(dataclasses.replace(CONFIG, **{part: larger}))
     shapes = {name: tensor.shape for name, tensor in large.state_dict().items()}
     shared = {name: t for name, t in small.state_dict().items() if shapes.get(name) == t.shape}
     large.load_state_dict(shared, strict=False)
@@ -254,33 +263,34 @@ def test_export_save_and_load_keep_codes_pixels_and_identities(calibrated: Image
     assert torch.equal(again.decode_latents(again.latents(PICTURES)), pictures)
     again.save_pretrained(tmp_path / "again")
     assert ImageTokenizer.from_pretrained(tmp_path / "again").codes_id == ids[0]
-    assert json.loads((tmp_path / "config.json").read_text())["codebook_size"] == 300
+    assert json.loads((tmp_path / "config.json").read_text())["quantizer"]["size"] == 300
 
 
 def test_statistics_of_the_codebook(model: ImageTokenizer) -> None:
     counts = model.quantizer._codebook.cluster_size
     counts.zero_()
     counts[0, :30] = 2.0
-    usage, perplexity = model.codebook_statistics()
-    assert usage.item() == pytest.approx(0.1)
-    assert perplexity.item() == pytest.approx(30, rel=1e-4)
+    health = model.quantizer.health()
+    assert health["usage"].item() == pytest.approx(0.1)
+    assert health["perplexity"].item() == pytest.approx(30, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"patch_size": 5}, "image_size is 16: must be a multiple of patch_size 5"),
-        ({"image_size": 4, "patch_size": 8}, "image_size is 4: must be a multiple of patch_size 8"),
-        ({"heads": 3}, "width is 32: must be a multiple of heads 3"),
-        ({"patch_size": 0}, "patch_size is 0: must be from 1 to 16384"),
-        ({"codebook_size": 1}, "codebook_size is 1: must be from 2"),
-        ({"codebook_dim": 33}, "codebook_dim is 33: must be from 1 to width 32"),
+        ({"backbone": {"patch_size": 5}}, "ImageTokenizerConfig.image_size is 16: must be a multiple of 5"),
+        ({"image_size": 4}, "ImageTokenizerConfig.image_size is 4: must be a multiple of 8, the pixels a code"),
+        ({"backbone": {"heads": 3}}, "ViTConfig.width is 256: must be a multiple of heads 3"),
+        ({"backbone": {"patch_size": 0}}, "ViTConfig.patch_size is 0: must be from 1 to 16384"),
+        ({"quantizer": {"size": 1}}, "CosineVQConfig.size is 1: must be from 2"),
+        ({"quantizer": {"dim": 257}}, "ImageTokenizerConfig.codebook_dim is 257: must be at most the backbone's width"),
+        ({"quantizer": {"commitment": -1}}, "CosineVQConfig.commitment is -1.0: must be 0 or more"),
     ],
 )
-def test_impossible_shapes(options: dict[str, int], said: str) -> None:
+def test_impossible_shapes(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput) as error:
-        dataclasses.replace(CONFIG, **options)
-    assert f"ImageTokenizerConfig.{said}" in str(error.value)
+        from_dict(ImageTokenizerConfig, {"image_size": 16, **options})
+    assert said in str(error.value)
 
 
 def test_a_grid_that_a_preset_states_is_not_overwritten() -> None:

@@ -36,9 +36,10 @@ ROOT = Path(__file__).parents[1]
 STEPS = 300  # codes that nothing uses are replaced from about step 230 on, by chance
 FLAGS = {
     "--steps": STEPS, "--batch_size": 4, "--log_every": 1, "--checkpoint_every": 15, "--sample_every": 150,
-    "--loss.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.patch_size": 8,
-    "--model.width": 16, "--model.encoder_depth": 1, "--model.decoder_depth": 1, "--model.heads": 2,
-    "--model.pixel_width": 4, "--model.codebook_size": 32, "--model.codebook_dim": 4,
+    "--loss.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.backbone.patch_size": 8,
+    "--model.backbone.width": 16, "--model.backbone.encoder_depth": 1, "--model.backbone.decoder_depth": 1,
+    "--model.backbone.heads": 2, "--model.backbone.pixel_width": 4, "--model.quantizer.size": 32,
+    "--model.quantizer.dim": 4,
 }  # fmt: skip
 
 Train = Callable[..., int]
@@ -189,8 +190,8 @@ def test_a_run_begins_with_the_weights_it_is_given(
         assert train("--out", tmp_path / "second", "--init", init) == 0
     assert all(torch.equal(tensor, given[name]) for name, tensor in seen[0].state_dict().items())
     assert given["quantizer._codebook.initted"].item()
-    assert train("--out", tmp_path / "third", "--init", init, "--model.width", "32") == 2
-    assert "not a model to start from (width: 16 there, 32 here)" in capsys.readouterr().err
+    assert train("--out", tmp_path / "third", "--init", init, "--model.backbone.width", "32") == 2
+    assert "not a model to start from (backbone.width: 16 there, 32 here)" in capsys.readouterr().err
 
 
 class Adversarial(TokenizerTask):
@@ -224,7 +225,7 @@ def test_a_task_of_one_s_own_adds_a_discriminator(
 def test_a_dry_run_writes_no_run(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--out", tmp_path / "run", "--dry_run") == 0
     said = capsys.readouterr().out
-    assert "codebook_size: 32" in said
+    assert "kind: cosine-vq\n    size: 32" in said
     assert "20 examples, a batch: images (4, 3, 16, 16) torch.uint8" in said
     assert not (tmp_path / "run").exists()
 
@@ -233,7 +234,7 @@ def test_a_dry_run_writes_no_run(train: Train, tmp_path: Path, capsys: pytest.Ca
     ("arguments", "said"),
     [
         (["--steps", "0"], "TokenizerTrainingConfig.steps is 0: must be 1 or more"),
-        (["--model.patch_size", "5"], "image_size is 16: must be a multiple of patch_size 5"),
+        (["--model.backbone.patch_size", "5"], "image_size is 16: must be a multiple of 5, the pixels a code"),
         (["--accumulation", "3"], "batch_size 4 does not divide"),
         (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--precision", "fp8"], "must be one of 'auto', 'no', 'bf16'"),

@@ -14,9 +14,10 @@ from data.store_writer import begin, finish
 from diffusion.model import DiffusionModel
 from sampling import load, rerecord
 from seq2seq.model import TokenModel
-from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.vit import ViTConfig
 from training.cli import command
-from training.config import stated
+from training.config import from_dict, stated
 from training.pretrained import PretrainedModel
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "emoji"
@@ -64,8 +65,21 @@ def test_a_config_states_what_is_not_usual() -> None:
     }  # fmt: skip
 
 
-def test_the_old_id_is_the_one_that_was_shipped() -> None:
-    assert rerecord._old_codes_id(ImageTokenizer.from_pretrained(SHIPPED / "tokenizer")) == "2f917167016f07e6"
+def test_the_old_ids_are_those_that_were_shipped() -> None:
+    old = rerecord._old_codes_ids(ImageTokenizer.from_pretrained(SHIPPED / "tokenizer"))
+    assert old == ["2f917167016f07e6", "dae77e93cc057d19"]
+
+
+def test_a_config_from_before_image_tokenizers_had_parts() -> None:
+    old = {"model": "ImageTokenizer", "image_size": 64, "patch_size": 8, "width": 32, "encoder_depth": 4,
+           "decoder_depth": 6, "heads": 4, "pixel_width": 32, "codebook_size": 2048, "codebook_dim": 16}  # fmt: skip
+    now = rerecord._with_parts(old)
+    assert now.pop("model") == "ImageTokenizer"
+    assert from_dict(ImageTokenizerConfig, now) == ImageTokenizerConfig(backbone=ViTConfig(width=32))
+    run = rerecord._with_parts({"data": "x", "model": old, "loss": {"l1": 1.0, "commitment": 0.25}})
+    assert (run["loss"], run["model"]["quantizer"]["commitment"]) == ({"l1": 1.0}, 0.25)
+    for values in (run, {"model": "TokenModel", "codebook_size": 20}):
+        assert rerecord._with_parts(values) == values
 
 
 def test_what_was_recorded_under_old_ids_is_found_again(
@@ -75,7 +89,7 @@ def test_what_was_recorded_under_old_ids_is_found_again(
     add_diffusion(bundle)
     tokenizer = ImageTokenizer.from_pretrained(bundle / "tokenizer")
     old, new = "0123456789abcdef", tokenizer.codes_id
-    monkeypatch.setattr(rerecord, "_old_codes_id", lambda model: old)
+    monkeypatch.setattr(rerecord, "_old_codes_ids", lambda model: [old])
     info = CodesInfo(
         codes_id=old, codebook_size=20, rows=4, columns=4, views=1, seed=0, source="s", fingerprint="f"
     )  # fmt: skip

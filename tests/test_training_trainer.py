@@ -25,6 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
+from tokenizer.quantizers import CosineVQConfig
+from tokenizer.vit import ViTConfig
 from training import trainer
 from training.batches import Batch
 from training.errors import BadInput
@@ -40,9 +42,10 @@ COUNT = 10
 INPUTS = torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(0))
 PICTURES = torch.randint(0, 256, (COUNT, 3, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 IMAGES = ImageTokenizerConfig(
-    image_size=12, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
-    codebook_size=20, codebook_dim=4,
-)  # fmt: skip
+    image_size=12,
+    backbone=ViTConfig(patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4),
+    quantizer=CosineVQConfig(size=20, dim=4),
+)
 SPEED = {"images_per_second", "tokens_per_second"}
 
 
@@ -105,7 +108,7 @@ class Fitting(Task):
             images = to_float(batch["images"])
             made = model(images)
             error = (made.images - images).square().mean()
-            yield Loss("model", error + made.commitment, {"commitment": made.commitment})
+            yield Loss("model", error + made.losses["commitment"], {"commitment": made.losses["commitment"]})
         else:
             error = model(batch["x"]) - batch["y"]
             yield Loss("model", error.square().mean(), {"bias": error.mean()})

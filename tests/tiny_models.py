@@ -13,7 +13,9 @@ from diffusion.text import TextConfig
 from sampling.pipeline import Bundle
 from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.quantizers import CosineVQConfig
 from tokenizer.text import PAD, TextTokenizer, TextTokenizerConfig
+from tokenizer.vit import ViTConfig
 from training.files import write_json
 from training.strict_json import read_json
 
@@ -23,9 +25,10 @@ TOKENS = TokenModelConfig(
 )  # fmt: skip
 
 IMAGES = ImageTokenizerConfig(
-    image_size=12, patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4,
-    codebook_size=20, codebook_dim=4,
-)  # fmt: skip
+    image_size=12,
+    backbone=ViTConfig(patch_size=4, width=16, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4),
+    quantizer=CosineVQConfig(size=20, dim=4),
+)
 
 
 def token_model(config: TokenModelConfig = TOKENS, seed: int = 0) -> TokenModel:

@@ -1,21 +1,22 @@
-"""The image tokenizer: pictures <-> codes <-> latents, a ViT-VQGAN (arXiv 2110.04627).
+"""The image tokenizer: pictures <-> codes <-> latents, by a backbone and a quantizer.
 
-Dimension names: B batch, H and W pixels, h and w codes (H / patch_size), D width, C dimensions of the code lookup.
+Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions of the code lookup.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
-from vector_quantize_pytorch import VectorQuantize
+from torch import Tensor
 
-from tokenizer.vit import Decoder, Encoder
-from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes, stated
+from tokenizer.parts import BackboneConfig, QuantizerConfig
+from tokenizer.quantizers import CosineVQConfig
+from tokenizer.vit import ViTConfig
+from training.config import require, require_sizes, stated
 from training.errors import BadInput
 from training.pretrained import PretrainedModel, fingerprint
 
@@ -26,39 +27,42 @@ class ImageTokenizerConfig:
 
     image_size: int = 64
     """Height and width of a picture in pixels."""
-    patch_size: int = 8
-    """Height and width in pixels that one code stands for."""
-    width: int = 256
-    """Width of both transformers."""
-    encoder_depth: int = 4
-    """Blocks of the encoder."""
-    decoder_depth: int = 6
-    """Blocks of the decoder."""
-    heads: int = 4
-    """Attention heads; they divide the width."""
-    pixel_width: int = 32
-    """Channels of the convolutions that close the seams between patches."""
-    codebook_size: int = 2048
-    """Number of codes."""
-    codebook_dim: int = 16
-    """Dimensions in which codes are compared, on the unit sphere."""
+    backbone: BackboneConfig = field(default_factory=ViTConfig)
+    """Pictures to vectors, and back."""
+    quantizer: QuantizerConfig = field(default_factory=CosineVQConfig)
+    """Vectors to codes, and back."""
 
     def __post_init__(self) -> None:
-        require_sizes(
-            self, image_size=2**14, patch_size=2**14, width=MOST_WIDTH, encoder_depth=MOST_DEPTH,
-            decoder_depth=MOST_DEPTH, heads=MOST_WIDTH, pixel_width=MOST_WIDTH,
-        )  # fmt: skip
-        require(
-            self, "image_size", self.image_size % self.patch_size == 0, f"a multiple of patch_size {self.patch_size}"
-        )
-        require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
-        require(self, "codebook_size", 2 <= self.codebook_size <= 2**24, "from 2 to 16777216")
-        require(self, "codebook_dim", 1 <= self.codebook_dim <= self.width, f"from 1 to width {self.width}")
+        require_sizes(self, image_size=2**14)
+        whole = self.image_size % self.factor == 0
+        require(self, "image_size", whole, f"a multiple of {self.factor}, the pixels a code")
+        width = self.backbone.width
+        require(self, "codebook_dim", self.codebook_dim <= width, f"at most the backbone's width {width}")
+
+    @property
+    def factor(self) -> int:
+        """Height and width in pixels that one code stands for."""
+        return self.backbone.factor
 
     @property
     def grid(self) -> int:
         """Codes in a row, and rows in a picture."""
-        return self.image_size // self.patch_size
+        return self.image_size // self.factor
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.quantizer.size
+
+    @property
+    def codebook_dim(self) -> int:
+        """Dimensions in which codes are compared, the channels of latents."""
+        return self.quantizer.dim
+
+    def options(self, group: str) -> set[str]:
+        """The dotted names of what the parts list as `group`, one of the three lists of `PartConfig`."""
+        parts = {"backbone": self.backbone, "quantizer": self.quantizer}
+        return {f"{part}.{name}" for part, config in parts.items() for name in getattr(config, group)}
 
 
 def require_own_grid(model: Any, grid: int) -> None:
@@ -82,8 +86,8 @@ class Reconstruction(NamedTuple):
     """(B, 3, H, W), about [-1, 1], not clamped."""
     codes: Tensor
     """(B, h, w) int64."""
-    commitment: Tensor
-    """Scalar: mean squared distance of the encoder's output to its code."""
+    losses: dict[str, Tensor]
+    """What the quantizer would have smaller, scalars by name."""
 
 
 class ImageTokenizer(PretrainedModel):
@@ -97,22 +101,16 @@ class ImageTokenizer(PretrainedModel):
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        c = config
-        self.encoder = Encoder(c.image_size, c.patch_size, c.width, c.encoder_depth, c.heads)
-        # ViT-VQGAN section 3.2: low-dimensional, l2-normalised lookup. Codes follow the encoder by a moving average;
-        # one used less than a tenth of the mean is replaced by a vector of the batch.
-        self.quantizer = VectorQuantize(
-            c.width,
-            c.codebook_size,
-            codebook_dim=c.codebook_dim,
-            use_cosine_sim=True,
-            decay=0.99,
-            threshold_ema_dead_code=0.1,
-            commitment_weight=1.0,
-        )
-        self.decoder = Decoder(c.image_size, c.patch_size, c.width, c.decoder_depth, c.heads, c.pixel_width)
-        self.register_buffer("latent_mean", torch.zeros(c.codebook_dim))
-        self.register_buffer("latent_std", torch.ones(c.codebook_dim))
+        self.encoder = config.backbone.encoder(config.image_size)
+        self.quantizer = config.quantizer.build(config.backbone.width)
+        self.decoder = config.backbone.decoder(config.image_size)
+        self.register_buffer("latent_mean", torch.zeros(config.codebook_dim))
+        self.register_buffer("latent_std", torch.ones(config.codebook_dim))
+
+    @property
+    def learns_by(self) -> set[str]:
+        """Fields of the config that change how it learns alone."""
+        return self.config.options("learns_by")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -130,10 +128,8 @@ class ImageTokenizer(PretrainedModel):
         """Float pictures (B, 3, H, W) in [-1, 1] -> their reconstruction, with gradients through the codes."""
         z = self.encoder(images)
         with torch.autocast(z.device.type, enabled=False):  # autocast was seen to change a third of the codes
-            quantized, codes, commitment = self.quantizer(rearrange(z.float(), "b h w d -> b (h w) d"))
-        h = z.shape[1]
-        grid = rearrange(quantized, "b (h w) d -> b h w d", h=h)
-        return Reconstruction(self.decoder(grid), rearrange(codes, "b (h w) -> b h w", h=h), commitment)
+            quantized, codes, losses = self.quantizer(z.float())
+        return Reconstruction(self.decoder(quantized), codes, losses)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -142,7 +138,7 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) int64, h up to the trained grid -> pictures (B, 3, h * p, w * p) uint8."""
+        """Codes (B, h, w) int64, h up to the trained grid -> pictures (B, 3, h * factor, w * factor) uint8."""
         grid = self.config.grid
         if codes.dtype != torch.int64 or codes.ndim != 3 or not self._is_grid(*codes.shape[1:]):
             raise BadInput(
@@ -151,7 +147,7 @@ class ImageTokenizer(PretrainedModel):
             )
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
             raise BadInput(f"codes must be from 0 to {self.config.codebook_size - 1}")
-        return to_uint8(self.decoder(self.quantizer.get_output_from_indices(codes)))
+        return to_uint8(self.decoder(self.quantizer.lookup(codes)))
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
@@ -177,50 +173,39 @@ class ImageTokenizer(PretrainedModel):
         self.latent_mean.copy_(z.mean(0))
         self.latent_std.copy_(z.std(0).clamp_min(1e-4))
 
-    @torch.no_grad()
-    def codebook_statistics(self) -> tuple[Tensor, Tensor]:
-        """Share of the codes in use and their perplexity over about the last hundred training steps."""
-        counts = self.quantizer._codebook.cluster_size.flatten()
-        p = counts / counts.sum().clamp_min(1e-10)
-        return (counts > 0.1).float().mean(), torch.exp(torch.special.entr(p).sum())
-
     @property
     def codes_id(self) -> str:
-        """Names what decides the codes, encoder and codebook: two tokenizers with one `codes_id` share their codes."""
-        return self._hash(
-            "encoder.", "quantizer.project_in.", "quantizer._codebook.embed.", without=("decoder_depth", "pixel_width")
-        )
+        """Names what decides the codes, encoder and quantizer: tokenizers with one `codes_id` share their codes."""
+        return self._hash("encoder", self.quantizer.codes_tensors, "pixels_alone")
 
     @property
     def pixels_id(self) -> str:
-        """Names what decides the pixels of given codes: codebook and decoder."""
-        return self._hash(
-            "decoder.", "quantizer.project_out.", "quantizer._codebook.embed.", without=("encoder_depth",)
-        )
+        """Names what decides the pixels of given codes: quantizer and decoder."""
+        return self._hash("decoder", self.quantizer.pixels_tensors, "codes_alone")
 
     def _lookup_vectors(self, images: Tensor) -> Tensor:
-        """Pictures uint8 -> unit vectors (B, h, w, C), float32, outside autocast."""
+        """Pictures uint8 -> what the quantizer compares (B, h, w, C), float32, outside autocast."""
         size = self.config.image_size
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise BadInput(
                 f"pictures are {images.dtype} of shape {tuple(images.shape)}: must be uint8 (B, 3, {size}, {size})"
             )
         with torch.autocast(images.device.type, enabled=False):
-            z = self.quantizer.project_in(self.encoder(to_float(images)))
-        return nn.functional.normalize(z, dim=-1)
+            return self.quantizer.vectors(self.encoder(to_float(images)))
 
     def _nearest(self, z: Tensor) -> Tensor:
-        """Vectors (B, h, w, C) -> codes (B, h, w) of the largest inner product, as the quantizer in training."""
+        """Vectors (B, h, w, C) -> codes (B, h, w), as the quantizer in training."""
         with torch.autocast(z.device.type, enabled=False):
-            return (z.float() @ self.quantizer.codebook.T).argmax(-1)
+            return self.quantizer.nearest(z.float())
 
     def _is_grid(self, rows: int, columns: int) -> bool:
         return 1 <= rows <= self.config.grid == columns
 
-    def _hash(self, *parts: str, without: Sequence[str]) -> str:
-        """Of the tensors that belong to `parts` and of the config, except its fields that shape none of them."""
+    def _hash(self, half: str, quantizer: Iterable[str], without: str) -> str:
+        """Of the tensors of encoder or decoder and some of the quantizer's, and of the options that shape them."""
+        parts = (f"{half}.", *(f"quantizer.{name}" for name in quantizer))
         tensors = {name: t for name, t in self.state_dict().items() if f"{name}.".startswith(parts)}
-        return fingerprint(stated(self.config, but=without), tensors)
+        return fingerprint(stated(self.config, but=self.learns_by | self.config.options(without)), tensors)
 
 
 def to_float(images: Tensor) -> Tensor:

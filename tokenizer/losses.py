@@ -8,13 +8,14 @@ from torch.nn import functional as F
 
 from tokenizer.features import FeatureNetwork
 from tokenizer.image_tokenizer import Reconstruction
+from tokenizer.parts import QuantizerConfig
 from training.config import require
 from training.precision import has_bf16
 
 
 @dataclass(kw_only=True)
 class LossConfig:
-    """Weights of the loss terms."""
+    """Weights of the loss terms, but for the quantizer's own."""
 
     l1: float = 1.0
     """Mean absolute error of pixels in [-1, 1]."""
@@ -24,35 +25,29 @@ class LossConfig:
     """Distance in the features of the frozen network; 0 leaves the network out."""
     perceptual_size: int = 128
     """Pictures are resized to this for the feature network, which was trained at 224."""
-    commitment: float = 0.5
-    """Pull of the encoder's output towards its code."""
 
     def __post_init__(self) -> None:
-        for name in ("l1", "l2", "perceptual", "commitment"):
+        for name in ("l1", "l2", "perceptual"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         size = self.perceptual_size
         require(self, "perceptual_size", size >= 32 and size % 32 == 0, "a multiple of 32, the network's stride")
 
 
 class TokenizerLoss(nn.Module):
-    """Weighted sum of the terms; returns each by name for the log."""
+    """Weighted sum of the terms, the quantizer's among them; returns each by name for the log."""
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: LossConfig, quantizer: QuantizerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.quantizer = config, quantizer
         self.perceptual = PerceptualLoss(config.perceptual_size) if config.perceptual else None
 
     def forward(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> scalar loss, its terms."""
-        terms = {
-            "l1": F.l1_loss(made.images, images),
-            "l2": F.mse_loss(made.images, images),
-            "commitment": made.commitment,
-        }
+        terms = {"l1": F.l1_loss(made.images, images), "l2": F.mse_loss(made.images, images), **made.losses}
         if self.perceptual:
             terms["perceptual"] = self.perceptual(made.images, images)
-        total = sum((getattr(self.config, name) * term for name, term in terms.items()), torch.zeros(()))
-        return total, terms
+        weights = {name: getattr(self.quantizer if name in made.losses else self.config, name) for name in terms}
+        return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())), terms
 
 
 class PerceptualLoss(nn.Module):

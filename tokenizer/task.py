@@ -27,7 +27,7 @@ class TokenizerTask(Task):
         self.model = ImageTokenizer(config.model)
         if config.init:
             start_from(self.model, config.init)
-        self.objective = TokenizerLoss(config.loss).to(device)
+        self.objective = TokenizerLoss(config.loss, config.model.quantizer).to(device)
         super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
@@ -38,8 +38,7 @@ class TokenizerTask(Task):
     def lack(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> what it lacks, a scalar; and what to log."""
         total, terms = self.objective(made, images)
-        usage, perplexity = self.model.codebook_statistics()
-        return total, {**terms, "psnr": psnr(made.images, images), "usage": usage, "perplexity": perplexity}
+        return total, {**terms, "psnr": psnr(made.images, images), **self.model.quantizer.health()}
 
     def evaluate(self, average: ImageTokenizer, file: Path) -> dict[str, float]:
         """Draws validation pictures over their reconstructions."""

@@ -1,13 +1,60 @@
-"""Vision transformer blocks of the ViT-VQGAN (arXiv 2110.04627).
+"""The backbone of the ViT-VQGAN (arXiv 2110.04627).
 
 Dimension names: B batch, N patches (h * w), D width, H heads.
 """
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from tokenizer.parts import BACKBONES, BackboneConfig
 from training.attention import attention
+from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
+
+
+@BACKBONES.register("vit")
+@dataclass(kw_only=True)
+class ViTConfig(BackboneConfig):
+    """Two vision transformers (ViT-VQGAN)."""
+
+    codes_alone: ClassVar = frozenset({"encoder_depth"})
+    pixels_alone: ClassVar = frozenset({"decoder_depth", "pixel_width"})
+
+    patch_size: int = 8
+    """Height and width in pixels that one code stands for."""
+    width: int = 256
+    """Width of both transformers."""
+    encoder_depth: int = 4
+    """Blocks of the encoder."""
+    decoder_depth: int = 6
+    """Blocks of the decoder."""
+    heads: int = 4
+    """Attention heads; they divide the width."""
+    pixel_width: int = 32
+    """Channels of the convolutions that close the seams between patches."""
+
+    def __post_init__(self) -> None:
+        require_sizes(
+            self, patch_size=2**14, width=MOST_WIDTH, encoder_depth=MOST_DEPTH, decoder_depth=MOST_DEPTH,
+            heads=MOST_WIDTH, pixel_width=MOST_WIDTH,
+        )  # fmt: skip
+        require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
+
+    @property
+    def factor(self) -> int:
+        """Height and width in pixels that one code stands for."""
+        return self.patch_size
+
+    def encoder(self, image_size: int) -> "Encoder":
+        """Makes the encoder."""
+        return Encoder(image_size, self.patch_size, self.width, self.encoder_depth, self.heads)
+
+    def decoder(self, image_size: int) -> "Decoder":
+        """Makes the decoder."""
+        return Decoder(image_size, self.patch_size, self.width, self.decoder_depth, self.heads, self.pixel_width)
 
 
 class Attention(nn.Module):

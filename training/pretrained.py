@@ -32,8 +32,11 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     config_class: ClassVar[type]
     config: Any
-    learns_by: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the config, dotted, that change how a model learns but not what it makes of its weights."""
+
+    @property
+    def learns_by(self) -> Collection[str]:
+        """Fields of the config, dotted, that change how a model learns but not what it makes of its weights."""
+        return ()
 
     @property
     def model_id(self) -> str:
@@ -161,9 +164,9 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     other = type(model).from_pretrained(init, dtype=torch.float32)
     theirs, ours = flat(to_dict(other.config)), flat(to_dict(model.config))
     wrong = [
-        f"{name}: {theirs[name]!r} there, {value!r} here"
+        f"{name}: {theirs.get(name)!r} there, {value!r} here"
         for name, value in ours.items()
-        if name not in {*free, *model.learns_by} and theirs[name] != value
+        if name not in {*free, *model.learns_by} and theirs.get(name) != value
     ]
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
