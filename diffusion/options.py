@@ -1,10 +1,34 @@
 """Config of the diffusion model's trainer."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from diffusion.model import DiffusionModelConfig
 from training.config import require
 from training.options import TrainingConfig
+from training.parts import Registry
+from training.task import Task, TaskConfig
+
+TASKS: Registry[type["DiffusionTaskConfig"]] = Registry("diffusion-task")
+
+
+@dataclass(kw_only=True)
+class DiffusionTaskConfig(TaskConfig):
+    """What the diffusion model is to learn."""
+
+    registry: ClassVar = TASKS
+
+
+@TASKS.register("denoising")
+@dataclass(kw_only=True)
+class DenoisingConfig(DiffusionTaskConfig):
+    """To take noise off latents, given a caption."""
+
+    def build(self, *given: Any) -> Task:
+        """A `DiffusionTask`."""
+        from diffusion.task import DiffusionTask
+
+        return DiffusionTask(*given)
 
 
 @dataclass(kw_only=True)
@@ -27,6 +51,8 @@ class DiffusionTrainingConfig(TrainingConfig):
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
     model: DiffusionModelConfig = field(default_factory=DiffusionModelConfig)
     """Shape of the model."""
+    task: DiffusionTaskConfig = field(default_factory=DenoisingConfig)
+    """What to learn."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

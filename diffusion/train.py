@@ -10,7 +10,7 @@ from diffusion.batches import LatentBatches
 from diffusion.latents import LatentsInfo, encode_once, latent_folder
 from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
-from diffusion.task import DiffusionTask, fitted
+from diffusion.task import fitted
 from sampling.bundle import BundleOptions, assemble
 from sampling.options import DiffusionOptions
 from sampling.pipeline import Bundle
@@ -39,7 +39,7 @@ def main(config: DiffusionTrainingConfig) -> None:
         bundle = Bundle(text=text, tokenizer=tokenizer, models={"diffusion": model}, engine="plain")
         return bundle.generate(captions, options=DiffusionOptions())
 
-    task = DiffusionTask(config, unseen, text, tokenizer, draw, encoder)
+    task = config.task.build(config, unseen, text, tokenizer, draw, encoder)
     data = LatentBatches(trained, unseen, text, config)
     if Trainer(task, data, run, accelerator).fit() and accelerator.is_main_process:
         backend, out = [f"diffusion={run.model}"], run.path / "bundle"

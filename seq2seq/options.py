@@ -1,10 +1,34 @@
 """Config of the token model's trainer."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from seq2seq.model import TokenModelConfig
 from training.config import require
 from training.options import TrainingConfig
+from training.parts import Registry
+from training.task import Task, TaskConfig
+
+TASKS: Registry[type["TokenTaskConfig"]] = Registry("token-task")
+
+
+@dataclass(kw_only=True)
+class TokenTaskConfig(TaskConfig):
+    """What the token model is to learn."""
+
+    registry: ClassVar = TASKS
+
+
+@TASKS.register("likelihood")
+@dataclass(kw_only=True)
+class LikelihoodConfig(TokenTaskConfig):
+    """The likelihood of a picture's tokens, given its caption."""
+
+    def build(self, *given: Any) -> Task:
+        """A `TokenTask`."""
+        from seq2seq.task import TokenTask
+
+        return TokenTask(*given)
 
 
 @dataclass(kw_only=True)
@@ -28,6 +52,8 @@ class TokenTrainingConfig(TrainingConfig):
     is, and has no need of the caption."""
     model: TokenModelConfig = field(default_factory=TokenModelConfig)
     """Shape of the model."""
+    task: TokenTaskConfig = field(default_factory=LikelihoodConfig)
+    """What to learn."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from seq2seq.batches import TokenBatches
 from seq2seq.codes import code_folder, encode_once
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
-from seq2seq.task import TokenTask, fitted
+from seq2seq.task import fitted
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
@@ -42,7 +42,8 @@ def main(config: TokenTrainingConfig) -> None:
         bundle = Bundle(text=text, tokenizer=tokenizer, models={"autoregressive": model}, engine="plain")
         return bundle.generate(captions, options=SamplingOptions())
 
-    task, data = TokenTask(config, unseen, text, tokenizer, draw), TokenBatches(codes, unseen, text, config)
+    task = config.task.build(config, unseen, text, tokenizer, draw)
+    data = TokenBatches(codes, unseen, text, config)
     if Trainer(task, data, run, accelerator).fit() and accelerator.is_main_process:
         backend, out = [f"autoregressive={run.model}"], run.path / "bundle"
         assemble(BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), backend=backend, out=out))

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from tokenizer.image_tokenizer import Reconstruction
-from tokenizer.losses import LossConfig, PerceptualLoss, TokenizerLoss, psnr
+from tokenizer.losses import PerceptualLoss, ReconstructionConfig, TokenizerLoss, psnr
 from tokenizer.quantizers import CosineVQConfig
 from training.errors import BadInput
 
@@ -43,7 +43,7 @@ def test_perceptual_loss_has_gradients_for_what_was_made_alone(
 
 
 def test_the_total_is_the_weighted_sum(images: torch.Tensor) -> None:
-    config = LossConfig(l1=2, l2=3, perceptual=0.5, perceptual_size=32)
+    config = ReconstructionConfig(l1=2, l2=3, perceptual=0.5, perceptual_size=32)
     made = Reconstruction(images + 0.5, torch.zeros(2, 4, 4, dtype=torch.int64), {"commitment": torch.tensor(0.25)})
     total, terms = TokenizerLoss(config, CosineVQConfig(commitment=7))(made, images)
     assert terms.keys() == {"l1", "l2", "perceptual", "commitment"}
@@ -54,13 +54,13 @@ def test_the_total_is_the_weighted_sum(images: torch.Tensor) -> None:
 
 
 def test_weight_0_leaves_the_network_out() -> None:
-    assert TokenizerLoss(LossConfig(perceptual=0), CosineVQConfig()).perceptual is None
+    assert TokenizerLoss(ReconstructionConfig(perceptual=0), CosineVQConfig()).perceptual is None
 
 
 @pytest.mark.parametrize("size", [0, -32, 48])
 def test_sizes_that_the_network_cannot_take(size: int) -> None:
     with pytest.raises(BadInput, match=f"perceptual_size is {size}: must be a multiple of 32"):
-        LossConfig(perceptual_size=size)
+        ReconstructionConfig(perceptual_size=size)
 
 
 def test_psnr() -> None:

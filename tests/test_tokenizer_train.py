@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 STEPS = 300  # codes that nothing uses are replaced from about step 230 on, by chance
 FLAGS = {
     "--steps": STEPS, "--batch_size": 4, "--log_every": 1, "--checkpoint_every": 15, "--sample_every": 150,
-    "--loss.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.backbone.patch_size": 8,
+    "--task.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.backbone.patch_size": 8,
     "--model.backbone.width": 16, "--model.backbone.encoder_depth": 1, "--model.backbone.decoder_depth": 1,
     "--model.backbone.heads": 2, "--model.backbone.pixel_width": 4, "--model.quantizer.size": 32,
     "--model.quantizer.dim": 4,

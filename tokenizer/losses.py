@@ -1,6 +1,7 @@
 """Losses of the image tokenizer: what a reconstruction lacks, in pixels and in features."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,24 @@ from tokenizer.features import FeatureNetwork
 from tokenizer.image_tokenizer import Reconstruction
 from tokenizer.parts import QuantizerConfig
 from training.config import require
+from training.parts import Registry
 from training.precision import has_bf16
+from training.task import Task, TaskConfig
+
+TASKS: Registry[type["TokenizerTaskConfig"]] = Registry("tokenizer-task")
 
 
 @dataclass(kw_only=True)
-class LossConfig:
-    """Weights of the loss terms, but for the quantizer's own."""
+class TokenizerTaskConfig(TaskConfig):
+    """What the image tokenizer is to learn."""
+
+    registry: ClassVar = TASKS
+
+
+@TASKS.register("reconstruction")
+@dataclass(kw_only=True)
+class ReconstructionConfig(TokenizerTaskConfig):
+    """To give a picture back: weights of the terms of the loss, but for the quantizer's own."""
 
     l1: float = 1.0
     """Mean absolute error of pixels in [-1, 1]."""
@@ -32,11 +45,17 @@ class LossConfig:
         size = self.perceptual_size
         require(self, "perceptual_size", size >= 32 and size % 32 == 0, "a multiple of 32, the network's stride")
 
+    def build(self, *given: Any) -> Task:
+        """A `TokenizerTask`."""
+        from tokenizer.task import TokenizerTask
+
+        return TokenizerTask(*given)
+
 
 class TokenizerLoss(nn.Module):
     """Weighted sum of the terms, the quantizer's among them; returns each by name for the log."""
 
-    def __init__(self, config: LossConfig, quantizer: QuantizerConfig) -> None:
+    def __init__(self, config: ReconstructionConfig, quantizer: QuantizerConfig) -> None:
         super().__init__()
         self.config, self.quantizer = config, quantizer
         self.perceptual = PerceptualLoss(config.perceptual_size) if config.perceptual else None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tokenizer.image_tokenizer import ImageTokenizerConfig
-from tokenizer.losses import LossConfig
+from tokenizer.losses import ReconstructionConfig, TokenizerTaskConfig
 from training.options import TrainingConfig
 
 
@@ -19,5 +19,5 @@ class TokenizerTrainingConfig(TrainingConfig):
     """Stop at an unreadable picture; otherwise it is skipped and listed."""
     model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     """Shape of the model."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Weights of the loss terms."""
+    task: TokenizerTaskConfig = field(default_factory=ReconstructionConfig)
+    """What to learn."""

@@ -5,7 +5,6 @@ import functools
 from data.source import open_source
 from tokenizer.batches import PictureBatches
 from tokenizer.options import TokenizerTrainingConfig
-from tokenizer.task import TokenizerTask
 from training.cli import command
 from training.run import RunFolder
 from training.trainer import Trainer, accelerator_for
@@ -21,7 +20,7 @@ def main(config: TokenizerTrainingConfig) -> None:
     unseen = source(split="validation", limit=128)
     if config.verify:
         pictures.store.verify()
-    task = TokenizerTask(config, pictures, unseen, accelerator.device)
+    task = config.task.build(config, pictures, unseen, accelerator.device)
     Trainer(task, PictureBatches(pictures, unseen), RunFolder(config), accelerator).fit()
 
 

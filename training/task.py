@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from training.batches import Batch
 from training.optimizer import optimizer_for
 from training.options import OptimizerConfig
+from training.parts import Tagged
 from training.pretrained import exported
 
 Draw = Callable[[Any, list[str]], Iterable[Tensor]]
@@ -25,6 +27,15 @@ class Loss(NamedTuple):
     """A scalar."""
     scalars: dict[str, Tensor]
     """To log beside it."""
+
+
+@dataclass(kw_only=True)
+class TaskConfig(Tagged, ABC):
+    """Which task a trainer has, and its options. Each trainer has a family of its own."""
+
+    @abstractmethod
+    def build(self, *given: Any) -> "Task":
+        """Makes the task of what the trainer has: that which the usual task of the family is made of."""
 
 
 class Task(ABC):
