@@ -9,20 +9,15 @@ from training.options import TrainingConfig
 from training.parts import Registry
 from training.task import Task, TaskConfig
 
-TASKS: Registry[type["DiffusionTaskConfig"]] = Registry("diffusion-task")
-
-
-@dataclass(kw_only=True)
-class DiffusionTaskConfig(TaskConfig):
-    """What the diffusion model is to learn."""
-
-    registry: ClassVar = TASKS
+TASKS: Registry[type["DenoisingConfig"]] = Registry("diffusion-task")
 
 
 @TASKS.register("denoising")
 @dataclass(kw_only=True)
-class DenoisingConfig(DiffusionTaskConfig):
+class DenoisingConfig(TaskConfig):
     """To take noise off latents, given a caption."""
+
+    registry: ClassVar = TASKS
 
     def build(self, *given: Any) -> Task:
         """A `DiffusionTask`."""
@@ -51,7 +46,7 @@ class DiffusionTrainingConfig(TrainingConfig):
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
     model: DiffusionModelConfig = field(default_factory=DiffusionModelConfig)
     """Shape of the model."""
-    task: DiffusionTaskConfig = field(default_factory=DenoisingConfig)
+    task: DenoisingConfig = field(default_factory=DenoisingConfig)
     """What to learn."""
 
     def __post_init__(self) -> None:

@@ -9,20 +9,15 @@ from training.options import TrainingConfig
 from training.parts import Registry
 from training.task import Task, TaskConfig
 
-TASKS: Registry[type["TokenTaskConfig"]] = Registry("token-task")
-
-
-@dataclass(kw_only=True)
-class TokenTaskConfig(TaskConfig):
-    """What the token model is to learn."""
-
-    registry: ClassVar = TASKS
+TASKS: Registry[type["LikelihoodConfig"]] = Registry("token-task")
 
 
 @TASKS.register("likelihood")
 @dataclass(kw_only=True)
-class LikelihoodConfig(TokenTaskConfig):
+class LikelihoodConfig(TaskConfig):
     """The likelihood of a picture's tokens, given its caption."""
+
+    registry: ClassVar = TASKS
 
     def build(self, *given: Any) -> Task:
         """A `TokenTask`."""
@@ -52,7 +47,7 @@ class TokenTrainingConfig(TrainingConfig):
     is, and has no need of the caption."""
     model: TokenModelConfig = field(default_factory=TokenModelConfig)
     """Shape of the model."""
-    task: TokenTaskConfig = field(default_factory=LikelihoodConfig)
+    task: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     """What to learn."""
 
     def __post_init__(self) -> None:

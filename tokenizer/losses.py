@@ -15,20 +15,15 @@ from training.parts import Registry
 from training.precision import has_bf16
 from training.task import Task, TaskConfig
 
-TASKS: Registry[type["TokenizerTaskConfig"]] = Registry("tokenizer-task")
-
-
-@dataclass(kw_only=True)
-class TokenizerTaskConfig(TaskConfig):
-    """What the image tokenizer is to learn."""
-
-    registry: ClassVar = TASKS
+TASKS: Registry[type["ReconstructionConfig"]] = Registry("tokenizer-task")
 
 
 @TASKS.register("reconstruction")
 @dataclass(kw_only=True)
-class ReconstructionConfig(TokenizerTaskConfig):
+class ReconstructionConfig(TaskConfig):
     """To give a picture back: weights of the terms of the loss, but for the quantizer's own."""
+
+    registry: ClassVar = TASKS
 
     l1: float = 1.0
     """Mean absolute error of pixels in [-1, 1]."""

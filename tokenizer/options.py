@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tokenizer.image_tokenizer import ImageTokenizerConfig
-from tokenizer.losses import ReconstructionConfig, TokenizerTaskConfig
+from tokenizer.losses import ReconstructionConfig
 from training.options import TrainingConfig
 
 
@@ -19,5 +19,5 @@ class TokenizerTrainingConfig(TrainingConfig):
     """Stop at an unreadable picture; otherwise it is skipped and listed."""
     model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     """Shape of the model."""
-    task: TokenizerTaskConfig = field(default_factory=ReconstructionConfig)
+    task: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     """What to learn."""

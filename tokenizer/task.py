@@ -9,7 +9,7 @@ from torch import Tensor
 from data.grid import grid
 from data.source import CaptionedImages
 from tokenizer.image_tokenizer import ImageTokenizer, Reconstruction, to_float
-from tokenizer.losses import ReconstructionConfig, TokenizerLoss, psnr
+from tokenizer.losses import TokenizerLoss, psnr
 from tokenizer.options import TokenizerTrainingConfig
 from training.batches import Batch
 from training.pretrained import exported, start_from
@@ -22,7 +22,6 @@ class TokenizerTask(Task):
     def __init__(
         self, config: TokenizerTrainingConfig, pictures: CaptionedImages, unseen: CaptionedImages, device: torch.device
     ) -> None:
-        assert isinstance(config.task, ReconstructionConfig)  # or one that adds to it
         self.config, self.pictures, self.device = config, pictures, device
         self.shown = torch.stack([unseen[i] for i in range(len(unseen))]).to(device)
         self.model = ImageTokenizer(config.model)
