@@ -184,7 +184,7 @@ def test_a_run_begins_with_the_weights_it_is_given(
     given = DiffusionModel.from_pretrained(init, dtype=torch.float32).state_dict()
     seen: list[nn.Module] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer._task.modules["model"]))
+        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer.task.modules["model"]))
         times = ["--model.process.times", "logit-normal", "--model.process.times_mean", "1"]
         fit(tmp_path / "second", parts, "--init", str(init), "--seed", "1", *times)
     assert seen[0].process.config.times_mean == 1

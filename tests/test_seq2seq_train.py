@@ -153,7 +153,7 @@ def begun_with(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> nn.Mo
     seen: list[nn.Module] = []
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer._task.modules["model"]))
+        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer.task.modules["model"]))
         fit(out, list(flags))
     return seen[0]
 

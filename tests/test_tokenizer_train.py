@@ -186,7 +186,7 @@ def test_a_run_begins_with_the_weights_it_is_given(
     given = ImageTokenizer.from_pretrained(init).state_dict()
     seen: list[nn.Module] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer._task.modules["model"]))
+        patch.setattr(Trainer, "fit", lambda trainer: seen.append(trainer.task.modules["model"]))
         assert train("--out", tmp_path / "second", "--init", init) == 0
     assert all(torch.equal(tensor, given[name]) for name, tensor in seen[0].state_dict().items())
     assert given["quantizer._codebook.initted"].item()

@@ -60,7 +60,7 @@ class Trainer:
     """
 
     def __init__(self, task: Task, data: Data, run: RunFolder, accelerator: Accelerator) -> None:
-        self._task, self._data, self._run, self._accelerator = task, data, run, accelerator
+        self.task, self._data, self._run, self._accelerator = task, data, run, accelerator
         self._config, self._is_main = run.config, accelerator.is_main_process
         self._average = ema.averaged_copy(task.modules["model"]).to(accelerator.device)
         self._counter = flop_counter()
@@ -83,11 +83,9 @@ class Trainer:
             return False
         states = self._prepare()
         start = self._resume(states)
-        self._meter = Meter(self._accelerator, config.batch_size, self._task.tokens)
-        bar = tqdm(
-            range(start, config.steps), initial=start, total=config.steps, disable=not self._is_main, unit="step"
-        )
-        signals = Signals(self._accelerator)
+        self._meter = Meter(self._accelerator, config.batch_size, self.task.tokens)
+        steps, signals = range(start, config.steps), Signals(self._accelerator)
+        bar = tqdm(steps, initial=start, total=config.steps, disable=not self._is_main, unit="step")
         with signals.heard(), batches_from(start, self._accelerator, config, self._data) as batches:
             for step in bar:
                 self._step(step, batches)
@@ -95,9 +93,7 @@ class Trainer:
                 stop, paused = signals.agreed()
                 self._meter.add_step(paused)
                 save = stop or self._is_due(config.checkpoint_every, done)
-                if save or self._is_due(
-                    config.log_every, done
-                ):  # at each save, for a resumed run to log the same means
+                if save or self._is_due(config.log_every, done):  # at each save, so that a resumed run logs the same
                     bar.set_postfix_str(self._log_means(done))
                 if self._is_main and self._is_due(config.sample_every, done):
                     self._evaluate(done)
@@ -114,10 +110,12 @@ class Trainer:
         """Readies the run folder, modules and optimizers; returns all that a checkpoint holds."""
         if self._is_main:
             self._run.open(self._data.origin)
-        modules, optimizers = self._task.modules, self._task.optimizers
+        modules, optimizers = self.task.modules, self.task.optimizers
         prepared = iter(self._accelerator.prepare(*modules.values(), *optimizers.values()))
         modules.update({name: next(prepared) for name in modules})
         optimizers.update({name: next(prepared) for name in optimizers})
+        for module in modules.values():
+            module.train()
         return {
             **{name: ModuleState(module) for name, module in modules.items()},
             "average": ModuleState(self._average),
@@ -133,8 +131,6 @@ class Trainer:
             if (before := self._run.precision_before()) not in (None, now):
                 print(f"goes on from step {start} in precision {now}, {before} before")
         self._accelerator.init_trackers("tessera", flat(to_dict(self._config)))
-        for module in self._task.modules.values():
-            module.train()
         return start
 
     def _is_due(self, every: int, done: int) -> bool:
@@ -143,46 +139,43 @@ class Trainer:
 
     def _step(self, step: int, batches: Iterator[Batch]) -> None:
         """A step of every optimizer that the task has a loss for."""
-        accelerator, config, modules = self._accelerator, self._config, self._task.modules
+        accelerator, config, modules = self._accelerator, self._config, self.task.modules
         set_seed(config.seed + 7919 * (step * accelerator.num_processes + accelerator.process_index) & 0x7FFFFFFF)
         self._set_learning_rates(step)
-        learning: dict[str, torch.optim.Optimizer] = {}
+        learning: dict[str, None] = {}  # a set in the order of what is added
         for micro in range(config.accumulation):
             last = micro == config.accumulation - 1
             # in a run's first step alone: counted operators round otherwise, which would tell a resumed run
             counting = self._counted() if step == 0 and last else contextlib.nullcontext()
             with contextlib.nullcontext() if last else self._unsynchronised(), counting:
-                for loss in self._task.losses(next(batches), step):
+                for loss in self.task.losses(next(batches), step):
                     accelerator.backward(loss.value / config.accumulation, **self._reach(loss.optimizer))
                     self._meter.add(loss)
-                    learning[loss.optimizer] = self._task.optimizers[loss.optimizer]
-        for name, optimizer in learning.items():
+                    learning[loss.optimizer] = None
+        for name in learning:
             norm = accelerator.clip_grad_norm_(modules[name].parameters(), config.optimizer.clip)
             self._meter.add_norm(name, norm)
-            optimizer.step()
-            optimizer.zero_grad()
+            self.task.optimizers[name].step()
+            self.task.optimizers[name].zero_grad()
         ema.update(self._average, accelerator.unwrap_model(modules["model"]), step, config.ema_decay)
 
     def _set_learning_rates(self, step: int) -> None:
-        options, total = self._config.optimizer, self._config.steps
-        for optimizer in self._task.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    step, peak=group["peak"], warmup=options.warmup, total=total, floor=options.floor
-                )
+        shape, total = self._config.optimizer, self._config.steps
+        for group in (group for one in self.task.optimizers.values() for group in one.param_groups):
+            group["lr"] = learning_rate(step, peak=group["peak"], warmup=shape.warmup, total=total, floor=shape.floor)
 
     def _reach(self, name: str) -> dict[str, list[nn.Parameter]]:
         """Where a backward pass leaves gradients: in one module of several. One alone may be sharded, so that what it
         computes with are not its parameters."""
-        if len(self._task.modules) == 1:
+        if len(self.task.modules) == 1:
             return {}
-        return {"inputs": [p for p in self._task.modules[name].parameters() if p.requires_grad]}
+        return {"inputs": [p for p in self.task.modules[name].parameters() if p.requires_grad]}
 
     @contextlib.contextmanager
     def _unsynchronised(self) -> Iterator[None]:
         """Gradients stay in their process."""
         with contextlib.ExitStack() as stack:
-            for module in self._task.modules.values():
+            for module in self.task.modules.values():
                 stack.enter_context(self._accelerator.no_sync(module))
             yield
 
@@ -198,7 +191,7 @@ class Trainer:
         if self._is_main:
             parts = self._accelerator.num_processes * self._config.accumulation
             self._log(done, {
-                **means, "learning_rate": float(self._task.optimizers["model"].param_groups[0]["lr"]),
+                **means, "learning_rate": float(self.task.optimizers["model"].param_groups[0]["lr"]),
                 "batch": batch_id(done - 1, self._config, self._data), "precision": self._accelerator.mixed_precision,
                 "flops": done * (self._flops_before or parts * self._counter.get_total_flops()),
             })  # fmt: skip
@@ -213,7 +206,7 @@ class Trainer:
 
     def _evaluate(self, done: int) -> None:
         with atomic(self._run.samples / f"step-{done:08d}.png") as file:
-            figures = self._task.evaluate(self._average, file)
+            figures = self.task.evaluate(self._average, file)
         self._log(done, figures)
         self._meter.restart_clock()
 
@@ -224,7 +217,7 @@ class Trainer:
     def _export(self) -> None:
         if self._is_main:
             with atomic(self._run.model) as folder:
-                self._task.export(self._average, folder)
+                self.task.export(self._average, folder)
                 own = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
                 write_json(folder / FILE, own)
         self._end(f"trained {self._config.steps} steps; the model is in {self._run.model}")
@@ -242,6 +235,6 @@ class Trainer:
         indices = batch_indices(0, count=count, batch_size=config.batch_size, seed=config.seed)
         batch = self._data(indices, torch.Generator().manual_seed(config.seed))
         shapes = ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in batch.items())
-        weights = [p.numel() for one in self._task.modules.values() for p in one.parameters() if p.requires_grad]
+        weights = [p.numel() for one in self.task.modules.values() for p in one.parameters() if p.requires_grad]
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         print(f"# {sum(weights) / 1e6:.1f} M parameters, {count} examples, a batch: {shapes}")
