@@ -1,13 +1,18 @@
 """What a collection of captioned pictures must tell, before any picture is drawn."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.drawn import PictureInfo
 from data.store import Store
+from training.parts import Registry
+
+SOURCES: Registry[Callable[[str, Path], "Corpus"]] = Registry("source")
+"""What opens `NAME:REST`, by NAME: it is given REST and a folder to keep files in. Raises `BadInput`."""
 
 
 class Corpus(ABC):

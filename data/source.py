@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_dir
 
 from data.captioned import CaptionedImages, StoredImages
-from data.corpus import Corpus
+from data.corpus import SOURCES, Corpus
 from data.drawn import PictureInfo, drawn
 from data.emoji_corpus import EmojiCorpus
 from data.files import visible_files
@@ -29,14 +29,12 @@ __all__ = ["CaptionedImages", "StoredImages", "open_source"]
 
 _NAMED = 10
 
-_LABELS = "labels:"
 _OF_FILES: Mapping[str, Callable[[Path, Path], Corpus]] = {".parquet": ParquetCorpus, ".tar": TarCorpus}
 """Of files that hold many pictures, by how their names end."""
 _HUB_FILES = [
     f"*{end}" for suffix in (*_OF_FILES, *TABLES, *sorted(SUFFIXES), ".txt") for end in (suffix, suffix.upper())
 ]
 """What of a data set is downloaded; the Hub tells `.JPG` from `.jpg`."""
-_SOURCES = "a folder of pictures, a parquet or tar file, or hf://datasets/owner/name"
 
 
 def open_source(
@@ -57,7 +55,8 @@ def open_source(
     - `"labels:FOLDER"`, a folder of pictures in folders with a label for a name, which is their caption;
     - a parquet file, or a folder of them, with columns `image` and `text` (`data.parquet`);
     - a tar file, or a folder of them, as WebDataset has them (`data.tar`);
-    - `"hf://datasets/owner/name@commit"`, one of these on the Hugging Face Hub, which is downloaded whole.
+    - `"hf://datasets/owner/name@commit"`, one of these on the Hugging Face Hub, which is downloaded whole;
+    - `"NAME:REST"`, whatever is registered as NAME in `data.corpus.SOURCES`.
 
     `split` names one of the source's splits; None is all of them together. With a `limit`, there are at most that many
     pictures, always the same ones in an order fixed by hash, and no others are drawn. Drawn pictures are kept in
@@ -84,25 +83,44 @@ def open_source(
 
 def open_corpus(source: str | Path, cache: Path) -> Corpus:
     """The corpus that `source` names (see `open_source`), with no picture drawn. Raises `BadInput`."""
-    if source == "emoji":
+    name, colon, rest = str(source).partition(":")
+    if name == "emoji" and not colon:
         return EmojiCorpus()
-    if str(source).startswith("hf:/"):
-        folder, name = fetched(source, _HUB_FILES, data=True)
-        corpus = open_corpus(folder, cache)
-        corpus.name = name.split("@")[0].rpartition("/")[2]
-        return corpus
-    labels = str(source).startswith(_LABELS)
-    path = Path(str(source).removeprefix(_LABELS))
-    if not path.exists():
-        raise BadInput(f'{path}: no such file or folder; give "emoji", {_SOURCES}')
-    if labels and path.is_dir():
-        return FolderCorpus(path, cache, labels=True)
-    if path.suffix in _OF_FILES and not labels:
+    if colon and name in SOURCES:
+        return SOURCES[name](rest, cache)
+    path = _there(source)
+    if path.suffix in _OF_FILES:
         return _OF_FILES[path.suffix](path, cache)
     if path.is_dir():
         suffix = _suffix_of_tables(path)
         return _OF_FILES[suffix](path, cache) if suffix else FolderCorpus(path, cache)
-    raise BadInput(f'{source}: not a source of pictures; give "emoji", {_SOURCES}')
+    raise BadInput(f"{source}: not a source of pictures; give {_known()}")
+
+
+@SOURCES.register("labels")
+def _labels(folder: str, cache: Path) -> Corpus:
+    if not _there(folder).is_dir():
+        raise BadInput(f"labels:{folder}: must be a folder")
+    return FolderCorpus(Path(folder), cache, labels=True)
+
+
+@SOURCES.register("hf")
+def _on_the_hub(place: str, cache: Path) -> Corpus:
+    folder, name = fetched(f"hf:{place}", _HUB_FILES, data=True)
+    corpus = open_corpus(folder, cache)
+    corpus.name = name.split("@")[0].rpartition("/")[2]
+    return corpus
+
+
+def _there(path: str | Path) -> Path:
+    if not Path(path).exists():
+        raise BadInput(f"{path}: no such file or folder; give {_known()}")
+    return Path(path)
+
+
+def _known() -> str:
+    others = ", ".join(f"{name}:" for name in SOURCES.kinds)
+    return f'"emoji", a folder of pictures, a parquet or tar file, or what begins with one of {others}'
 
 
 def is_captioned(folder: Path) -> bool:

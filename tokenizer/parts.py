@@ -71,7 +71,11 @@ class QuantizerConfig(PartConfig):
 
     @abstractmethod
     def build(self, width: int) -> "Quantizer":
-        """Makes the module, for vectors of this width."""
+        """Makes the module, for vectors of this width.
+
+        Also under `torch.device("meta")`, where what a file claims costs no memory and tensors have no numbers; what
+        looks at its own numbers while it is made, is made under `torch.device("cpu")`.
+        """
 
 
 class Quantizer(nn.Module, ABC):
