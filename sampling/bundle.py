@@ -244,8 +244,8 @@ def _parts(bundle: Bundle) -> str:
         ("text", f"SentencePiece, {bundle.text.vocab_size} pieces", f"text_id {bundle.text.text_id}"),
         (
             "tokenizer",
-            f"{image.image_size} px, {image.grid}x{image.grid} tokens of {image.codebook_size} codes, "
-            + millions(bundle.tokenizer),
+            f"{image.backbone.kind} with {image.quantizer.kind}, {image.image_size} px, "
+            f"{image.grid}x{image.grid} tokens of {image.codebook_size} codes, {millions(bundle.tokenizer)}",
             f"codes_id {bundle.tokenizer.codes_id}, pixels_id {bundle.tokenizer.pixels_id}",
         ),
     ]

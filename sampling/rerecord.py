@@ -26,9 +26,9 @@ from training.strict_json import read_json
 _RECORDS = ("config.json", "data.json", HEAD)
 """Names of files that say which image tokenizer they go with."""
 _NOW = {
-    "patch_size": "backbone", "width": "backbone", "encoder_depth": "backbone", "decoder_depth": "backbone",
-    "heads": "backbone", "pixel_width": "backbone", "codebook_size": "quantizer", "codebook_dim": "quantizer",
-}  # fmt: skip
+    **dict.fromkeys(("patch_size", "width", "encoder_depth", "decoder_depth", "heads", "pixel_width"), "backbone"),
+    **dict.fromkeys(("codebook_size", "codebook_dim"), "quantizer"),
+}
 """The part that has a field of the old config of an image tokenizer."""
 
 
@@ -68,7 +68,8 @@ def main(options: RerecordOptions) -> None:
         write_json(file, told)
         changed += 1
         print(file)
-    print(f"{changed} files are as of today ({', '.join(f'{old} is {new}' for old, new in renamed.items())})")
+    new = ", ".join(f"{old} is {now}" for old, now in renamed.items() if old != now)
+    print(f"{changed} files are as of today ({new or 'no id has changed'})")
 
 
 def _files(folders: list[Path], names: tuple[str, ...]) -> Iterator[Path]:

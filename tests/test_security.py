@@ -59,6 +59,10 @@ def hostile_bundles(folder: Path) -> Iterator[Path]:
         made = bundle(f"class-in-{part}-{field}")
         edited(made / part / "config.json", **{field: CLASS})
         yield made
+    for name, kind in (("module", EVIL), ("class", f"{EVIL}:X"), ("file", str(folder / f"{EVIL}.py"))):
+        made = bundle(f"kind-is-a-{name}")
+        edited(made / "tokenizer" / "config.json", quantizer={"kind": kind})
+        yield made
     made = bundle("config-as-a-file")
     (made / "process.yaml").write_text(f"class_path: {EVIL}.X")
     edited(made / "diffusion" / "config.json", process="process.yaml")
@@ -129,7 +133,7 @@ def hostile_files(folder: Path) -> Iterator[Case]:
     parquet.write_table(pa.table({"image": cells, "text": ["a", "b"]}), folder / "table.parquet")
     yield "data.inspect", [f"{folder}/table.parquet", "--size", "16", "--cache", f"{folder}/cache", "--out", f"{out}/t"]
     good = ["--model", f"{folder}/good", "--prompt", "a", "--out"]
-    for number, config in enumerate((CLASS, {"prompt": CLASS}, {"config": f"{folder}/secret"})):
+    for number, config in enumerate((CLASS, {"prompt": CLASS}, {"config": f"{folder}/secret"}, {"import": EVIL})):
         (folder / f"config-{number}.yaml").write_text(json.dumps(config))
         yield "sampling.generate", ["--config", f"{folder}/config-{number}.yaml", *good, f"{out}/config-{number}"]
     yield "sampling.generate", [*good, f"{out}/missing", "--model", f"{EVIL}/model"]

@@ -85,10 +85,10 @@ def _add_options(
             text = f"{described.get(name, '')} ({_default(fields[name])})"
             group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
         else:
-            kinds = f"One of {', '.join(config.registry.kinds)}. (default: {config.registry.kind_of(config)})"  # type: ignore[attr-defined]
+            kinds = f"One of {', '.join(config.registry.kinds)}. (here: {config.registry.kind_of(config)})"  # type: ignore[attr-defined]
             group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=kinds)
     for place, text, part, its in inner:
-        _add_options(parser, parser.add_argument_group(f"{place}: {text}"), part, its, (), f"{place}.")
+        _add_options(parser, parser.add_argument_group(f"{place}: {text.rstrip('.')}"), part, its, (), f"{place}.")
 
 
 def _described(config: type) -> dict[str, str]:
@@ -105,7 +105,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is field.default_factory is dataclasses.MISSING:
         return "required"
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    return f"default: {value if isinstance(value, str | Path) else json.dumps(value)}"
+    return f"default: {value if isinstance(value, str | Path) else json.dumps(value, default=str)}"
 
 
 def _flags(config: type, argv: Sequence[str]) -> Iterator[Flag]:

@@ -67,8 +67,11 @@ class Registry(Generic[Part]):
         return [*self._parts.values()]
 
     def kind_of(self, part: Part) -> str:
-        """The name of a part that is registered."""
-        return next(kind for kind, one in self._parts.items() if one is part)
+        """The name of a part. Raises `BadInput` for one that is not registered."""
+        for kind, one in self._parts.items():
+            if one is part:
+                return kind
+        raise BadInput(f"{part} is registered as no {self.family}")
 
     def _outside(self) -> dict[str, EntryPoint]:
         start = f"{self.family}."
