@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from fake_network import FakeNetwork
 from PIL import Image
 
 from data.corpus import SOURCES
+from evaluation import harness
+from evaluation.result import read_result
+from sampling.options import BACKENDS
 from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.losses import TASKS
 from tokenizer.parts import BACKBONES, QUANTIZERS
 from training.cli import command
-from training.parts import import_parts
+from training.parts import Registry, import_parts
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 40
@@ -126,13 +131,101 @@ def squares(rest, cache):
     return Squares(int(rest))
 '''
 
+TASK = '''
+"""A reconstruction that is judged, too: two optimizers, in turn."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn import functional as F
+
+from tokenizer.image_tokenizer import to_float
+from tokenizer.losses import TASKS, ReconstructionConfig
+from tokenizer.task import TokenizerTask
+from training.task import Loss
+
+
+@TASKS.register("adversarial")
+@dataclass(kw_only=True)
+class AdversarialConfig(ReconstructionConfig):
+    weight: float = 0.1
+    """Of what the discriminator says."""
+
+    def build(self, *given):
+        return AdversarialTask(*given)
+
+
+class AdversarialTask(TokenizerTask):
+    def __init__(self, *given):
+        super().__init__(*given)
+        judge = [nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2, 1)]
+        self.judge = nn.Sequential(*judge).to(self.device)
+        self.add("discriminator", self.judge, self.config.optimizer)
+
+    def losses(self, batch, step):
+        images = to_float(batch["images"])
+        made = self.modules["model"](images)
+        loss, scalars = self.lack(made, images)
+        yield Loss("model", loss - self.config.task.weight * self.judge(made.images).mean(), scalars)
+        judge = self.modules["discriminator"]
+        real, fake = judge(images), judge(made.images.detach())
+        yield Loss("discriminator", (F.relu(1 - real) + F.relu(1 + fake)).mean(), {"real": real.mean()})
+'''
+
+BACKEND = '''
+"""The most likely tokens, one pass over the whole picture for each: slow, and short to write."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sampling import BACKENDS, Backend, BackendOptions, backend_of
+from seq2seq.loss import log_likelihood
+from seq2seq.model import TokenModel
+
+
+@BACKENDS.register("likeliest")
+@dataclass(frozen=True, kw_only=True)
+class LikeliestOptions(BackendOptions):
+    skip: int = 0
+    """Take not the most likely token, but the one after so many."""
+
+
+@backend_of(LikeliestOptions)
+class Likeliest(Backend):
+    title, loss_unit, likelihood_name = "token model without a cache", "nats an image token", "bits_per_image"
+    model_class = TokenModel
+
+    @torch.no_grad()
+    def draw(self, captions, seeds, options, start):
+        text, (config, size) = self.text.encode(captions), (self.model.config, self.tokenizer.config.grid)
+        tokens = text.new_empty(len(text), 0)
+        for _ in range(config.length):
+            logits = self.model(text, tokens)[:, -1, : config.codebook_size]
+            tokens = torch.cat([tokens, logits.sort(descending=True).indices[:, options.skip, None]], 1)
+        return [*self.tokenizer.decode(tokens.unflatten(1, (size, size)))]
+
+    def likelihood(self, captions, images):
+        tokens = self.tokenizer.encode(images).flatten(1)
+        return -log_likelihood(self.model(self.text.encode(captions), tokens), tokens, self.model.config.eos).detach()
+
+    def arithmetic(self):
+        return {"engine": "plain", "dtype": "float32"}
+'''
+
 Run = Callable[..., str]
 
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is none of the project's, with a file for each part; also the folder that one is in."""
-    for name, content in {"own_quantizer": QUANTIZER, "own_backbone": BACKBONE, "own_source": SOURCE}.items():
+    for name, content in {
+        "own_quantizer": QUANTIZER,
+        "own_backbone": BACKBONE,
+        "own_source": SOURCE,
+        "own_task": TASK,
+        "own_backend": BACKEND,
+    }.items():
         assert len(content.strip().splitlines()) <= MOST_LINES
         (tmp_path / f"{name}.py").write_text(content.strip())
     monkeypatch.chdir(tmp_path)
@@ -152,7 +245,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             own.setattr(sys, "argv", [name, *argv])
             own.setattr(sys, "path", [*sys.path])
             own.setattr(sys, "modules", dict(sys.modules))
-            for registry in (BACKBONES, QUANTIZERS, SOURCES):
+            for registry in REGISTRIES:
                 own.setattr(registry, "_parts", dict(registry._parts))
             left: Any = 0
             try:
@@ -171,13 +264,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+REGISTRIES: list[Registry[Any]] = [BACKBONES, QUANTIZERS, SOURCES, TASKS, BACKENDS]
 COMMANDS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "data.inspect": lambda m: (m.main, m.InspectOptions, ["source"]),
     "tokenizer.train_text": lambda m: (m.main, m.TextTrainingOptions),
     "tokenizer.train": lambda m: (m.main, m.TokenizerTrainingConfig),
     "tokenizer.encode": lambda m: (m.main, m.EncodeOptions),
     "seq2seq.train": lambda m: (m.main, m.TokenTrainingConfig),
+    "sampling.bundle": lambda m: (m.main, m.BundleOptions),
     "sampling.generate": lambda m: (m.main, m.GenerateOptions),
+    "evaluation.run": lambda m: (m.main, m.RunOptions),
     "evaluation.reconstruct": lambda m: (m.main, m.ReconstructOptions),
 }
 SHORT = [
@@ -185,10 +281,12 @@ SHORT = [
     "--log_every", "1",
 ]  # fmt: skip
 PARTS = ["--import", "own_backbone.py", "--import", "own_quantizer.py"]
+TASK_GIVEN = ["--import", "own_task.py", "--task", "adversarial", "--task.weight", "0.2"]
+BACKEND_GIVEN = ["--import", "own_backend.py"]
 DATA = ["--import", "own_source.py", "--data", "squares:24", "--cache", "cache"]
 MODEL = [
     "--model.image_size", "32", "--model.backbone.kind", "halving", "--model.quantizer.kind", "rounding",
-    "--model.quantizer.levels", "[8,6]", "--loss.perceptual", "0",
+    "--model.quantizer.levels", "[8,6]", "--task.perceptual", "0",
 ]  # fmt: skip
 
 
@@ -199,11 +297,13 @@ def test_a_source_of_pictures(outside: Path, run: Run) -> None:
     assert "squares:24: no such file or folder" in said
 
 
-def test_a_backbone_a_quantizer_and_a_source_pass_the_whole_chain(outside: Path, run: Run) -> None:
+def test_what_comes_from_outside_is_trained_drawn_from_and_scored(
+    outside: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("tokenizer.train_text", DATA, "--size", "32", "--vocab_size", "300", "--out", "text")
-    run("tokenizer.train", PARTS, DATA, MODEL, SHORT, "--out", "tokenizer")
+    run("tokenizer.train", PARTS, DATA, MODEL, SHORT, TASK_GIVEN, "--out", "tokenizer")
     (line, *_) = map(json.loads, (outside / "tokenizer" / "log.jsonl").read_text().splitlines())
-    assert {"l1", "l2", "psnr"} <= line.keys()
+    assert {"l1", "l2", "psnr", "loss_discriminator", "real_discriminator", "grad_norm_discriminator"} <= line.keys()
     assert not {"commitment", "usage"} & line.keys()  # what another quantizer says of itself
     run("tokenizer.encode", PARTS, DATA, "--model", "tokenizer/model", "--device", "cpu", "--out", "codes")
     small = ["--model.width", "32", "--model.mlp_width", "32", "--model.heads", "1", "--model.encoder_depth", "1"]
@@ -221,6 +321,21 @@ def test_a_backbone_a_quantizer_and_a_source_pass_the_whole_chain(outside: Path,
     assert report["metrics"]["codebook_usage"]["value"] * 48 == pytest.approx(
         round(report["metrics"]["codebook_usage"]["value"] * 48)
     )
+    given = ["--text", "text", "--tokenizer", "tokenizer/model", "--out", "bundle"]
+    said = run("sampling.bundle", PARTS, given, "--backend", "likeliest=seq2seq/model", code=2)
+    assert "KIND one of autoregressive, diffusion" in said
+    run("sampling.bundle", PARTS, BACKEND_GIVEN, given, "--backend", "likeliest=seq2seq/model")
+    asked = ["--model", "bundle", "--backend", "likeliest", "--skip", "1", "--device", "cpu"]
+    run("sampling.generate", PARTS, BACKEND_GIVEN, asked, "--prompt", "a cyan square", "--out", "likeliest")
+    record = json.loads((outside / "likeliest" / "generation.json").read_text())
+    assert (record["backend"], record["options"]) == ("likeliest", {"guidance": 1.0, "skip": 1})
+    scored = ["--import", "own_source.py", "--suite", "squares:24@validation", "--cache", "cache", "--out", "scored"]
+    monkeypatch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
+    run("evaluation.run", PARTS, BACKEND_GIVEN, asked, scored)
+    result = read_result(outside / "scored" / "result.json")
+    assert result["subject"]["backend"] == "likeliest"
+    assert {"kid", "bits_per_image"} <= result["metrics"].keys()
+
     said = run("sampling.generate", drawn, code=2)
     assert "there is no backbone 'halving'; there are vit" in said
     assert len(said.splitlines()) == 1
