@@ -107,6 +107,10 @@ def test_a_flag_changes_one_option_of_a_part_or_the_part(tmp_path: Path) -> None
     assert parse(House, [*given, "--studio.name", "barn"]).studio == Studio(name="barn", brush=Round(width=9))
     assert parse(House, [*given, "--studio.brush.kind", "round"]).studio.brush == Round(width=9)
     assert parse(House, [*given, "--studio.brush.kind", "flat"]).studio == Studio(name="shed", brush=Flat())
+    (tmp_path / "a.yaml").write_text("studio: {brush: {kind: flat}}")
+    assert parse(House, [*given, "--studio.brush.sides", "[8,5,5]"]) == FLAT
+    with pytest.raises(BadInput, match=r"no option 'studio.brush.width'; brush 'flat' has kind, sides"):
+        parse(House, [*given, "--studio.brush.width", "3"])
 
 
 def test_help_shows_the_options_of_the_kind_that_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +186,8 @@ def test_a_part_from_a_file(form: list[str], tmp_path: Path, monkeypatch: pytest
         ("data.py", "", "'data' is the name of"),
         ("torch.py", "", "'torch' is the name of"),
         ("colorsys.py", "", "'colorsys' is the name of"),
+        ("sys.py", "", "'sys' is the name of another module"),
+        ("__main__.py", "", "'__main__' is the name of"),
         ("lacks.py", "import nothing_like_it", "cannot be imported (No module named 'nothing_like_it')"),
         ("twice.py", PART.replace("mine", "flat"), "there are two of brush 'flat'; call the one in twice otherwise"),
     ],

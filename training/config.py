@@ -132,13 +132,13 @@ def options_of(config: type) -> dict[str, Any]:
 def merged(config: type, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The values `new` of `config` over the `old`; a part that becomes one of another kind begins at its defaults.
 
-    Both have passed `require_fields`.
+    The old ones have passed `require_fields`.
     """
     both = dict(old) | dict(new)
-    for name in old.keys() & new.keys():
-        before = part_of(config, name, old[name])
-        if before and part_of(config, name, {**old[name], **new[name]}) is before:
-            both[name] = merged(before, old[name], new[name])
+    for name, value in new.items():
+        before = part_of(config, name, old[name]) if name in old and isinstance(value, Mapping) else None
+        if before and part_of(config, name, {**old[name], **value}) is before:
+            both[name] = merged(before, old[name], value)
     return both
 
 

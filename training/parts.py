@@ -71,7 +71,7 @@ class Registry(Generic[Part]):
         for kind, one in self._parts.items():
             if one is part:
                 return kind
-        raise BadInput(f"{part} is registered as no {self.family}")
+        raise BadInput(f"{part} is not registered as a {self.family}")
 
     def _outside(self) -> dict[str, EntryPoint]:
         start = f"{self.family}."
@@ -117,10 +117,10 @@ def _import(module: str) -> None:
     if not all(part.isidentifier() for part in name.split(".")):
         raise BadInput(f"--import {module}: {name!r} is no name of a module")
     if file:
-        spec = None if name in sys.modules else importlib.util.find_spec(name)
-        there = sys.modules[name].__file__ if name in sys.modules else spec and spec.origin
-        if (spec or name in sys.modules) and Path(there or "").resolve() != file:
-            raise BadInput(f"--import {file}: {name!r} is the name of {there or 'another module'}; rename the file")
+        taken = sys.modules.get(name) or importlib.util.find_spec(name)
+        there = getattr(taken, "__file__", None) or getattr(taken, "origin", None) or "another module"
+        if taken and Path(there).resolve() != file:
+            raise BadInput(f"--import {file}: {name!r} is the name of {there}; rename the file")
         sys.path.append(str(file.parent))
     try:
         importlib.import_module(name)
