@@ -213,7 +213,7 @@ def step(
     positions = Positions(at.repeat(twice), until, together=until is not None)
     logits = model.extend(state.token[:, None].repeat(twice), positions, cache)[:, 0]
     if cache.guided:
-        logits = guided(logits, draw.guidance[at])
+        logits = guided(logits, draw.guidance.index_select(0, state.position)[:, None])
     if given is not None:  # what is to come rules out an end
         is_eos = torch.arange(logits.shape[-1], device=logits.device) == eos
         logits = logits.masked_fill(given.more.gather(1, at) & is_eos, -torch.inf)

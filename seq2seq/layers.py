@@ -78,6 +78,8 @@ class Attention(nn.Module):
             k, v = rearrange(self.key_value(source), "b s (two h k) -> two b h s k", two=2, h=self.heads)
             new = self.key_norm(k), v
         k, v = memory(*new) if memory else new
+        if not x.shape[1]:  # nothing is asked, the memory was to be filled
+            return x
         q = self.query_norm(rearrange(self.query(x), "b t (h k) -> b h t k", h=self.heads))
         y = attention(q, k, v, mask=mask, causal=causal)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
@@ -122,9 +124,14 @@ class DecoderBlock(nn.Module):
         Args:
             x: with `past`, tokens to be appended to it; without, the whole sequence. Where `past` is guided, the second
                 half of them has the null caption.
-            text: the captions. Given their states, `past` keeps what this block makes of them.
+            text: the captions. With their states, a pass with `past` is the one that reads them: it has no tokens.
             past: this block's cache.
         """
+        if past and text.states is not None:
+            self.cross(x, text.states, past.text)
+            if text.null is not None:  # one id: there is nothing to choose from, so every query reads the same
+                past.keep_null(self.cross(text.null, text.null))
+            return x
         normed = self.norm1(x)
         if past is None:
             y = self.attention(normed, normed, causal=True)
@@ -134,8 +141,6 @@ class DecoderBlock(nn.Module):
         said = past.text if past else None
         y = self.cross(self.norm2(x[: len(text.mask)]), text.states, said, mask=text.mask)
         if past and past.guided:
-            # the null caption is one id: there is nothing to choose from, so every query reads the same
-            null = past.null(None if text.null is None else self.cross(text.null, text.null))
-            y = torch.cat([y, null.expand_as(y)])
+            y = torch.cat([y, past.null.expand_as(y)])
         x = x + self.dropout(y)
         return x + self.dropout(self.mlp(self.norm3(x)))

@@ -66,12 +66,8 @@ class PackedDecoder(nn.Module):
         x = self.decoder.embed(tokens) + self.decoder.positions(positions.at)
         mask, heads, none = positions.mask(cache.positions), cache.heads, x.new_empty(0)
         at, own_bias = (x.new_empty(positions.until or 0), none) if mask is None else (positions.at, _bias(mask, heads))
-        keys, values, text_keys, text_values, null = (
-            [getattr(block, name) for block in cache.blocks]
-            for name in ("keys", "values", "text_keys", "text_values", "null")
-        )
-        null = null if cache.guided else [none] * cache.depth
-        arguments = (x, at, keys, values, own_bias, text_keys, text_values, _bias(text.mask, heads), null)
+        null = cache.null if cache.guided else [none] * cache.depth
+        arguments = (x, at, cache.keys, cache.values, own_bias, cache.text, _bias(text.mask, heads), null)
         x = self.blocks((mask is None, cache.guided), arguments)
         return self.decoder.rule_out(self.head(self.norm(x)), positions.at)
 
@@ -127,8 +123,7 @@ class PackedBlocks(nn.Module):
         keys: list[Tensor],
         values: list[Tensor],
         own_bias: Tensor,
-        text_keys: list[Tensor],
-        text_values: list[Tensor],
+        text: list[Tensor],
         text_bias: Tensor,
         null: list[Tensor],
     ) -> Tensor:
@@ -141,13 +136,12 @@ class PackedBlocks(nn.Module):
             keys: of the tokens so far.
             values: as the keys.
             own_bias: of self-attention's logits (B * H, T, until): 0, or -inf where it may not; or nothing.
-            text_keys: of the captions, (B, H, S, K).
-            text_values: as the keys.
+            text: keys and values of the captions, (B, H, S, K) each, block by block.
             text_bias: as `own_bias`, of cross-attention, (B * H, 1, S).
             null: what the blocks read in the null caption, (1, 1, D), for the second half of `x`; or nothing.
         """
-        for block, *its in zip(self.blocks, keys, values, text_keys, text_values, null, strict=True):
-            x = block(x, at, own_bias, text_bias, *its)
+        for i, block in enumerate(self.blocks):
+            x = block(x, at, keys[i], values[i], own_bias, *text[2 * i : 2 * i + 2], text_bias, null[i])
         return x
 
 
@@ -173,12 +167,12 @@ class PackedBlock(nn.Module):
         self,
         x: Tensor,
         at: Tensor,
-        own_bias: Tensor,
-        text_bias: Tensor,
         keys: Tensor,
         values: Tensor,
+        own_bias: Tensor,
         text_keys: Tensor,
         text_values: Tensor,
+        text_bias: Tensor,
         null: Tensor,
     ) -> Tensor:
         """As `PackedBlocks`, of one block."""

@@ -161,6 +161,27 @@ def test_the_picture_so_far_after_each_row() -> None:
     assert all(torch.equal(tokens, whole[:, : tokens.shape[1]]) for tokens in rows)
 
 
+@pytest.mark.parametrize("engine", ["plain", "packed"])
+@torch.no_grad()
+def test_a_picture_may_begin_while_others_go_on(engine: Engine) -> None:
+    """Its row starts anew after 4 steps and gets what it gets alone; who has ended stands still and stays as it is."""
+    if engine == "packed" and not packed_dtypes():
+        pytest.skip("this processor cannot pack linear layers")
+    text, seeds, options = captions(2), torch.arange(2), SamplingOptions(guidance=2.0, parallel=0)
+    sampler = Sampler(token_model(), engine, dtype=torch.float32)
+    *_, alone = sampler.rows(text, seeds, options)
+    state, cache = State(2, TOKENS.length, seeds.device), sampler.model.read(text, guide=True)
+    state.restart(seeds, TOKENS.bos, TOKENS.eos)
+    for position in range(TOKENS.length + 6):
+        if position == 4:
+            state.token[1], state.position[1], state.tokens[1] = TOKENS.bos, 0, TOKENS.eos
+        step(sampler.model, cache, state, draw_of(options), Given(torch.full((2, 9), -1)))
+    assert state.position.tolist() == [TOKENS.length] * 2
+    assert state.finished.all()
+    assert torch.equal(state.tokens[:, :-1], alone)
+    assert (state.tokens[:, -1] == TOKENS.eos).all()
+
+
 def test_given_tokens_stay_and_the_rest_follows_from_them() -> None:
     """A prefix, and a gap in the middle; what is drawn is what the model draws after the given tokens."""
     model, text, seeds = token_model(), captions(2), torch.arange(2)
