@@ -62,14 +62,14 @@ class House:
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What a test registers or imports is forgotten."""
     monkeypatch.setattr(BRUSHES, "_parts", dict(BRUSHES._parts))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    before = {*sys.modules}
     yield
-    for name in {*sys.modules} - before:
-        del sys.modules[name]
+    for file in tmp_path.glob("*.py"):
+        if file.stem not in NAMES_OF_OTHERS:
+            sys.modules.pop(file.stem, None)
 
 
 def refusal(*argv: str) -> str:
@@ -78,6 +78,8 @@ def refusal(*argv: str) -> str:
     return str(error.value)
 
 
+NAMES_OF_OTHERS = {"data", "torch", "colorsys", "sys", "__main__", "json"}
+"""What files of tests are called, in vain."""
 FLAT = House(studio=Studio(brush=Flat(sides=(8, 5, 5))))
 
 
