@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusion.condition import Caption, Kept, TimeEmbedding, mean_state
+from diffusion.condition import Caption, Kept, TimeEmbedding, each_its_own, mean_state
 from seq2seq.layers import MLP, Attention, RMSNorm
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
@@ -69,6 +69,7 @@ class DiT(nn.Module):
 
         `states` of captions (B, S, D) are read into `caption`; None where they have been.
         """
+        views = each_its_own(states, len(self.blocks))
         if states is not None:
             caption.pooled = self.pool(mean_state(states, caption.mask[:, 0, 0]))
         h, w = x.shape[2:]
@@ -77,7 +78,7 @@ class DiT(nn.Module):
         time = nn.functional.silu(self.time(t) + caption.pooled)
         modulation = rearrange(self.modulation(time), "b (six d) -> b six d", six=6)
         for i, block in enumerate(self.blocks):
-            y = block(y, modulation, states, caption.mask, caption.kept[i])
+            y = block(y, modulation, views[i], caption.mask, caption.kept[i])
         shift, scale = self.last_modulation(time)[:, None].chunk(2, dim=-1)
         return rearrange(self.head(_modulated(self.norm(y), shift, scale)), "b (h w) c -> b c h w", h=h)
 
