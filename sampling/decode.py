@@ -100,7 +100,7 @@ class Sampler:
 
     def pictures(self, tokens: Tensor) -> list[Tensor]:
         """The whole rows before each first EOS, on the CPU: (B, T so far) -> (h, w) each."""
-        return [_until_eos(row, self.model.config.eos, self.model.config.grid) for row in tokens.to("cpu", copy=True)]
+        return [_until_eos(row, self.model.config.eos, self.model.config.grid) for row in tokens.cpu()]
 
     @torch.no_grad()
     def rows(
