@@ -1,19 +1,13 @@
 """Trains the diffusion model: `accelerate launch diffusion/train.py --config FILE --out RUN`."""
 
 import warnings
-from pathlib import Path
-
-from torch import Tensor
 
 from data.store import Store
 from diffusion.batches import LatentBatches
 from diffusion.latents import LatentsInfo, encode_once, latent_folder
-from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.task import fitted
-from sampling.bundle import BundleOptions, assemble
-from sampling.options import DiffusionOptions
-from sampling.pipeline import Bundle
+from sampling.bundle import bundle_run, samples_by
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
@@ -34,17 +28,11 @@ def main(config: DiffusionTrainingConfig) -> None:
     config.model, encoder = fitted(config.model, text, tokenizer, trained)
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
 
-    def draw(model: DiffusionModel, captions: list[str]) -> list[Tensor]:
-        # plain: to record the weights of the moment would take longer than to draw twelve pictures
-        bundle = Bundle(text=text, tokenizer=tokenizer, models={"diffusion": model}, engine="plain")
-        return bundle.generate(captions, options=DiffusionOptions())
-
+    draw = samples_by("diffusion", text, tokenizer)
     task = config.task.build(config, unseen, text, tokenizer, draw, encoder)
     data = LatentBatches(trained, unseen, text, config)
     if Trainer(task, data, run, accelerator).fit() and accelerator.is_main_process:
-        backend, out = [f"diffusion={run.model}"], run.path / "bundle"
-        assemble(BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), backend=backend, out=out))
-        print(f'ready to draw: python -m sampling.generate --model {out} --backend diffusion --prompt "..."')
+        bundle_run("diffusion", run, config.text, config.tokenizer)
 
 
 if __name__ == "__main__":

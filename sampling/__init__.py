@@ -1,6 +1,6 @@
 """Drawing pictures from text: `from sampling import load; load(path).generate(["a noto emoji of a fox"])`."""
 
-from sampling.backend import Backend, Start, backend_of
+from sampling.backend import Backend, Start, backend
 from sampling.diffusion_backend import DiffusionBackend
 from sampling.options import BACKENDS, BackendOptions, DiffusionOptions, SamplingOptions
 from sampling.pipeline import Bundle, load
@@ -8,5 +8,5 @@ from sampling.token_backend import TokenBackend
 
 __all__ = [
     "BACKENDS", "Backend", "BackendOptions", "Bundle", "DiffusionBackend", "DiffusionOptions", "SamplingOptions",
-    "Start", "TokenBackend", "backend_of", "load",
+    "Start", "TokenBackend", "backend", "load",
 ]  # fmt: skip

@@ -60,8 +60,8 @@ class Backend(ABC, Generic[Model, Options]):
     interpolates: ClassVar[bool] = False
     """Whether `between` draws."""
     model_class: ClassVar[type[PretrainedModel]]
+    """Its config says by `codes_id` and `text_id` what it was trained with; the latter may be empty."""
     options_class: ClassVar[type[BackendOptions]]
-    """By `backend_of`."""
 
     def __init__(self, model: Model, text: TextTokenizer, tokenizer: ImageTokenizer, engine: str | None = None) -> None:
         """`engine` computes the steps, by default as fits the machine."""
@@ -98,7 +98,9 @@ class Backend(ABC, Generic[Model, Options]):
         """What pictures are computed with: `engine`, and the `dtype` of products."""
 
     def check(self, start: Start | None) -> None:
-        """Raises `BadInput` for a start that it cannot draw from."""
+        """Raises `BadInput` for a start that it cannot draw from; by default any."""
+        if start:
+            raise BadInput(f"backend {self.kind} does not start from a picture")
 
     def between(self, prompts: tuple[str, str], seeds: tuple[int, int], part: Tensor, options: Options) -> list[Tensor]:
         """Pictures at `part` (B,) of the way from the first prompt and seed to the second."""
@@ -128,20 +130,19 @@ class Backend(ABC, Generic[Model, Options]):
             raise BadInput(f"engine {self.engine}: backend {self.kind} has {', '.join(known)} here")
 
 
-_CLASSES: dict[type[BackendOptions], type[Backend[Any, Any]]] = {}
+def backend(kind: str) -> Callable[[type[Drawing]], type[Drawing]]:
+    """Decorates a backend, which is known by this name from then on. Raises `BadInput` where the name is taken."""
 
+    def add(drawing: type[Drawing]) -> type[Drawing]:
+        if kind in ("text", "tokenizer"):
+            raise BadInput(f"a backend cannot be called {kind!r}, as another part of a bundle is")
+        BACKENDS.register(kind)(drawing.options_class)
+        drawing.options_class.drawn_by = drawing
+        return drawing
 
-def backend_of(options: type[BackendOptions]) -> Callable[[type[Drawing]], type[Drawing]]:
-    """Decorates the backend that draws by these options, which are registered in `BACKENDS`."""
-
-    def link(backend: type[Drawing]) -> type[Drawing]:
-        backend.options_class = options
-        _CLASSES[options] = backend
-        return backend
-
-    return link
+    return add
 
 
 def backend_class(kind: str) -> type[Backend[Any, Any]]:
     """The backend of a kind. Raises `BadInput` naming the known kinds for one that is none."""
-    return _CLASSES[BACKENDS[kind]]
+    return BACKENDS[kind].drawn_by

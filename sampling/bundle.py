@@ -3,22 +3,27 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import Tensor
+
 from sampling.backend import backend_class
 from sampling.options import BACKENDS
 from sampling.pipeline import Bundle, files_of, load
+from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.text import TextTokenizer
 from training.cli import command
 from training.errors import BadInput
 from training.files import copy, holds_files, locked, put, remove, write_bytes, write_json, write_text
 from training.markdown import fenced, plain, tabulated
 from training.record import FILE as RECORD
 from training.record import read_record
+from training.run import RunFolder
 from training.strict_json import read_json
 
 _ART = """
@@ -62,6 +67,21 @@ def main(options: BundleOptions) -> None:
     assemble(options)
     size = sum((options.out / name).stat().st_size for name in _ours(options.out))
     print(f"the bundle is in {options.out} ({size / 1e6:.1f} MB)")
+
+
+def samples_by(kind: str, text: TextTokenizer, tokenizer: ImageTokenizer) -> Callable[[Any, list[str]], list[Tensor]]:
+    """What a trainer draws its samples by: (model, captions) -> pictures."""
+    # plain: to lay out the weights of the moment would take longer than to draw twelve pictures
+    return lambda model, captions: Bundle(
+        text=text, tokenizer=tokenizer, models={kind: model}, engine="plain"
+    ).generate(captions)
+
+
+def bundle_run(kind: str, run: RunFolder, text: str, tokenizer: str) -> None:
+    """Puts the model of a finished run into a bundle with the parts that it was trained with, and says so."""
+    out, backend = run.path / "bundle", [f"{kind}={run.model}"]
+    assemble(BundleOptions(text=Path(text), tokenizer=Path(tokenizer), backend=backend, out=out))
+    print(f'ready to draw: python -m sampling.generate --model {out} --backend {kind} --prompt "..."')
 
 
 def assemble(options: BundleOptions) -> None:

@@ -69,7 +69,7 @@ class Sampler:
         elif self.engine == "packed":
             self.arithmetic = dtype or packed_dtypes()[0]
             self.model = packed(model, self.arithmetic)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that is given up may be cleared away within
         self._free: list[tuple[KVCache, State]] = []
         self._passes: deque[int] = deque(maxlen=10_000)
 

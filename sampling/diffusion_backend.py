@@ -11,7 +11,7 @@ from diffusion.loss import bits_per_dimension
 from diffusion.model import DiffusionModel
 from diffusion.recorded import with_recorded_denoiser
 from diffusion.text import caption_ids
-from sampling.backend import Backend, Start, backend_of
+from sampling.backend import Backend, Start, backend
 from sampling.diffuse import Denoise, between, denoiser, estimates, mixed, sample, seeded
 from sampling.options import DiffusionOptions
 from training.errors import BadInput
@@ -21,7 +21,7 @@ TIMES = 50
 """Of the variational bound: at most so many stand for all."""
 
 
-@backend_of(DiffusionOptions)
+@backend("diffusion")
 class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
     """Draws latents out of noise."""
 
@@ -33,6 +33,7 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         "--tokenizer BUNDLE/tokenizer --text BUNDLE/text --out RUN"
     )
     interpolates = True
+    options_class = DiffusionOptions
     model_class = DiffusionModel
 
     @classmethod
@@ -58,7 +59,6 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         """As `Backend`."""
         init, strength = None, 1.0
         if start:
-            self.check(start)
             init, strength = self.tokenizer.latents(start.image[None].to(self.device)), start.strength
         noise = seeded(seeds, self.model.latent_shape)
         denoise = self._denoiser(captions, options)

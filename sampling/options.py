@@ -8,7 +8,7 @@ from training.config import require, to_dict
 from training.parts import Registry, Tagged
 
 BACKENDS: Registry[type["BackendOptions"]] = Registry("backend")
-"""The options of each way of drawing; `sampling.backend.backend_of` says what draws by them."""
+"""The options of each way of drawing (`sampling.backend`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,8 @@ class BackendOptions(Tagged):
     """What draws, and what every backend can be told."""
 
     registry: ClassVar = BACKENDS
+    drawn_by: ClassVar[Any]
+    """The `Backend` whose options they are."""
 
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1 is none, larger follows the prompt more closely. The defaults are what the
@@ -30,7 +32,6 @@ class BackendOptions(Tagged):
         require(self, "guidance", 0 <= self.guidance <= 100, "from 0 to 100")
 
 
-@BACKENDS.register("autoregressive")
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(BackendOptions):
     """How tokens are drawn from the model's logits."""
@@ -95,7 +96,6 @@ class SamplingOptions(BackendOptions):
         return max((t + 1 for t, scale in enumerate(self.scales(length)) if scale != 1), default=0)
 
 
-@BACKENDS.register("diffusion")
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptions(BackendOptions):
     """How latents are drawn from the denoiser."""

@@ -122,6 +122,7 @@ class Bundle:
         """Draws one batch of prompts, each with its seed; otherwise as `generate`."""
         backend, options = self._asked(options)
         captions, seeds = [caption for caption, _ in wanted], torch.tensor([seed for _, seed in wanted])
+        backend.check(start)
         return backend.draw(captions, seeds.to(backend.device), options, start)
 
     def stream(

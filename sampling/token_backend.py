@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sampling.backend import Backend, Start, backend_of
+from sampling.backend import Backend, Start, backend
 from sampling.choose import candidate_seeds, likelihoods
 from sampling.clip import agreement, clip_at
 from sampling.decode import Sampler
@@ -20,7 +20,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.errors import BadInput
 
 
-@backend_of(SamplingOptions)
+@backend("autoregressive")
 class TokenBackend(Backend[TokenModel, SamplingOptions]):
     """Draws codes one after another."""
 
@@ -31,6 +31,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         "accelerate launch seq2seq/train.py --config configs/seq2seq/emoji.yaml --data emoji "
         "--tokenizer BUNDLE/tokenizer --text BUNDLE/text --out RUN"
     )
+    options_class = SamplingOptions
     model_class = TokenModel
 
     @classmethod

@@ -3,15 +3,10 @@
 import warnings
 from pathlib import Path
 
-from torch import Tensor
-
 from data.codes import open_codes, require_tokenizer
-from sampling.bundle import BundleOptions, assemble
-from sampling.options import SamplingOptions
-from sampling.pipeline import Bundle
+from sampling.bundle import bundle_run, samples_by
 from seq2seq.batches import TokenBatches
 from seq2seq.codes import code_folder, encode_once
-from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from seq2seq.task import fitted
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -37,17 +32,11 @@ def main(config: TokenTrainingConfig) -> None:
     config.model = fitted(config.model, text, codes.info)
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
 
-    def draw(model: TokenModel, captions: list[str]) -> list[Tensor]:
-        # plain: to pack or compile the weights of the moment would take longer than to draw twelve pictures
-        bundle = Bundle(text=text, tokenizer=tokenizer, models={"autoregressive": model}, engine="plain")
-        return bundle.generate(captions, options=SamplingOptions())
-
+    draw = samples_by("autoregressive", text, tokenizer)
     task = config.task.build(config, unseen, text, tokenizer, draw)
     data = TokenBatches(codes, unseen, text, config)
     if Trainer(task, data, run, accelerator).fit() and accelerator.is_main_process:
-        backend, out = [f"autoregressive={run.model}"], run.path / "bundle"
-        assemble(BundleOptions(text=Path(config.text), tokenizer=Path(config.tokenizer), backend=backend, out=out))
-        print(f'ready to draw: python -m sampling.generate --model {out} --prompt "..."')
+        bundle_run("autoregressive", run, config.text, config.tokenizer)
 
 
 if __name__ == "__main__":

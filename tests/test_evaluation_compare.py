@@ -202,7 +202,7 @@ def test_both_backends_are_judged_alike(
     assert found["metrics"]["bits_per_dimension"]["higher_is_better"] is False
     assert "bits_per_image" not in found["metrics"]
     said = call(run, run.RunOptions, "--model", bundle, *diffusion, "--temperature", "0.9")
-    assert said.startswith("there is no option 'backend.temperature'; backend 'diffusion' has kind, guidance")
+    assert said.startswith("backend 'diffusion' has no option 'temperature'; 'autoregressive' has it")
 
 
 def test_anyone_s_pictures_are_scored(results: dict[str, Path], tmp_path: Path, call: Command, photos: Path) -> None:

@@ -180,22 +180,21 @@ from dataclasses import dataclass
 
 import torch
 
-from sampling import BACKENDS, Backend, BackendOptions, backend_of
+from sampling import Backend, BackendOptions, backend
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel
 
 
-@BACKENDS.register("likeliest")
 @dataclass(frozen=True, kw_only=True)
 class LikeliestOptions(BackendOptions):
     skip: int = 0
     """Take not the most likely token, but the one after so many."""
 
 
-@backend_of(LikeliestOptions)
+@backend("likeliest")
 class Likeliest(Backend):
     title, loss_unit, likelihood_name = "token model without a cache", "nats an image token", "bits_per_image"
-    model_class = TokenModel
+    options_class, model_class = LikeliestOptions, TokenModel
 
     @torch.no_grad()
     def draw(self, captions, seeds, options, start):

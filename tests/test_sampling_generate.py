@@ -156,7 +156,7 @@ def test_pictures_of_another_engine_are_drawn_anew(bundle: Path, tmp_path: Path)
 
 def test_unusable_options(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
     ask = ("--model", bundle, "--prompt", "a fox", "--out", tmp_path / "out")
-    assert "did you mean 'backend.guidance'?" in refusal(*ask, "--guidence", "2")
+    assert "did you mean 'guidance'?" in refusal(*ask, "--guidence", "2")
     assert refusal(*ask, "--temperature", "-1").endswith("temperature is -1.0: must be from 0 to 100")
     assert refusal(*ask, "--seed", "x") == "seed: expected a value of type int, got 'x'"
     assert refusal(*ask, "--device", "abacus").startswith("device 'abacus' cannot be used here")

@@ -28,7 +28,7 @@ class Duel(Fitting):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.judge = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
-        self.add("judge", self.judge, OptimizerConfig(learning_rate=0.1))
+        self.add("judge", self.judge, OptimizerConfig(learning_rate=0.1, warmup=2))
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
         self.at(next(self.passes))

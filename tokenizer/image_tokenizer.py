@@ -37,7 +37,7 @@ class ImageTokenizerConfig:
         whole = self.image_size % self.factor == 0
         require(self, "image_size", whole, f"a multiple of {self.factor}, the pixels a code")
         width = self.backbone.width
-        require(self, "codebook_dim", self.codebook_dim <= width, f"at most the backbone's width {width}")
+        require(self.quantizer, "dim", self.codebook_dim <= width, f"at most the backbone's width {width}")
 
     @property
     def factor(self) -> int:

@@ -40,10 +40,11 @@ def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] =
         except BadInput as error:
             raise BadInput(f"{file}: {error}") from None
         values = merged(config, values, layer)
-    flags = [(_whole_name(config, values, name), value) for name, value in flags if name != "config" or value is None]
+    flags = [(_kind_of(config, values, name), value) for name, value in flags if name != "config" or value is None]
     kinds = _nested((name, value) for name, value in flags if name.endswith(".kind") and value)
     require_fields(config, kinds)
     values = merged(config, values, kinds)
+    flags = [(_whole_name(config, values, name), value) for name, value in flags]
     parser = parser_for(config, values, positional, prog)
     try:
         given = parser.parse_args([_spelled(config, name, value) for name, value in flags]).as_dict()
@@ -129,17 +130,25 @@ def _flags(config: type, argv: Sequence[str]) -> Iterator[Flag]:
             yield name, rest.pop(0) if rest and not rest[0].startswith("--") else None
 
 
-def _whole_name(config: type, values: Mapping[str, Any], name: str) -> str:
-    """`backend.kind` for `backend`, and `backend.steps` for `steps` where the field says that it may be so short."""
+def _kind_of(config: type, values: Mapping[str, Any], name: str) -> str:
+    """`backend.kind` for `backend`: a part alone is its kind."""
     declared = _declared(config, values, name)
-    if isinstance(declared, type) and issubclass(declared, Tagged):
-        return f"{name}.kind"
-    if declared is None and not difflib.get_close_matches(name, options_of(config)):
-        for field in dataclasses.fields(config):
-            kinds = options_of(config)[field.name].registry.loaded if field.metadata.get("short") else []
-            if any(difflib.get_close_matches(name, options_of(kind)) for kind in kinds):
-                return f"{field.name}.{name}"
+    return f"{name}.kind" if isinstance(declared, type) and issubclass(declared, Tagged) else name
+
+
+def _whole_name(config: type, values: Mapping[str, Any], name: str) -> str:
+    """`backend.steps` for `steps`, where the backend that is chosen has it and the field may be left out."""
+    if name not in options_of(config):
+        for short, part in _short(config, values).items():
+            if name in options_of(part):
+                return f"{short}.{name}"
     return name
+
+
+def _short(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts whose options may be given without the name of their field, by that."""
+    fields = [field.name for field in dataclasses.fields(config) if field.metadata.get("short")]
+    return {name: part_of(config, name, values.get(name, {})) for name in fields}
 
 
 def _declared(config: type, values: Mapping[str, Any], name: str) -> Any:
@@ -179,17 +188,29 @@ def _nested(flags: Iterator[Flag]) -> dict[str, Any]:
 
 
 def _one_line(message: str, config: type, values: Mapping[str, Any]) -> str:
-    """jsonargparse's errors in one line for people. Raises `BadInput` for an unknown option, with the nearest one."""
+    """jsonargparse's errors in one line for people."""
     message = re.sub(r"\s+", " ", message).strip()
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)(?:=(\S*))?", message)
     if unknown:
-        *outer, _ = unknown[1].split(".")
-        told = _nested(iter([(unknown[1], unknown[2])]))
-        require_fields(config, merged(config, values, told) if outer else told)
+        _refuse(config, values, unknown[1], unknown[2])
     message = re.sub(r'^Parser key "([\w.]+)": ?', r"\1: ", message)
     message = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected a value of type \1, got '\2'", message)
     message = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", r"must be one of \1, got '\2'", message)
     return re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", _alternatives, message)
+
+
+def _refuse(config: type, values: Mapping[str, Any], name: str, value: str | None) -> None:
+    """Raises `BadInput` for an option that is not there, with the part that has it, or the nearest one."""
+    told = _nested(iter([(name, value)]))
+    if "." in name:
+        require_fields(config, merged(config, values, told))
+    for short, part in _short(config, values).items():
+        family, own = part.registry, f"{part.registry.family} {part.registry.kind_of(part)!r}"
+        for kind in (family.kind_of(one) for one in family.loaded if name in options_of(one)):
+            raise BadInput(f"{own} has no option {name!r}; {kind!r} has it: give --{short} {kind}")
+        if near := difflib.get_close_matches(name, [*options_of(config), *options_of(part)], n=1):
+            raise BadInput(f"there is no option {name!r}; did you mean {near[0]!r}?")
+    require_fields(config, told)
 
 
 def _alternatives(union: re.Match[str]) -> str:

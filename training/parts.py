@@ -7,6 +7,7 @@ our own modules do, and nothing else has to know them.
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -47,8 +48,8 @@ class Registry(Generic[Part]):
             entry = self._outside()[kind]
             try:
                 entry.load()
-            except (ImportError, AttributeError) as error:
-                raise BadInput(f"{self.family} {kind!r}: {entry.value} cannot be imported ({error})") from None
+            except Exception as error:
+                raise BadInput(f"{self.family} {kind!r}: {entry.value} cannot be imported ({_where(error)})") from None
             if kind not in self._parts:
                 raise BadInput(f"{self.family} {kind!r}: {entry.value} registers none of that name")
         return self._parts[kind]
@@ -114,7 +115,7 @@ def _import(module: str) -> None:
     name = file.stem if file else module
     if file and not file.is_file():
         raise BadInput(f"--import {file}: no such file")
-    if not all(part.isidentifier() for part in name.split(".")):
+    if not all(part.isidentifier() for part in ([name] if file else name.split("."))):
         raise BadInput(f"--import {module}: {name!r} is no name of a module")
     if file:
         taken = sys.modules.get(name) or importlib.util.find_spec(name)
@@ -124,5 +125,12 @@ def _import(module: str) -> None:
         sys.path.append(str(file.parent))
     try:
         importlib.import_module(name)
-    except ImportError as error:
-        raise BadInput(f"--import {module}: cannot be imported ({error})") from None
+    except Exception as error:  # whatever its author has written
+        raise BadInput(f"--import {module}: cannot be imported ({_where(error)})") from None
+
+
+def _where(error: Exception) -> str:
+    """What went wrong in a module from outside, and where."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = "" if isinstance(error, ImportError | BadInput) else f", {last.filename}, line {last.lineno}"
+    return f"{type(error).__name__}: {error}{where}" if where and not isinstance(error, SyntaxError) else str(error)

@@ -46,16 +46,19 @@ class Task(ABC):
     has prepared in their places: what is called here goes through DDP or a compiled graph."""
     optimizers: dict[str, torch.optim.Optimizer]
     """That of each module, under its name. A group's `lr` is its peak."""
+    rules: dict[str, OptimizerConfig]
+    """Likewise how it is warmed up, decays and is clipped."""
     tokens: int
     """Image tokens a picture, for the log's tokens/s."""
 
     def __init__(self, model: nn.Module, optimizer: OptimizerConfig, tokens: int) -> None:
-        self.modules, self.optimizers, self.tokens = {}, {}, tokens
+        self.modules, self.optimizers, self.rules, self.tokens = {}, {}, {}, tokens
         self.add("model", model, optimizer)
 
     def add(self, name: str, module: nn.Module, optimizer: OptimizerConfig) -> None:
         """Has `module` learn too, by an optimizer of its own."""
         self.modules[name], self.optimizers[name] = module, optimizer_for(module, optimizer)
+        self.rules[name] = optimizer
 
     @abstractmethod
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:

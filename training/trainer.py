@@ -153,16 +153,17 @@ class Trainer:
                     self._meter.add(loss)
                     learning[loss.optimizer] = None
         for name in learning:
-            norm = accelerator.clip_grad_norm_(modules[name].parameters(), config.optimizer.clip)
+            norm = accelerator.clip_grad_norm_(modules[name].parameters(), self.task.rules[name].clip)
             self._meter.add_norm(name, norm)
             self.task.optimizers[name].step()
             self.task.optimizers[name].zero_grad()
         ema.update(self._average, accelerator.unwrap_model(modules["model"]), step, config.ema_decay)
 
     def _set_learning_rates(self, step: int) -> None:
-        shape, total = self._config.optimizer, self._config.steps
-        for group in (group for one in self.task.optimizers.values() for group in one.param_groups):
-            group["lr"] = learning_rate(step, peak=group["peak"], warmup=shape.warmup, total=total, floor=shape.floor)
+        total = self._config.steps
+        for name, rule in self.task.rules.items():
+            for group in self.task.optimizers[name].param_groups:
+                group["lr"] = learning_rate(step, peak=group["peak"], warmup=rule.warmup, total=total, floor=rule.floor)
 
     def _reach(self, name: str) -> dict[str, list[nn.Parameter]]:
         """Where a backward pass leaves gradients: in one module of several. One alone may be sharded, so that what it
