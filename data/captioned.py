@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from data.corpus import Corpus
 from data.drawn import PictureInfo
-from data.store import THERE, Store
+from data.store import Store
 
 
 class CaptionedImages(Dataset[Tensor]):
@@ -52,16 +52,20 @@ class StoredImages(CaptionedImages):
     def __init__(
         self, name: str, corpus: Corpus, positions: Sequence[int], store: Store[PictureInfo], rows: Sequence[int]
     ) -> None:
-        """`positions` are pictures of `corpus`, and `rows` where each is in `store`, if it is not left out there."""
+        """`positions` are pictures of `corpus`, and `rows` where each is in `store`, if it is not left out there.
+
+        Raises as `Corpus.check` does.
+        """
         self.name = name
         self.corpus = corpus
         self.size = store.info.size
         self.folder: Path = store.folder
         """Where the pictures are kept."""
         wanted = {corpus.keys[position] for position in positions}
-        self.skipped: Mapping[str, str] = {key: why for key, why in store.left_out.items() if key in wanted}
+        left_out = {**store.left_out, **corpus.check(store)}
+        self.skipped: Mapping[str, str] = {key: why for key, why in left_out.items() if key in wanted}
         """Why a picture is missing, by the key that it would have had."""
-        there = store.array("state")[list(rows)] == THERE
+        there = [corpus.keys[position] not in left_out for position in positions]
         self.positions = [position for position, has in zip(positions, there, strict=True) if has]
         """The place of each picture in `corpus`."""
         self._rows = [row for row, has in zip(rows, there, strict=True) if has]

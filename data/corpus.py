@@ -50,5 +50,9 @@ class Corpus(ABC):
     def original_size(self, i: int) -> tuple[int, int] | None:
         """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""
 
-    def check(self, store: Store[PictureInfo]) -> None:  # noqa: B027 (most corpora have nothing to check)
-        """Raises `BadInput` where the drawn pictures show that the splits are not what they promise."""
+    def check(self, store: Store[PictureInfo]) -> Mapping[str, str]:
+        """Why drawn pictures are left out after all, by their keys; by default there are none.
+
+        Raises `BadInput` where the pictures show that the splits are not what they promise.
+        """
+        return {}

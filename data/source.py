@@ -13,7 +13,7 @@ from platformdirs import user_cache_dir
 from data.captioned import CaptionedImages, StoredImages
 from data.corpus import SOURCES, Corpus
 from data.drawn import PictureInfo, drawn
-from data.emoji_corpus import EmojiCorpus
+from data.emoji.corpus import EmojiCorpus
 from data.files import visible_files
 from data.folder import FolderCorpus, list_files
 from data.metadata import TABLES, caption_files, is_table
@@ -50,7 +50,7 @@ def open_source(
 
     `source` is
 
-    - `"emoji"`, the built-in corpus;
+    - `"emoji"`, the built-in corpus in all hands that this machine can have, or in some: `"emoji:noto,fluent-flat"`;
     - a folder of pictures with a table of captions, or a text beside each (`data.metadata`);
     - `"labels:FOLDER"`, a folder of pictures in folders with a label for a name, which is their caption;
     - a parquet file, or a folder of them, with columns `image` and `text` (`data.parquet`);
@@ -84,8 +84,8 @@ def open_source(
 def open_corpus(source: str | Path, cache: Path) -> Corpus:
     """The corpus that `source` names (see `open_source`), with no picture drawn. Raises `BadInput`."""
     name, colon, rest = str(source).partition(":")
-    if name == "emoji" and not colon:
-        return EmojiCorpus()
+    if name == "emoji":
+        return EmojiCorpus(str(source), cache)
     if colon and name in SOURCES:
         return SOURCES[name](rest, cache)
     path = _there(source)
@@ -169,9 +169,7 @@ def _draw(
     if limit is not None and not folder.exists():
         keys, jobs, rows = [corpus.keys[position] for position in positions], positions, range(len(positions))
         folder = _folder(corpus, keys, size, cache)
-    store = drawn(folder, size, keys, jobs, draw, label=f"{printable(corpus.name)} at {size} px")
-    corpus.check(store)
-    return store, rows
+    return drawn(folder, size, keys, jobs, draw, label=f"{printable(corpus.name)} at {size} px"), rows
 
 
 def _folder(corpus: Corpus, keys: Sequence[str], size: int, cache: Path) -> Path:

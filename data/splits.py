@@ -27,14 +27,28 @@ def picture_split(family: str, style: str, styles: tuple[str, ...]) -> str:
     never trained on; the other styles of those families are. In one half of these families, by another hash, it is
     `validation-style`, on which to tune how a known concept is drawn in another style; in the other, `heldout-style`.
     """
-    place = fraction(family)
-    if place < 0.05:
-        return HELDOUT_CONCEPT
-    if place < 0.10:
-        return VALIDATION
-    if place < 0.20 and style == styles[int(fraction(f"style of {family}") * len(styles))]:
+    if whole := _whole(family):
+        return whole
+    if fraction(family) < 0.20 and style == styles[int(fraction(f"style of {family}") * len(styles))]:
         return VALIDATION_STYLE if fraction(f"tuned {family}") < 0.5 else HELDOUT_STYLE
     return TRAIN
+
+
+def pair_split(family: str, hand: str) -> str:
+    """The split of a picture in a hand that joined the corpus later; `hand` is one name for all that draw alike.
+
+    The families that `picture_split` sets aside whole are set aside here too. Of the other pairs of family and hand,
+    5 % are `validation-style` and 5 % `heldout-style`, each by a hash of its own.
+    """
+    if whole := _whole(family):
+        return whole
+    place = fraction(f"{family} by {hand}")
+    return VALIDATION_STYLE if place < 0.05 else HELDOUT_STYLE if place < 0.10 else TRAIN
+
+
+def _whole(family: str) -> str | None:
+    place = fraction(family)
+    return HELDOUT_CONCEPT if place < 0.05 else VALIDATION if place < 0.10 else None
 
 
 def united(groups: Iterable[Iterable[str]]) -> Mapping[str, str]:

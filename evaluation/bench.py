@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.emoji import SOURCE
 from evaluation.features import Lite, extract
 from evaluation.harness import JudgeOptions, open_real
 from evaluation.suites import open_suite
@@ -35,7 +36,7 @@ class HarnessBenchOptions:
     """Pictures a pass in the comparison with the bare network."""
     repeats: int = 25
     """Turns; the median counts."""
-    suite: str = "emoji@train"
+    suite: str = f"{SOURCE}@train"
     """Suite that they are scored for."""
     cache: Path | None = None
     """Folder for prepared pictures and features; by default the user's cache folder."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from data.captioned import CaptionedImages
+from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
 from data.splits import TRAIN, fraction
@@ -52,7 +53,7 @@ class CopiesOptions:
     """Result of `evaluation.run`, with its pictures; the flag may be left out: `RESULT RESULT --out R`."""
     model: str = str(SHIPPED)
     """Bundle whose image tokenizer to use: a folder or `hf://owner/name`."""
-    data: str = "emoji"
+    data: str = SOURCE
     """What was trained on, as the trainers are given it; its split `train`."""
     shown: int = 16
     """Pictures on a sheet, chosen by a fixed hash of their captions."""

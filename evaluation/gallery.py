@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from data.captioned import CaptionedImages
-from data.emoji import STYLES, Emoji, find
+from data.emoji import ORIGINALS, Emoji, find
 from data.splits import fraction
 from evaluation.features import digests
 from evaluation.suites import Prompt
@@ -44,8 +44,8 @@ def emoji_gallery(pictures: CaptionedImages, prompts: Sequence[Prompt], size: in
     for i in range(len(pictures)):
         emoji = find(pictures.key(i))
         firsts.setdefault(emoji.family, {}).setdefault(emoji.style, (i, emoji))
-    whole = [family for family, styles in firsts.items() if len(styles) == len(STYLES)]
-    families = sorted(whole, key=lambda family: fraction(f"gallery {family}"))[: size // len(STYLES) + 2]
+    whole = [family for family, styles in firsts.items() if len(styles) == len(ORIGINALS)]
+    families = sorted(whole, key=lambda family: fraction(f"gallery {family}"))[: size // len(ORIGINALS) + 2]
     families += sorted({prompt.concept for prompt in prompts} & set(firsts) - set(families))
     chosen = [entry for family in families for entry in firsts[family].values()]
     kin: dict[str, set[str]] = defaultdict(set)

@@ -10,7 +10,7 @@ from platformdirs import user_cache_dir
 from torch import Tensor
 
 from data.captioned import CaptionedImages
-from data.emoji import STYLES
+from data.emoji import ORIGINALS, SOURCE
 from data.grid import to_pil
 from data.source import is_captioned, open_source
 from data.splits import TRAIN
@@ -98,7 +98,7 @@ def require_reference(suite: Suite | None, options: JudgeOptions) -> None:
             f"but the reference is of another corpus: {options.reference!r}"
         )
     if not source and not options.reference:
-        raise BadInput("these prompts come with no real pictures: give --reference, such as --reference emoji")
+        raise BadInput(f"these prompts come with no real pictures: give --reference, such as --reference {SOURCE}")
 
 
 def open_real(suite: Suite | None, size: int, options: JudgeOptions) -> RealSide:
@@ -160,8 +160,8 @@ def save_pictures(folder: Path, pictures: Pictures) -> None:
 
 
 def _same(reference: str, source: str) -> bool:
-    """Whether both name one source; `emoji` is no folder."""
-    if "emoji" in (reference, source):
+    """Whether both name one source; emoji are in no folder."""
+    if "emoji" in (reference.partition(":")[0], source.partition(":")[0]):
         return reference == source
     return Path(reference).resolve() == Path(source).resolve()
 
@@ -173,9 +173,9 @@ def _suite_side(suite: Suite, size: int, options: JudgeOptions) -> RealSide:
     if missing:
         raise BadInput(f"{suite.source}: has no picture {missing[0]}, which suite {suite.name} asks for")
     originals = [everything[rows[prompt.key]] for prompt in suite.prompts]
-    concepts = all(prompt.concept for prompt in suite.prompts) and suite.source == "emoji"
+    concepts = all(prompt.concept for prompt in suite.prompts) and suite.source == SOURCE
     size_of_gallery = options.gallery_size
-    if concepts and size_of_gallery > (most := len(everything) // (2 * len(STYLES))):
+    if concepts and size_of_gallery > (most := len(everything) // (2 * len(ORIGINALS))):
         raise BadInput(f"gallery_size is {size_of_gallery}: this corpus has enough families for {most}")
     judge = _judge(
         originals, f"the pictures of {suite.name}", options,

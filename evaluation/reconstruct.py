@@ -11,6 +11,7 @@ from platformdirs import user_cache_dir
 from torch import Tensor
 from tqdm import tqdm
 
+from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
 from evaluation.features import Lite, cached, extract
@@ -49,7 +50,7 @@ class ReconstructOptions:
     """Image tokenizer: a model folder or `hf://owner/name`."""
     out: Path
     """Folder to write: `report.json`, and `pictures.png` with originals above reconstructions."""
-    data: str = "emoji"
+    data: str = SOURCE
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     split: str = "heldout-concept"
     """Which pictures; your own have `train` and `validation`."""

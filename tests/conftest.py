@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ import torch
 from PIL import Image
 
 hypothesis.settings.register_profile("all")  # what `make test-all` loads: ten times as many damaged files
+
+os.environ["NPM_CONFIG_OFFLINE"] = "true"  # no test reaches a network, whatever it calls
 
 torch.set_num_threads(1)  # enough for tiny models; more wait for each other where something else runs beside the tests
 

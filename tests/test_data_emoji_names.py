@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 
-from data.emoji_names import captions, phrase, prompt, split_tones
-from data.emoji_table import emojis
+from data.emoji.names import captions, phrase, prompt, split_tones
+from data.emoji.table import emojis
 
 PHRASES = {
     "fox": "a fox",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.emoji import Emoji, emojis
-from data.emoji_art import draw
+from data.emoji.art import draw
 from data.grid import from_pil, to_pil
 from data.source import open_source
 from evaluation import features, measure
@@ -393,7 +393,7 @@ def test_measurements_of_drawn_shapes() -> None:
 def test_measurements_of_real_pictures(tmp_path: Path) -> None:
     """What real pictures of the suite score; a few of them, since drawing all takes long."""
     from data.emoji import find
-    from data.emoji_art import draw
+    from data.emoji.art import draw
 
     prompts = [prompt for i, prompt in enumerate(open_suite("attributes").prompts) if i % 6 == 0]
     right = []

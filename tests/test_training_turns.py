@@ -1,9 +1,12 @@
 """Balance: a group has one turn an epoch, whatever its size."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from data.emoji_corpus import EmojiCorpus
+from data.emoji import SOURCE
+from data.emoji.corpus import EmojiCorpus
 from training.turns import Turns
 
 
@@ -17,8 +20,8 @@ def test_a_group_has_one_turn_and_its_examples_share_it() -> None:
     assert counts[[1, 2, 4, 5]].min() > 900
 
 
-def test_skin_tones_share_a_turn_and_styles_do_not() -> None:
-    corpus = EmojiCorpus()
+def test_skin_tones_share_a_turn_and_styles_do_not(tmp_path: Path) -> None:
+    corpus = EmojiCorpus(SOURCE, tmp_path)
     groups = {key: corpus.group(i) for i, key in enumerate(corpus.keys)}
     assert groups["1f44b/noto"] == groups["1f44b-1f3fd/noto"] != groups["1f44b/twemoji"]
     assert groups["1f98a/noto"] not in {group for key, group in groups.items() if key != "1f98a/noto"}

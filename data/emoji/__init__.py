@@ -1,0 +1,13 @@
+"""The built-in corpus of emoji: draws it once, and says what is in it.
+
+    python -m data.emoji --size 64
+
+`emojis()` lists the pictures of the three original hands with their names, styles, families, categories, splits and
+captions; `find(key)` is the one behind a key; `prompt(name, style)` is how to ask a model for one.
+"""
+
+from data.emoji.hands import ORIGINALS, SOURCE, STYLES
+from data.emoji.names import prompt
+from data.emoji.table import Emoji, emojis, find
+
+__all__ = ["ORIGINALS", "SOURCE", "STYLES", "Emoji", "emojis", "find", "prompt"]

@@ -1,0 +1,76 @@
+"""Prepares the built-in corpus: `python -m data.emoji --size 64`."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from data.captioned import StoredImages
+from data.emoji.corpus import EmojiCorpus
+from data.emoji.table import find
+from data.grid import grid
+from data.source import open_source
+from data.splits import fraction
+from training.cli import command
+from training.files import atomic, write_text
+
+_COLUMNS, _ROWS = 14, 10
+
+
+@dataclass(kw_only=True)
+class EmojiOptions:
+    """Fetches and draws the built-in corpus of emoji once, into a cache."""
+
+    data: str = "emoji"
+    """`emoji`, all hands that can be had, or the names of some: `emoji:twemoji,fluent-flat`."""
+    size: int = 64
+    """Width and height of the pictures in pixels."""
+    cache: Path | None = None
+    """Folder to keep the pictures in; by default the user's cache folder."""
+    sheets: Path | None = None
+    """Folder for a contact sheet of each hand."""
+
+
+def main(options: EmojiOptions) -> None:
+    """Draws all emoji, unless they are there, and says where they are and what was left out."""
+    begin = time.monotonic()
+    pictures = open_source(options.data, size=options.size, cache=options.cache)
+    styles = Counter(find(pictures.key(i)).style for i in range(len(pictures)))
+    print(
+        f"{len(pictures):,} emoji in {len(styles)} styles ({', '.join(f'{name} {n:,}' for name, n in styles.items())}) "
+        f"at {options.size} px in {time.monotonic() - begin:.0f} seconds: {pictures.folder}"
+    )
+    listed = pictures.folder.with_name(f"{pictures.folder.name}-left-out.txt")
+    lines = list(left_out(pictures))
+    write_text(listed, "".join(f"{line}\n" for line in lines))
+    print(f"{len(lines):,} drawings were left out: {listed} says why")
+    if options.sheets:
+        for style in styles:
+            with atomic(options.sheets / f"{style}.png") as temporary:
+                _sheet(pictures, style).save(temporary, format="PNG")
+        print(f"a contact sheet of each is in {options.sheets}")
+
+
+def left_out(pictures: StoredImages) -> Iterator[str]:
+    """A line a drawing that is not among the pictures: which, and why."""
+    for key, why in pictures.skipped.items():
+        yield f"{key}: {why}"
+    assert isinstance(pictures.corpus, EmojiCorpus)
+    for style, collection in pictures.corpus.collections.items():
+        for name, why in collection.left_out.items():
+            yield f"{style}, {name}: {why}"
+
+
+def _sheet(pictures: StoredImages, style: str) -> Image.Image:
+    """Some of a hand's pictures with their names, in an order fixed by hash."""
+    its = [i for i in range(len(pictures)) if find(pictures.key(i)).style == style]
+    some = sorted(its, key=lambda i: fraction(f"sheet {find(pictures.key(i)).codes}"))[: _COLUMNS * _ROWS]
+    names = [find(pictures.key(i)).name for i in some]
+    return grid([pictures[i] for i in some], names, columns=_COLUMNS, cell=96)
+
+
+if __name__ == "__main__":
+    command(main, EmojiOptions)

@@ -1,0 +1,102 @@
+"""The built-in corpus: every emoji, drawn in as many hands as there are."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.corpus import Corpus
+from data.drawn import PictureInfo
+from data.emoji.art import PACKAGES, VERSION, draw, package
+from data.emoji.collection import Collection, kept
+from data.emoji.hands import COLLECTED, ORIGINALS, chosen
+from data.emoji.table import Emoji, emojis, find
+from data.store import THERE, Store
+from training.errors import BadInput, install
+
+
+class EmojiCorpus(Corpus):
+    """3,781 concepts in three styles, and what seven other hands have drawn of them."""
+
+    def __init__(self, source: str, cache: Path) -> None:
+        """`source` is `emoji`, all hands that can be had, or `emoji:` and the names of some (`data.emoji.hands`).
+
+        What npm fetches is kept in `cache`. Raises `BadInput` when the packages with the art are not there.
+        """
+        for module in PACKAGES.values():
+            package(module)
+        wanted = chosen(source)
+        self.collections = _collections(wanted, cache)
+        """The hands from npm, by name."""
+        self.styles = (*(style for style in ORIGINALS if wanted is None or style in wanted), *self.collections)
+        self.emojis = tuple(emoji for emoji in emojis(self.styles) if self._has(emoji))
+        self.name = "emoji"
+        packages = [f"{distribution} {version(distribution)}" for distribution in PACKAGES]
+        packages += [collection.recipe for collection in self.collections.values()]
+        self.recipe = "\n".join([f"drawing {VERSION}", *packages])
+        self.keys = [emoji.key for emoji in self.emojis]
+        self.splits = [emoji.split for emoji in self.emojis]
+
+    def _has(self, emoji: Emoji) -> bool:
+        return emoji.style in ORIGINALS or emoji.codes in self.collections[emoji.style].files
+
+    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
+        """Picture `i` on white, uint8 (3, size, size). Raises `data.store.Unreadable`."""
+        emoji = self.emojis[i]
+        if emoji.style in ORIGINALS:
+            return draw(emoji.codepoints, emoji.style, size)
+        return self.collections[emoji.style].draw(emoji.codes, size)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """Several phrasings with the style's name in each; `prompt(name, style)` comes first."""
+        return self.emojis[i].captions
+
+    def group(self, i: int) -> str:
+        """A family in one style: a concept with its skin tones."""
+        return f"{self.emojis[i].family}/{self.emojis[i].style}"
+
+    def original_size(self, i: int) -> None:
+        """None: vector art has no size in pixels."""
+
+    def check(self, store: Store[PictureInfo]) -> Mapping[str, str]:
+        """Leaves out pictures of hands from npm that equal one of another split.
+
+        Raises `BadInput` for equal pictures of the three original hands in two families.
+        """
+        rows = np.flatnonzero(store.array("state") == THERE)
+        _, found, counts = np.unique(store.array("digest")[rows], axis=0, return_inverse=True, return_counts=True)
+        doubles = [(find(store.key(int(rows[i]))), int(found[i])) for i in np.flatnonzero(counts[found] > 1)]
+        seen: dict[int, Emoji] = {}
+        left_out: dict[str, str] = {}
+        for emoji, digest in sorted(doubles, key=lambda double: double[0].style in COLLECTED):
+            twin = seen.setdefault(digest, emoji)
+            if emoji.style in COLLECTED and twin.split != emoji.split:
+                left_out[emoji.key] = f"is the same picture as {twin.key}, which is of {twin.split}, not {emoji.split}"
+            elif emoji.style in ORIGINALS and twin.family != emoji.family:
+                raise BadInput(
+                    f"{twin.key} and {emoji.key} are the same picture, but the splits take them for different ones: "
+                    f"for the art that they were made for, {install('emoji')}"
+                )
+        return left_out
+
+
+def _collections(wanted: Sequence[str] | None, cache: Path) -> Mapping[str, Collection]:
+    """The hands from npm that are wanted; of all, those that can be had."""
+    found: dict[str, Collection] = {}
+    missing: dict[str, BadInput] = {}
+    for style in COLLECTED if wanted is None else [style for style in wanted if style in COLLECTED]:
+        if missing and not kept(style, cache).exists():  # npm would fail again
+            missing[style] = next(iter(missing.values()))
+            continue
+        try:
+            found[style] = Collection(style, cache)
+        except BadInput as error:
+            if wanted is not None:
+                raise BadInput(f"{style}: {error}") from None
+            missing[style] = error
+    if missing:
+        warnings.warn(f"emoji: goes without {', '.join(missing)}: {next(iter(missing.values()))}", stacklevel=3)
+    return found

@@ -1,0 +1,76 @@
+"""Which concept a drawing shows, by what its collection calls it.
+
+Collections take their names from Unicode, of whatever year: `flag-for-chad`, `bride-with-veil-dark-skin-tone`. In turn
+are tried the table of aliases, the names of today's CLDR, and the names of characters, which never change. Whatever is
+no letter or digit is left out of the comparison.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from data.emoji.aliases import ALIASES, FIREFOX, TONES_RIGHT
+from data.emoji.hands import ORIGINALS
+from data.emoji.names import split_tones
+from data.emoji.table import emojis
+
+_TONE = re.compile(r"-(medium-light|medium-dark|light|medium|dark)(?:-skin-tone)?(?![^-])")
+
+
+def matched(names: Iterable[str], style: str) -> str | None:
+    """The code points, as in an emoji's key, of the concept that the first of these names stands for that is one."""
+    for name in names:
+        if style == "firefox" and name in FIREFOX:
+            return FIREFOX[name]
+        if codes := _by_name(name):
+            return codes
+    return None
+
+
+def tones_set_right(codes: str) -> str:
+    """The code points, as in an emoji's key, that a drawing of `fluent-3d` shows, by those that it is called by."""
+    codes = codes.replace("-fe0f", "")
+    exchanged = {} if TONES_RIGHT.search(codes) else {"1f3fc": "1f3fd", "1f3fd": "1f3fc"}
+    return "-".join(exchanged.get(code, code) for code in codes.split("-"))
+
+
+def _by_name(name: str) -> str | None:
+    known = _concepts()
+    if codes := known.get((_base(name), ())):
+        return codes
+    tones = tuple(_TONE.findall(name))
+    return known.get((_base(_TONE.sub("", name)), tones))
+
+
+def _base(name: str) -> str:
+    """What the name stands for among those of today, as `_plain` writes it."""
+    if name in ALIASES:
+        return _plain(ALIASES[name])
+    plain = _plain(name.replace("flag-for-", "flag-"))
+    return plain if (plain, ()) in _concepts() else _characters().get(plain, plain)
+
+
+@cache
+def _concepts() -> Mapping[tuple[str, tuple[str, ...]], str]:
+    """Code points by plain name without tones, and tones."""
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    for emoji in emojis(ORIGINALS[:1]):
+        name, tones = split_tones(emoji.name)
+        found.setdefault((_plain(name), tones), emoji.codes)
+    return found
+
+
+@cache
+def _characters() -> Mapping[str, str]:
+    """The plain names of concepts of one character, by what Unicode calls the character."""
+    return {
+        _plain(unicodedata.name(chr(int(emoji.codes, 16)), "")): _plain(emoji.name)
+        for emoji in emojis(ORIGINALS[:1])
+        if "-" not in emoji.codes
+    }
+
+
+def _plain(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name.replace("&", "and")).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9#*]", "", letters)
