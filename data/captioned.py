@@ -62,10 +62,12 @@ class StoredImages(CaptionedImages):
         self.folder: Path = store.folder
         """Where the pictures are kept."""
         wanted = {corpus.keys[position] for position in positions}
-        left_out = {**store.left_out, **corpus.check(store)}
-        self.skipped: Mapping[str, str] = {key: why for key, why in left_out.items() if key in wanted}
+        self.skipped: Mapping[str, str] = {key: why for key, why in store.left_out.items() if key in wanted}
         """Why a picture is missing, by the key that it would have had."""
-        there = [corpus.keys[position] not in left_out for position in positions]
+        self.set_apart: Mapping[str, str] = {key: why for key, why in corpus.check(store).items() if key in wanted}
+        """Why a picture that could be drawn is not used, by the key that it would have had."""
+        missing = self.skipped.keys() | self.set_apart.keys()
+        there = [corpus.keys[position] not in missing for position in positions]
         self.positions = [position for position, has in zip(positions, there, strict=True) if has]
         """The place of each picture in `corpus`."""
         self._rows = [row for row, has in zip(rows, there, strict=True) if has]

@@ -51,7 +51,7 @@ class Corpus(ABC):
         """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""
 
     def check(self, store: Store[PictureInfo]) -> Mapping[str, str]:
-        """Why drawn pictures are left out after all, by their keys; by default there are none.
+        """Why pictures that could be drawn are not used, by their keys; by default all are.
 
         Raises `BadInput` where the pictures show that the splits are not what they promise.
         """

@@ -67,7 +67,7 @@ def report(pictures: StoredImages) -> Iterator[str]:
     yield f"captions           {len(captions):,}, {len(captions) / len(pictures):.3g} a picture"
     yield f"words              {_spread(len(caption.split()) for caption in captions)}"
     yield f"characters         {_spread(map(len, captions))}"
-    missing = {**pictures.corpus.left_out, **pictures.skipped}
+    missing = {**pictures.corpus.left_out, **pictures.skipped, **pictures.set_apart}
     yield f"cannot be used     {len(missing):,}"
     for key, why in missing.items():
         yield f"    {key}: {why}"

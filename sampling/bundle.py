@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.emoji import credits
 from sampling.backend import backend_class
 from sampling.options import BACKENDS
 from sampling.pipeline import Bundle, files_of, load
@@ -27,9 +28,8 @@ from training.run import RunFolder
 from training.strict_json import read_json
 
 _ART = """
-The pictures are emoji in three hands: Twemoji (c) Twitter, Inc and other contributors, CC-BY 4.0; OpenMoji, CC BY-SA
-4.0; Noto Emoji (c) Google, OFL 1.1. The weights were trained on this art; what they draw can resemble it, and
-CC BY-SA asks that adaptations be shared alike and attributed.
+The pictures are emoji: {art}. The weights were trained on this art; what they draw can resemble it, and CC BY-SA asks
+that adaptations be shared alike and attributed.
 """
 
 
@@ -230,7 +230,8 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     """The model card, in Markdown with the front matter of the Hub."""
     runs = {"Image tokenizer": read_record(options.tokenizer)}
     runs |= {backend_class(kind).title.capitalize(): read_record(folder) for kind, folder in options.models.items()}
-    emoji = any(run.get("data") == "emoji" for run in runs.values())
+    data = [str(run.get("data")) for run in runs.values()]
+    emoji = [source for source in data if source.partition(":")[0] == "emoji"]
     licence = "cc-by-sa-4.0" if emoji else "other"
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
@@ -245,7 +246,7 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     if report:
         sections.append("## Reconstruction by the image tokenizer\n\n" + _metrics(report))
     if emoji:
-        sections.append("## Data and licences\n" + _ART.rstrip())
+        sections.append("## Data and licences\n" + _ART.rstrip().format(art=credits(emoji)))
     return "\n\n".join(sections) + "\n"
 
 

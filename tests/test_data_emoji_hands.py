@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.emoji import ORIGINALS, STYLES, Emoji, emojis, find, npm, prompt
+from data.emoji import ORIGINALS, SOURCE, STYLES, Emoji, credits, emojis, find, npm, prompt
 from data.emoji.__main__ import EmojiOptions, main
 from data.emoji.collection import Collection
 from data.emoji.corpus import EmojiCorpus
@@ -160,11 +160,10 @@ def test_a_picture_that_is_in_another_split_is_left_out(tmp_path: Path, publish:
     trained, held = split["train"][:2], split["heldout-concept"][0]
     same, other = SQUARE.format("#f60"), SQUARE.format("#00f")
     publish("firefox", icons({trained[0].name: same, trained[1].name: same, held.name: same, "fox": other}))
-    with pytest.warns(UserWarning, match="1 unusable picture"):
-        pictures = open_source("emoji:firefox", size=16, cache=tmp_path / "cache")
+    pictures = open_source("emoji:firefox", size=16, cache=tmp_path / "cache")
     left = {pictures.key(i) for i in range(len(pictures))}
     assert left in ({trained[0].key, trained[1].key, "1f98a/firefox"}, {held.key, "1f98a/firefox"})
-    ((_, why),) = pictures.skipped.items()
+    ((_, why),) = pictures.set_apart.items()
     assert "is the same picture as" in why and "heldout-concept" in why
 
 
@@ -184,6 +183,14 @@ def test_hands_are_chosen_by_name() -> None:
     for wrong in ("emoji:", "emoji:apple", "emoji:noto,"):
         with pytest.raises(BadInput, match=r"no hand '(apple)?'; there are twemoji, openmoji, noto, noto-blob"):
             chosen(wrong)
+
+
+def test_credits_are_of_the_hands_that_were_used() -> None:
+    assert credits(["emoji:noto", "emoji:fluent-3d,fluent-flat"]) == (
+        "Noto Emoji (c) Google, OFL 1.1; Fluent Emoji (c) Microsoft, MIT"
+    )
+    assert all(name in credits([SOURCE]) for name in ("Twemoji", "OpenMoji", "Noto"))
+    assert "EmojiOne 1, CC BY-SA 4.0" in credits(["emoji"])
 
 
 def test_captions_say_hands_as_people_do() -> None:

@@ -71,7 +71,7 @@ def test_names_in_metadata_do_not_reach_the_terminal_as_they_are(
             ["nowhere"],
             'error: nowhere: no such file or folder; give "emoji", a folder of pictures, a parquet or tar file',
         ),
-        (["emoji:noto", "--split", "test"], "error: emoji: no split 'test'; there are train, heldout-style"),
+        (["emoji:noto", "--split", "test"], "error: emoji: no split 'test'; there are train, heldout-"),
         (["emoji:noto", "--size", "0"], "error: size is 0: pictures can be 16 to 1024 pixels wide"),
         (["emoji:noto", "--siz", "32"], "error: "),
     ],

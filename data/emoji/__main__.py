@@ -56,7 +56,7 @@ def main(options: EmojiOptions) -> None:
 
 def left_out(pictures: StoredImages) -> Iterator[str]:
     """A line a drawing that is not among the pictures: which, and why."""
-    for key, why in pictures.skipped.items():
+    for key, why in {**pictures.skipped, **pictures.set_apart}.items():
         yield f"{key}: {why}"
     assert isinstance(pictures.corpus, EmojiCorpus)
     for style, collection in pictures.corpus.collections.items():

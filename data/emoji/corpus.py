@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from data.corpus import Corpus
 from data.drawn import PictureInfo
@@ -87,7 +88,9 @@ def _collections(wanted: Sequence[str] | None, cache: Path) -> Mapping[str, Coll
     """The hands from npm that are wanted; of all, those that can be had."""
     found: dict[str, Collection] = {}
     missing: dict[str, BadInput] = {}
-    for style in COLLECTED if wanted is None else [style for style in wanted if style in COLLECTED]:
+    styles = [style for style in COLLECTED if wanted is None or style in wanted]
+    there = all(kept(style, cache).exists() for style in styles)
+    for style in tqdm(styles, "emoji from npm", unit="hand", disable=there):
         if missing and not kept(style, cache).exists():  # npm would fail again
             missing[style] = next(iter(missing.values()))
             continue
