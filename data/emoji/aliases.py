@@ -62,6 +62,8 @@ ALIASES = {
 
 MISDRAWN = {
     "1f499/firefox": "is cut off",
+    "1f68b/firefox": "is black all over",
+    "1f32b/firefox": "can hardly be seen",
     **{f"{code:x}/firefox": "shows a fox" for code in range(0x1F638, 0x1F641)},  # that the caption calls a cat
     "1f6c0-1f3fe/fluent-flat": "has another skin tone",
     **{f"1f6b5-{tone}/fluent-3d": "has another skin tone" for tone in ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")},
