@@ -25,6 +25,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
 from training.errors import BadInput
 from training.files import atomic
+from training.pretrained import require_device
 from training.strict_json import read_json
 
 
@@ -74,11 +75,7 @@ class RealSide:
 
 def open_networks(options: JudgeOptions) -> list[Network]:
     """The networks asked for. Raises `BadInput` for weights or a device that are not there."""
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"device '{options.device}' cannot be used here ({reason}); 'cpu' always can") from None
+    require_device(options.device)
     networks: list[Network] = [Lite(int(name.removeprefix("lite")), options.device) for name in options.networks]
     if options.inception:
         networks.append(Inception(options.inception, options.device))

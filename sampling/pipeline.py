@@ -15,7 +15,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.errors import BadInput
 from training.hub import fetched
-from training.pretrained import PretrainedModel
+from training.pretrained import PretrainedModel, require_device
 from training.record import FILE as RECORD
 from training.record import read_record
 from training.strict_json import read_json
@@ -172,10 +172,9 @@ def load(
     computes the steps, by default as fits the machine. Raises `BadInput` when a file is missing or damaged, or when
     parts do not belong together.
     """
+    require_device(device)
     folder, source = _folder(path)
     kinds = backends_of(folder / "bundle.json")
-    files = [f"{part}/{name}" for part, names in files_of(kinds).items() for name in names]
-    folder, _ = fetched(source, ["bundle.json", *files])
     for part in files_of(kinds):
         if not (folder / part).is_dir():
             raise BadInput(f"{folder}: its folder {part} is missing, so it is not a complete bundle")
@@ -218,7 +217,8 @@ def check_prompt(prompt: str) -> str:
 
 def _folder(path: str | Path) -> tuple[Path, str]:
     """The folder of a bundle, and what names its content."""
-    folder, source = fetched(path, ("bundle.json",))
+    parts = [f"{part}/{name}" for part, names in files_of(BACKENDS.kinds).items() for name in names]
+    folder, source = fetched(path, ["bundle.json", "README.md", *parts])
     if not (folder / "bundle.json").is_file():
         raise BadInput(f"{path}: has no bundle.json, so it is not a bundle; make one with `python -m sampling.bundle`")
     return folder, source

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sampling import load
+from sampling import BACKENDS, load
 from sampling.generate import SHIPPED, GenerateOptions
 
 ROOT = Path(__file__).parents[1]
@@ -90,4 +90,5 @@ def test_every_option_that_the_readme_names_exists() -> None:
     of_the_launcher = {"multi_gpu", "num_processes"}
     flags = {*re.findall(r"--(\w+)", section)} - of_the_launcher - {"help"}
     assert len(flags) > 10
-    assert flags <= {field.name for field in dataclasses.fields(GenerateOptions)}
+    options = [GenerateOptions, *(BACKENDS[kind] for kind in BACKENDS.kinds)]
+    assert flags <= {field.name for one in options for field in dataclasses.fields(one)}

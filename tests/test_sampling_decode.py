@@ -355,7 +355,8 @@ def test_packed_log_probabilities(dtype: torch.dtype) -> None:
 def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
     """Greedily, for 100 captions: the tokens of the plain path, but where two were equally likely to within 1e-3."""
     bundle = load(SHIPPED)
-    model = bundle.autoregressive
+    model = bundle.models["autoregressive"]
+    assert isinstance(model, TokenModel)
     assert model is not None
     corpus = emojis()
     ids = bundle.text.encode([*(emoji.captions[0] for emoji in corpus[:: len(corpus) // 100][:100]), None])

@@ -283,7 +283,7 @@ def test_statistics_of_the_codebook(model: ImageTokenizer) -> None:
         ({"backbone": {"heads": 3}}, "ViTConfig.width is 256: must be a multiple of heads 3"),
         ({"backbone": {"patch_size": 0}}, "ViTConfig.patch_size is 0: must be from 1 to 16384"),
         ({"quantizer": {"size": 1}}, "CosineVQConfig.size is 1: must be from 2"),
-        ({"quantizer": {"dim": 257}}, "ImageTokenizerConfig.codebook_dim is 257: must be at most the backbone's width"),
+        ({"quantizer": {"dim": 257}}, "CosineVQConfig.dim is 257: must be at most the backbone's width 256"),
         ({"quantizer": {"commitment": -1}}, "CosineVQConfig.commitment is -1.0: must be 0 or more"),
     ],
 )

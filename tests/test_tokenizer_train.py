@@ -20,16 +20,12 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
-import tokenizer.train
 from data.source import open_source
 from tokenizer.batches import PictureBatches
-from tokenizer.image_tokenizer import ImageTokenizer, to_float
+from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.options import TokenizerTrainingConfig
-from tokenizer.task import TokenizerTask
 from tokenizer.train import main
-from training.batches import Batch
 from training.cli import command
-from training.task import Loss
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -192,34 +188,6 @@ def test_a_run_begins_with_the_weights_it_is_given(
     assert given["quantizer._codebook.initted"].item()
     assert train("--out", tmp_path / "third", "--init", init, "--model.backbone.width", "32") == 2
     assert "not a model to start from (backbone.width: 16 there, 32 here)" in capsys.readouterr().err
-
-
-class Adversarial(TokenizerTask):
-    """As a user would write it: reconstructions shall pass for pictures with a discriminator that learns beside."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.discriminator = nn.Sequential(nn.Conv2d(3, 8, 4, 2), nn.LeakyReLU(), nn.Conv2d(8, 1, 4, 2))
-        self.add("discriminator", self.discriminator, self.config.optimizer)
-
-    def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        images = to_float(batch["images"])
-        made = self.modules["model"](images)
-        lack, scalars = self.lack(made, images)
-        yield Loss("model", lack - 0.1 * self.discriminator(made.images).mean(), scalars)
-        true, false = self.modules["discriminator"](torch.cat([images, made.images.detach()])).chunk(2)
-        yield Loss("discriminator", (1 - true).relu().mean() + (1 + false).relu().mean(), {})
-
-
-def test_a_task_of_one_s_own_adds_a_discriminator(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenizer.train, "TokenizerTask", Adversarial)
-    assert train("--out", tmp_path / "run", "--steps", "12", "--precision", "no") == 0
-    first, *_, last = (line for line in log(tmp_path / "run") if "loss" in line)
-    assert first.keys() >= {"loss", "psnr", "loss_discriminator", "grad_norm_discriminator"}
-    assert last["loss_discriminator"] < first["loss_discriminator"]
-    assert ImageTokenizer.from_pretrained(tmp_path / "run" / "model").config.codebook_size == 32
 
 
 def test_a_dry_run_writes_no_run(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

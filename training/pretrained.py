@@ -60,7 +60,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         `dtype` casts the floating-point weights; `None` keeps the dtype of the file.
         Raises `BadInput` when a file is missing, truncated, or does not fit, and for a device that is not there.
         """
-        _require_device(device)
+        require_device(device)
         folder, _ = fetched(path, _FILES)
         config_file, weights_file = (folder / name for name in _FILES)
         for file in (config_file, weights_file):
@@ -173,7 +173,8 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     model.load_state_dict(other.state_dict())
 
 
-def _require_device(device: str | torch.device) -> None:
+def require_device(device: str | torch.device) -> None:
+    """Raises `BadInput` for a device that is not there."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
