@@ -11,7 +11,7 @@ import pytest
 
 from training.cli import command
 from training.command_line import parse
-from training.config import flat, from_dict, stated, to_dict
+from training.config import flat, from_dict, replaced, stated, to_dict
 from training.errors import BadInput
 from training.parts import Registry, Tagged, import_parts
 
@@ -149,6 +149,12 @@ def test_a_kind_in_a_file_is_a_name_and_nothing_else(kind: object) -> None:
     with pytest.raises(BadInput, match="there is no brush"):
         from_dict(House, {"studio": {"brush": {"kind": kind}}}, "config.json")
     assert {*sys.modules} == before
+
+
+def test_a_part_is_not_replaced_by_values_of_another_kind() -> None:
+    assert replaced(Flat(), {"sides": [3]}) == Flat(sides=(3,))
+    with pytest.raises(BadInput, match="kind is 'round': must be 'flat' here"):
+        replaced(Flat(), {"kind": "round"})
 
 
 PART = """

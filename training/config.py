@@ -163,11 +163,10 @@ def require_fields(config: type, values: Mapping[str, Any], prefix: str = "") ->
 
 def _build(config: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
     """As `from_dict`, of values whose fields are known."""
-    if (
-        issubclass(config, Tagged)
-        and config.registry[values.get("kind", config.registry.kind_of(config))] is not config
-    ):
-        raise BadInput(f"{prefix}kind is {values['kind']!r}: must be {config.registry.kind_of(config)!r} here")
+    if issubclass(config, Tagged):
+        own = config.registry.kind_of(config)
+        if config.registry[values.get("kind", own)] is not config:
+            raise BadInput(f"{prefix}kind is {values['kind']!r}: must be {own!r} here")
     arguments = {}
     for name, kind in _types(config).items():  # type: ignore[arg-type]
         if name in values:
