@@ -1,7 +1,6 @@
 """Captioned pictures of one size, as the rest of the house sees them."""
 
 import hashlib
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,36 +14,8 @@ from data.store import Store
 
 
 class CaptionedImages(Dataset[Tensor]):
-    """Square pictures with captions: a map-style dataset of pictures, whose captions are asked for by position."""
-
-    name: str
-    """What to call them in a log: `"emoji-64/train"`."""
-    fingerprint: str
-    """A hash of all pictures, captions and keys, in order."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """The number of pictures."""
-
-    @abstractmethod
-    def __getitem__(self, i: int) -> Tensor:
-        """Picture `i`, RGB on white: uint8 (3, size, size)."""
-
-    @abstractmethod
-    def captions(self, i: int) -> tuple[str, ...]:
-        """Every caption of picture `i`, at least one, always in the same order."""
-
-    @abstractmethod
-    def key(self, i: int) -> str:
-        """A name for picture `i` that stays the same when the source grows or shrinks."""
-
-    @abstractmethod
-    def group(self, i: int) -> str:
-        """Names what picture `i` is a variant of: variants share a turn in training."""
-
-
-class StoredImages(CaptionedImages):
-    """Some pictures of a corpus, drawn and kept in a store.
+    """Some pictures of a corpus, square, drawn and kept in a store: a map-style dataset of pictures, whose captions are
+    asked for by position.
 
     A pickled copy carries file names and no pictures, so the workers of a `DataLoader` share one memory map.
     """
@@ -57,6 +28,7 @@ class StoredImages(CaptionedImages):
         Raises as `Corpus.check` does.
         """
         self.name = name
+        """What to call them in a log: `"emoji-64/train"`."""
         self.corpus = corpus
         self.size = store.info.size
         self.folder: Path = store.folder
@@ -73,6 +45,7 @@ class StoredImages(CaptionedImages):
         self._rows = [row for row, has in zip(rows, there, strict=True) if has]
         self.store = store
         self.fingerprint = self._hash()
+        """Of all pictures, captions and keys, in order."""
 
     def __len__(self) -> int:
         """The number of pictures."""

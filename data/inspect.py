@@ -11,7 +11,7 @@ from statistics import median
 
 from PIL import Image
 
-from data.captioned import StoredImages
+from data.captioned import CaptionedImages
 from data.grid import grid
 from data.source import open_source
 from data.splits import fraction
@@ -57,7 +57,7 @@ def main(options: InspectOptions) -> None:
     print(f"contact sheet      {path}")
 
 
-def report(pictures: StoredImages) -> Iterator[str]:
+def report(pictures: CaptionedImages) -> Iterator[str]:
     """What a person wants to know of a source, line by line."""
     captions = [caption for i in range(len(pictures)) for caption in pictures.captions(i)]
     yield f"source             {pictures.name}, {len(pictures):,} pictures, fingerprint {pictures.fingerprint}"
@@ -74,13 +74,13 @@ def report(pictures: StoredImages) -> Iterator[str]:
     yield f"drawn at           {pictures.folder}"
 
 
-def contact_sheet(pictures: StoredImages) -> Image.Image:
+def contact_sheet(pictures: CaptionedImages) -> Image.Image:
     """Some of the pictures with their first caption below, in an order fixed by hash."""
     some = sorted(range(len(pictures)), key=lambda i: fraction(pictures.key(i)))[: _COLUMNS * _ROWS]
     return grid([pictures[i] for i in some], [pictures.captions(i)[0] for i in some], columns=_COLUMNS)
 
 
-def _originals(pictures: StoredImages) -> str:
+def _originals(pictures: CaptionedImages) -> str:
     sizes = [size for position in pictures.positions if (size := pictures.corpus.original_size(position))]
     if not sizes:
         return "vector art, without a size"

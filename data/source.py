@@ -3,14 +3,13 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from platformdirs import user_cache_dir
 
-from data.captioned import CaptionedImages, StoredImages
+from data.captioned import CaptionedImages
 from data.corpus import SOURCES, Corpus
 from data.drawn import PictureInfo, drawn
 from data.emoji.corpus import EmojiCorpus
@@ -24,8 +23,6 @@ from data.store import Store
 from data.tar import TarCorpus
 from training.errors import BadInput, printable
 from training.hub import fetched
-
-__all__ = ["CaptionedImages", "StoredImages", "open_source"]
 
 _NAMED = 10
 
@@ -45,7 +42,7 @@ def open_source(
     cache: str | Path | None = None,
     limit: int | None = None,
     strict: bool = False,
-) -> StoredImages:
+) -> CaptionedImages:
     """Opens captioned pictures at `size` pixels; draws them first where that has not been done yet.
 
     `source` is
@@ -74,7 +71,7 @@ def open_source(
     positions = _choose(corpus, split, limit)
     store, rows = _draw(corpus, positions, size, folder, limit)
     name = f"{corpus.name}-{size}/{split or 'all'}" + (f"/first-{limit}" if limit else "")
-    pictures = StoredImages(name, corpus, positions, store, rows)
+    pictures = CaptionedImages(name, corpus, positions, store, rows)
     _report(name, {**corpus.left_out, **pictures.skipped}, strict)
     if not len(pictures):
         raise BadInput(f"{source}: not one of the pictures can be read")
@@ -159,17 +156,15 @@ def _draw(
 ) -> tuple[Store[PictureInfo], Sequence[int]]:
     """All of the corpus, or only `positions` if there is a limit and the whole has not been drawn before; and the rows
     of `positions` in it."""
-
-    def draw(position: int) -> NDArray[np.uint8]:
-        return corpus.draw(position, size)
-
     keys, rows = corpus.keys, positions
     jobs: Sequence[int] = range(len(keys))
     folder = _folder(corpus, keys, size, cache)
     if limit is not None and not folder.exists():
         keys, jobs, rows = [corpus.keys[position] for position in positions], positions, range(len(positions))
         folder = _folder(corpus, keys, size, cache)
-    return drawn(folder, size, keys, jobs, draw, label=f"{printable(corpus.name)} at {size} px"), rows
+    return drawn(
+        folder, size, keys, jobs, partial(corpus.draw, size=size), label=f"{printable(corpus.name)} at {size} px"
+    ), rows
 
 
 def _folder(corpus: Corpus, keys: Sequence[str], size: int, cache: Path) -> Path:

@@ -1,7 +1,6 @@
 """What a denoiser is told besides the noisy latents: the time, and what to draw."""
 
 import math
-from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +8,6 @@ from torch import Tensor, nn
 from seq2seq.cache import KeysValues
 
 FREQUENCIES = 128
-
-
-class Kept:
-    """A memory of `Attention`: keys and values that one pass makes and the later ones read."""
-
-    keys_values: KeysValues
-
-    def __call__(self, *new: Tensor) -> KeysValues:
-        """Keeps new ones (B, H, S, K), if there are any; returns those that are kept."""
-        if new:
-            keys, values = new
-            self.keys_values = keys, values
-        return self.keys_values
 
 
 class Caption:
@@ -35,8 +21,15 @@ class Caption:
     def __init__(self, text: Tensor | None) -> None:
         """`text`: caption ids (B, S) int64; None where all is filled in."""
         self.text = text
-        self.kept: defaultdict[int, Kept] = defaultdict(Kept)
-        """What each cross-attention attends on, by its number."""
+        self.keys_values: dict[int, KeysValues] = {}
+        """What each cross-attention attends on, (B, H, S, K), by its number."""
+
+    def keep(self, number: int, *new: Tensor) -> KeysValues:
+        """A memory of `Attention`: keeps keys and values of a cross-attention, if there are new ones; returns them."""
+        if new:
+            keys, values = new
+            self.keys_values[number] = keys, values
+        return self.keys_values[number]
 
 
 class TimeEmbedding(nn.Module):

@@ -9,13 +9,14 @@ Dimension names: B batch, N latents of a picture (h * w), S caption ids, D width
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusion.condition import Caption, Kept, TimeEmbedding, each_its_own, mean_state
-from seq2seq.layers import MLP, Attention, RMSNorm
+from diffusion.condition import Caption, TimeEmbedding, each_its_own, mean_state
+from seq2seq.layers import MLP, Attention, Memory, RMSNorm
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
 _EMBEDDING_STD = 0.4
@@ -78,7 +79,7 @@ class DiT(nn.Module):
         time = nn.functional.silu(self.time(t) + caption.pooled)
         modulation = rearrange(self.modulation(time), "b (six d) -> b six d", six=6)
         for i, block in enumerate(self.blocks):
-            y = block(y, modulation, views[i], caption.mask, caption.kept[i])
+            y = block(y, modulation, views[i], caption.mask, partial(caption.keep, i))
         shift, scale = self.last_modulation(time)[:, None].chunk(2, dim=-1)
         return rearrange(self.head(_modulated(self.norm(y), shift, scale)), "b (h w) c -> b c h w", h=h)
 
@@ -94,7 +95,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.table = nn.Parameter(torch.zeros(6, width))  # what is this block's own in the modulation
 
-    def forward(self, x: Tensor, modulation: Tensor, states: Tensor | None, mask: Tensor, kept: Kept) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, states: Tensor | None, mask: Tensor, kept: Memory) -> Tensor:
         """(B, N, D), modulation by time (B, 6, D), caption states (B, S, D) or None once they are kept -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table)[:, :, None].unbind(1)  # (B, 1, D)
         normed = _modulated(self.norm1(x), shift1, scale1)

@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
-from data.source import open_source
+from data.captioned import CaptionedImages
 from data.store import Array, Store
 from diffusion.options import DiffusionTrainingConfig
-from tokenizer.encode import Encoding, encode_shared
+from tokenizer.encode import encode_into, planned
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.run import RunFolder
 
@@ -56,21 +55,15 @@ def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: Imag
     Every process must call it, and encodes its share. Raises `BadInput` when another trainer is in the folder, or one
     has learnt from other latents there.
     """
-    plan = []
-    for split, views in (("train", config.views), ("validation", 1)):
-        pictures = open_source(
-            config.data, size=tokenizer.config.image_size, split=split,
-            cache=config.cache, strict=config.strict, limit=config.limit,
-        )  # fmt: skip
-        info = LatentsInfo(
-            codes_id=tokenizer.codes_id, fingerprint=pictures.fingerprint, channels=tokenizer.config.codebook_dim,
+
+    def info(pictures: CaptionedImages, views: int) -> LatentsInfo:
+        return LatentsInfo(
+            codes_id=tokenizer.codes_id, fingerprint=pictures.fingerprint, channels=tokenizer.config.quantizer.dim,
             grid=tokenizer.config.grid, views=views, seed=config.seed,
         )  # fmt: skip
-        plan.append(Encoding(folder=latent_folder(config, split), info=info, pictures=pictures))
-    if PartialState().is_main_process:
-        run.lock()
-        run.require_data({one.folder.name: one.info.origin for one in plan})
-    encode_shared([one for one in plan if not one.is_there], tokenizer.latents, tokenizer.latent_mean.device)
+
+    plan = planned(config, tokenizer.config.image_size, latent_folder(config, "train").parent, info)
+    encode_into(run, plan, tokenizer.latents, tokenizer.latent_mean.device)
 
 
 def latent_folder(config: DiffusionTrainingConfig, split: str) -> Path:

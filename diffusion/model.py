@@ -6,7 +6,6 @@ Dimension names: B batch, S caption ids, C channels of a latent, h and w rows an
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from diffusion.condition import Caption
@@ -96,23 +95,8 @@ class DiffusionModel(PretrainedModel):
         if caption.text is not None:
             states, mask = self.text(caption.text) if self.text is not None else self._foreign(caption.text)
             states, caption.mask, caption.text = self.project(states), mask[:, None, None], None
-        said: Tensor = self.denoiser(x.to(dtype), t / self.process.steps, states, caption)
-        return said.float()
-
-    def caption(self, text: Tensor) -> Caption:
-        """Captions (B, S) for `denoise`, whose first call reads them."""
-        return Caption(text)
-
-    def denoise(self, x: Tensor, t: Tensor, caption: Caption) -> Tensor:
-        """As `forward`, for captions that are read once."""
-        return self(x, t, caption)
+        return self.denoiser(x.to(dtype), t / self.process.steps, states, caption).float()
 
     def _foreign(self, text: Tensor) -> tuple[Tensor, Tensor]:
         states, mask = transformers_encoder(self.config.text.source)(text)
         return states.to(next(self.denoiser.parameters()).dtype), mask
-
-
-def parameter_count(config: DiffusionModelConfig) -> int:
-    """Of a model that is never built."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in DiffusionModel(config).parameters())

@@ -33,7 +33,7 @@ class RecordedDenoiser(nn.Module):
         """As the denoiser. The pass that reads captions, the first of a drawing, is not a recorded one."""
         if states is not None:
             return self.denoiser(x, t, states, caption)
-        keys_values = [tensor for i in range(len(caption.kept)) for tensor in caption.kept[i].keys_values]
+        keys_values = [tensor for i in range(len(caption.keys_values)) for tensor in caption.keys_values[i]]
         return self.recorded(None, (x, t, keys_values, caption.mask, caption.pooled))
 
 
@@ -47,7 +47,5 @@ class _Flat(nn.Module):
     def forward(self, x: Tensor, t: Tensor, keys_values: list[Tensor], mask: Tensor, pooled: Tensor) -> Tensor:
         caption = Caption(None)
         caption.mask, caption.pooled = mask, pooled
-        for i, pair in enumerate(zip(keys_values[::2], keys_values[1::2], strict=True)):
-            caption.kept[i](*pair)
-        said: Tensor = self.denoiser(x, t, None, caption)
-        return said
+        caption.keys_values = dict(enumerate(zip(keys_values[::2], keys_values[1::2], strict=True)))
+        return self.denoiser(x, t, None, caption)

@@ -10,6 +10,7 @@ from torch import nn
 
 from data.grid import grid
 from data.store import Store
+from diffusion.condition import Caption
 from diffusion.latents import LatentsInfo, bound, latents
 from diffusion.loss import bits_per_dimension, diffusion_loss
 from diffusion.model import DiffusionModel, DiffusionModelConfig
@@ -35,7 +36,7 @@ def fitted(
     require_own_grid(config, tokenizer.config.grid)
     text_config, encoder = resolved(config.text, text)
     return dataclasses.replace(
-        config, text=text_config, channels=tokenizer.config.codebook_dim, grid=tokenizer.config.grid,
+        config, text=text_config, channels=tokenizer.config.quantizer.dim, grid=tokenizer.config.grid,
         latent_bound=bound(trained), codes_id=tokenizer.codes_id,
         text_id="" if text_config.kind == "transformers" else text.text_id,
     ), encoder  # fmt: skip
@@ -72,7 +73,7 @@ class DiffusionTask(Task):
         parts = (caption_ids(self.config.model.text, self.text, captions), pictures)
         size = max(1, _LATENTS_AT_ONCE // self.config.model.grid**2)
         for ids, x_0 in zip(*(torch.split(part, size) for part in parts), strict=True):
-            denoise = functools.partial(average.denoise, caption=average.caption(ids.to(x_0.device)))
+            denoise = functools.partial(average, text=Caption(ids.to(x_0.device)))
             share = len(x_0) / len(pictures)
             figures["validation_loss"] += diffusion_loss(denoise, process, x_0, generator).item() * share
             bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion.condition import Caption, mean_state
-from seq2seq.cache import KeysValues
 from training.attention import attention
 from training.config import MOST_WIDTH, require, require_sizes
 from training.errors import BadInput, install
@@ -37,38 +36,24 @@ class UNetConfig:
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
 
-class SelfAttention:
-    """Self-attention for `diffusers`, by the rule of `training.attention`."""
+class OurAttention:
+    """A layer of `diffusers` by the rule of `training.attention`; to the caption, on keys and values that are computed
+    once, not at every step."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, caption: Caption, **__: Any) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        return _attend(attn, hidden_states, _keys_values(attn, hidden_states), None)
-
-
-class AttentionToCaption:
-    """Cross-attention for `diffusers` on keys and values that are computed once a caption, not at every step."""
-
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int | None = None) -> None:
+        """`number`: of a cross-attention to the caption; None for self-attention."""
         self.number = number
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None, *, caption: Caption, **_: Any
+        self, attn: Any, x: Tensor, encoder_hidden_states: Tensor | None = None, *, caption: Caption, **_: Any
     ) -> Tensor:
         """Queries from (B, N, C), caption states (B, S, D) or None once they are kept -> (B, N, C)."""
-        new = () if encoder_hidden_states is None else _keys_values(attn, encoder_hidden_states)
-        return _attend(attn, hidden_states, caption.kept[self.number](*new), caption.mask)
-
-
-def _attend(attn: Any, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
-    """The layer `attn` of `diffusers`, with queries from x (B, N, C) -> (B, N, C)."""
-    y = attention(_heads(attn.to_q(x), attn.heads), *keys_values, mask=mask)
-    said: Tensor = attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
-    return said
-
-
-def _keys_values(attn: Any, x: Tensor) -> KeysValues:
-    """What the layer `attn` of `diffusers` attends on in x (B, S, C)."""
-    return _heads(attn.to_k(x), attn.heads), _heads(attn.to_v(x), attn.heads)
+        source = x if self.number is None else encoder_hidden_states
+        new = [] if source is None else [_heads(made(source), attn.heads) for made in (attn.to_k, attn.to_v)]
+        keys, values = new if self.number is None else caption.keep(self.number, *new)
+        mask = None if self.number is None else caption.mask
+        y = attention(_heads(attn.to_q(x), attn.heads), keys, values, mask=mask)
+        return attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -108,9 +93,9 @@ class UNet(nn.Module):
             nn.init.zeros_(parameter)
         own, cross = ([m for name, m in self.net.named_modules() if name.endswith(kind)] for kind in ("attn1", "attn2"))
         for layer in own:
-            layer.set_processor(SelfAttention())
+            layer.set_processor(OurAttention())
         for number, layer in enumerate(cross):
-            layer.set_processor(AttentionToCaption(number))
+            layer.set_processor(OurAttention(number))
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).
@@ -120,5 +105,4 @@ class UNet(nn.Module):
         if states is not None:
             caption.pooled = mean_state(states, caption.mask[:, 0, 0])
         its = {"caption": caption}
-        said: Tensor = self.net(x, 1000 * t, states, timestep_cond=caption.pooled, cross_attention_kwargs=its).sample
-        return said
+        return self.net(x, 1000 * t, states, timestep_cond=caption.pooled, cross_attention_kwargs=its).sample

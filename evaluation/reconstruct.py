@@ -92,9 +92,9 @@ def main(options: ReconstructOptions) -> None:
         "ssim": mean(_each(ssim, made, images, options)),
         **_distances(networks, made, images, options),
         **({"lpips": mean(_each(lpips, made, images, options), higher_is_better=False)} if options.lpips else {}),
-        "codebook_usage": Metric(value=usage(codes, config.codebook_size)),
-        "codebook_perplexity": Metric(value=perplexity(codes, config.codebook_size)),
-        "bits_per_pixel": Metric(value=log2(config.codebook_size) / config.factor**2, higher_is_better=False),
+        "codebook_usage": Metric(value=usage(codes, config.quantizer.size)),
+        "codebook_perplexity": Metric(value=perplexity(codes, config.quantizer.size)),
+        "bits_per_pixel": Metric(value=log2(config.quantizer.size) / config.backbone.factor**2, higher_is_better=False),
         "encode_images_per_second": Metric(value=encode_speed),
         "decode_images_per_second": Metric(value=decode_speed),
     }

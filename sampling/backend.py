@@ -57,8 +57,6 @@ class Backend(ABC, Generic[Model, Options]):
     """What `likelihood` is called in a result; fewer bits are better."""
     recipe: ClassVar[str] = "see its documentation"
     """How a model is trained."""
-    interpolates: ClassVar[bool] = False
-    """Whether `between` draws."""
     model_class: ClassVar[type[PretrainedModel]]
     """Its config says by `codes_id` and `text_id` what it was trained with; the latter may be empty."""
     options_class: ClassVar[type[BackendOptions]]
@@ -77,6 +75,20 @@ class Backend(ABC, Generic[Model, Options]):
     def dtype_on(cls, device: str) -> torch.dtype:
         """The model's dtype on a kind of device, where none is asked for."""
         return torch.float32
+
+    def prepare(self) -> Any:
+        """What draws, as `engine` says; the model itself where there is nothing to prepare."""
+        return self.model
+
+    @property
+    def prepared(self) -> Any:
+        """What `prepare` makes, once, when it is first asked for."""
+        with self._preparing:
+            return self._prepared
+
+    @cached_property
+    def _prepared(self) -> Any:
+        return self.prepare()
 
     @abstractmethod
     def draw(self, captions: Sequence[str], seeds: Tensor, options: Options, start: Start | None) -> list[Tensor]:

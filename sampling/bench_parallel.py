@@ -93,7 +93,7 @@ def measure(
             for window, way in ways.items():
                 some = captions[first : first + batch]
                 seconds = timed(functools.partial(draw, backend, some, way, batch), options.device)
-                passes[window].append(backend.sampler.passes[-1])
+                passes[window].append(backend.prepared.passes[-1])
                 times[window].append(seconds / len(some))
         for row in rows:
             here = passes[row["window"]]
@@ -108,9 +108,9 @@ def draw(backend: TokenBackend, captions: Sequence[str], way: SamplingOptions, b
     """Codes (h, w) of each, with seeds 0, 1, ..."""
     codes: list[Tensor] = []
     for first in range(0, len(captions), batch):
-        text = backend.text.encode(captions[first : first + batch]).to(backend.sampler.device)
+        text = backend.text.encode(captions[first : first + batch]).to(backend.prepared.device)
         seeds = torch.arange(first, first + len(text), device=text.device)
-        codes += backend.sampler.draw(text, seeds, way)
+        codes += backend.prepared.draw(text, seeds, way)
     return codes
 
 

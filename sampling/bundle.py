@@ -266,7 +266,7 @@ def _parts(bundle: Bundle) -> str:
         (
             "tokenizer",
             f"{image.backbone.kind} with {image.quantizer.kind}, {image.image_size} px, "
-            f"{image.grid}x{image.grid} tokens of {image.codebook_size} codes, {millions(bundle.tokenizer)}",
+            f"{image.grid}x{image.grid} tokens of {image.quantizer.size} codes, {millions(bundle.tokenizer)}",
             f"codes_id {bundle.tokenizer.codes_id}, pixels_id {bundle.tokenizer.pixels_id}",
         ),
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from diffusion.condition import Caption
 from diffusion.loss import split
 from diffusion.model import DiffusionModel
 from diffusion.process import Process
@@ -70,14 +71,14 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
         options: how to draw.
     """
     guide = options.guidance != 1
-    caption = model.caption(torch.cat([text, null.expand_as(text)]) if guide else text)
+    caption = Caption(torch.cat([text, null.expand_as(text)]) if guide else text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         if guide:
-            both, both_shares = split(model.denoise(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
+            both, both_shares = split(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
             said, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
-            said, share = split(model.denoise(x, t, caption), x.shape[1])
+            said, share = split(model(x, t, caption), x.shape[1])
         x_0, _ = model.process.estimates(said, x, t)
         if options.threshold:
             x_0 = thresholded(x_0, options.threshold, model.config.latent_bound)

@@ -1,12 +1,12 @@
 """The diffusion model as a backend."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from diffusion.condition import Caption
 from diffusion.loss import bits_per_dimension
 from diffusion.model import DiffusionModel
 from diffusion.recorded import with_recorded_denoiser
@@ -32,7 +32,6 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         "accelerate launch diffusion/train.py --config configs/diffusion/emoji.yaml "
         "--tokenizer BUNDLE/tokenizer --text BUNDLE/text --out RUN"
     )
-    interpolates = True
     options_class = DiffusionOptions
     model_class = DiffusionModel
 
@@ -41,14 +40,8 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         """Bfloat16 where the hardware computes in it."""
         return torch.bfloat16 if has_bf16(device) else torch.float32
 
-    @property
-    def denoising(self) -> DiffusionModel:
+    def prepare(self) -> DiffusionModel:
         """The model to draw with: on a CPU its operators are recorded, unless the engine is `plain`."""
-        with self._preparing:
-            return self._denoising
-
-    @cached_property
-    def _denoising(self) -> DiffusionModel:
         records = self.device.type == "cpu"
         self.require_engine("plain", *(["recorded"] if records else []))
         return with_recorded_denoiser(self.model) if records and self.engine != "plain" else self.model
@@ -90,19 +83,15 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         bits = []
         for start in range(0, len(images), 32):
             part, said = images[start : start + 32], captions[start : start + 32]
-            read = model.caption(caption_ids(model.config.text, self.text, said).to(self.device))
-            latents = self.tokenizer.latents(part.to(self.device))
-
-            def denoise(x: Tensor, t: Tensor, read: Any = read) -> Tensor:
-                return model.denoise(x, t, read)
-
+            read = Caption(caption_ids(model.config.text, self.text, said).to(self.device))
+            latents, denoise = self.tokenizer.latents(part.to(self.device)), partial(model, text=read)
             bits.append(bits_per_dimension(denoise, model.process, latents, generator, TIMES).cpu())
         return torch.cat(bits)
 
     def arithmetic(self) -> dict[str, str]:
         """As `Backend`."""
-        dtype = next(self.denoising.denoiser.parameters()).dtype
-        engine = "plain" if self.denoising is self.model else "recorded"
+        dtype = next(self.prepared.denoiser.parameters()).dtype
+        engine = "plain" if self.prepared is self.model else "recorded"
         return {"engine": engine, "dtype": str(dtype).removeprefix("torch.")}
 
     def check(self, start: Start | None) -> None:
@@ -119,7 +108,7 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
     @torch.no_grad()
     def _denoiser(self, captions: Sequence[str], options: DiffusionOptions) -> Denoise:
         ids = caption_ids(self.model.config.text, self.text, [*captions, None]).to(self.device)
-        return denoiser(self.denoising, ids[:-1], ids[-1:], options)
+        return denoiser(self.prepared, ids[:-1], ids[-1:], options)
 
     def _pixels(self, latents: Tensor) -> list[Tensor]:
         """Latents (B, C, h, w) -> uint8 (3, H, W) each; one at a time, as the token model's."""

@@ -100,8 +100,7 @@ class GenerateOptions:
                 file = getattr(self, name)
                 settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
         settings |= {"interpolate": self.interpolate} if self.interpolate else {}
-        found: dict[str, Any] = shared(json.loads(json.dumps(settings)))
-        return found
+        return shared(json.loads(json.dumps(settings)))
 
 
 def main(options: GenerateOptions) -> None:
@@ -115,8 +114,6 @@ def main(options: GenerateOptions) -> None:
     start = _start(options, bundle)
     backend.check(start)
     if options.interpolate:
-        if not backend.interpolates:
-            raise BadInput(f"interpolate is {options.interpolate}: backend {backend.kind} does not; try diffusion")
         if state.num_processes > 1:
             raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")
         labelled = [(label, options.seed) for label in _way(prompts, options)]

@@ -1,7 +1,6 @@
 """The token model as a backend."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from math import log
 from typing import Any
 
@@ -39,14 +38,8 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         """On a CPU float32, which a packed engine takes."""
         return torch.bfloat16 if device == "cuda" else torch.float32
 
-    @property
-    def sampler(self) -> Sampler:
+    def prepare(self) -> Sampler:
         """Of the model, with its buffers."""
-        with self._preparing:
-            return self._sampler
-
-    @cached_property
-    def _sampler(self) -> Sampler:
         self.require_engine("plain", "packed", "compiled")
         return Sampler(self.model, self.engine)  # type: ignore[arg-type] # it is one of these
 
@@ -60,9 +53,8 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         text = self.text.encode(captions).to(self.device)
         known = known_of(start, self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
         clip = clip_at(options.scorer, str(self.device)) if options.scorer else None
-        candidates = [
-            self.sampler.draw(text, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)
-        ]
+        draw = self.prepared.draw
+        candidates = [draw(text, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)]
         if options.best_of == 1:
             return self._pixels(candidates[0])
         if clip is not None:
@@ -75,8 +67,8 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
     def stream(self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions) -> Iterator[list[Tensor]]:
         """After each row of tokens, the pictures so far, uint8 (3, H so far, W); with `best_of` first candidates."""
         text = self.text.encode(captions).to(self.device)
-        for tokens in self.sampler.rows(text, seeds, options):
-            yield self._pixels(self.sampler.pictures(tokens))
+        for tokens in self.prepared.rows(text, seeds, options):
+            yield self._pixels(self.prepared.pictures(tokens))
 
     @torch.no_grad()
     def likelihood(self, captions: Sequence[str], images: Tensor) -> Tensor:
@@ -91,7 +83,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
 
     def arithmetic(self) -> dict[str, str]:
         """As `Backend`."""
-        return {"engine": self.sampler.engine, "dtype": str(self.sampler.arithmetic).removeprefix("torch.")}
+        return {"engine": self.prepared.engine, "dtype": str(self.prepared.arithmetic).removeprefix("torch.")}
 
     def check(self, start: Start | None) -> None:
         """As `Backend`."""
@@ -100,7 +92,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
 
     def drawn(self) -> dict[str, Any]:
         """Passes of the decoder for each batch, and how many tokens one of them came to."""
-        passes, length = [*self.sampler.passes], self.model.config.length
+        passes, length = [*self.prepared.passes], self.model.config.length
         return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
 
     def _pixels(self, codes: Sequence[Tensor]) -> list[Tensor]:
@@ -114,6 +106,6 @@ def known_of(start: Start, tokenizer: ImageTokenizer) -> Tensor:
     if start.mask is None:
         codes[:, round((1 - start.strength) * codes.shape[1]) :] = -1
     else:
-        anew = F.max_pool2d(start.mask[None].float(), tokenizer.config.factor)[0].bool()
+        anew = F.max_pool2d(start.mask[None].float(), tokenizer.config.backbone.factor)[0].bool()
         codes[:, anew.to(codes.device)] = -1
     return codes.flatten(1)

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from accelerate import PartialState
-
 from data.store import HEAD
 from seq2seq.options import TokenTrainingConfig
-from tokenizer.encode import EncodeOptions, encode_shared, planned
+from tokenizer.encode import EncodeOptions, codes_of, encode_into
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.run import RunFolder
 
@@ -28,8 +26,4 @@ def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTok
         model=Path(config.tokenizer), data=config.data, out=code_folder(config), strict=config.strict,
         cache=config.cache, device=str(device),
     )  # fmt: skip
-    plan = planned(tokenizer, options)
-    if PartialState().is_main_process:
-        run.lock()
-        run.require_data({one.folder.name: one.info.origin for one in plan})
-    encode_shared([one for one in plan if not one.is_there], tokenizer.encode, device)
+    encode_into(run, codes_of(tokenizer, options), tokenizer.encode, device)

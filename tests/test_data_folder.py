@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from data import folder, parquet
-from data.captioned import StoredImages
+from data.captioned import CaptionedImages
 from data.source import open_source
 from training.errors import BadInput
 
@@ -40,11 +40,11 @@ def plain(folder: Path, *files: str) -> list[dict[str, str]]:
     return [{"file_name": file, "text": f"a picture called {file}"} for file in files]
 
 
-def open_photos(source: Path, **options: Any) -> StoredImages:
+def open_photos(source: Path, **options: Any) -> CaptionedImages:
     return open_source(source, size=16, cache=source.parent / "cache", **options)
 
 
-def keys(pictures: StoredImages) -> list[str]:
+def keys(pictures: CaptionedImages) -> list[str]:
     return [pictures.key(i) for i in range(len(pictures))]
 
 
@@ -61,7 +61,7 @@ def test_a_folder_of_pictures(photos: Path) -> None:
 def test_pickled_pictures_are_the_same(photos: Path) -> None:
     describe(photos, *plain(photos, "a.png"))
     pictures = open_photos(photos)
-    copied: StoredImages = pickle.loads(pickle.dumps(pictures))
+    copied: CaptionedImages = pickle.loads(pickle.dumps(pictures))
     assert (copied[0] == pictures[0]).all() and copied.captions(0) == pictures.captions(0)
 
 

@@ -24,7 +24,7 @@ from training.record import flop_counter
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 UNET = UNetConfig(channels=(8, 16), layers=1, head_width=4, groups=4)
-X = torch.randn(3, IMAGES.codebook_dim, IMAGES.grid, IMAGES.grid, generator=torch.Generator().manual_seed(0))
+X = torch.randn(3, IMAGES.quantizer.dim, IMAGES.grid, IMAGES.grid, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([1.0, 40.0, 100.0])
 
 
@@ -93,7 +93,7 @@ def test_the_unet_reads_captions_too() -> None:
 
 def test_learned_variance_doubles_the_channels() -> None:
     model = diffusion_model(ProcessConfig(steps=100, learned_variance=True))
-    assert model(X, T, captions(3)).shape == (3, 2 * IMAGES.codebook_dim, IMAGES.grid, IMAGES.grid)
+    assert model(X, T, captions(3)).shape == (3, 2 * IMAGES.quantizer.dim, IMAGES.grid, IMAGES.grid)
 
 
 def test_captions_read_once_say_the_same() -> None:

@@ -355,7 +355,7 @@ def test_a_tokenizer_of_such_parts_keeps_the_contract(outside: Path, monkeypatch
         image_size=32, backbone=BACKBONES["halving"](), quantizer=QUANTIZERS["rounding"](levels=(8, 6))
     )
     model = ImageTokenizer(config).eval()
-    assert (config.grid, config.factor, config.codebook_size, config.codebook_dim) == (4, 8, 48, 2)
+    assert (config.grid, config.backbone.factor, config.quantizer.size, config.quantizer.dim) == (4, 8, 48, 2)
     pictures = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     model.calibrate([pictures])
     codes = model.encode(pictures)

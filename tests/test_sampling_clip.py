@@ -62,7 +62,7 @@ def test_it_chooses_among_candidates(folder: str, tmp_path: Path) -> None:
     text, seeds, backend = loaded.text.encode([CAPTION] * 4), torch.arange(4), loaded.backend("autoregressive")
     assert isinstance(backend, TokenBackend)
     candidates = [
-        [loaded.tokenizer.decode(codes[None])[0] for codes in backend.sampler.draw(text, those, options)]
+        [loaded.tokenizer.decode(codes[None])[0] for codes in backend.prepared.draw(text, those, options)]
         for those in (candidate_seeds(seeds, n) for n in range(3))
     ]
     clip = Clip(folder)

@@ -414,7 +414,7 @@ def test_best_of_keeps_the_likeliest_candidate(bundle: Path) -> None:
 def sampler_of(bundle: Bundle) -> Sampler:
     backend = bundle.backend("autoregressive")
     assert isinstance(backend, TokenBackend)
-    return backend.sampler
+    return backend.prepared
 
 
 def test_best_of_sixteen_needs_the_cache_of_one_batch(bundle: Path) -> None:

@@ -37,7 +37,7 @@ def of_tokens(rank: int) -> None:
 def of_diffusion(rank: int) -> None:
     models = [diffusion_model() for _ in range(2)]
     text, generator = captions(4), torch.Generator().manual_seed(3)
-    x, y = torch.randn(2, 4, IMAGES.codebook_dim, 3, 3, generator=generator)
+    x, y = torch.randn(2, 4, IMAGES.quantizer.dim, 3, 3, generator=generator)
     t = torch.tensor([1.0, 20.0, 50.0, 90.0])
     learn(models, lambda model, part: (model(x[part], t[part], text[part]) - y[part]).square().mean(), rank)
     options = DiffusionOptions(steps=4)

@@ -157,7 +157,7 @@ def test_what_a_run_leaves_behind(train: Train, photos: Path, tmp_path: Path) ->
     assert train("--out", out, "--steps", "12", "--sample_every", "6", "--precision", "no") == 0
     model = ImageTokenizer.from_pretrained(out / "model")
     assert ImageTokenizer.from_pretrained(out / "model", dtype=None).encoder.embed.weight.dtype == torch.bfloat16
-    assert model.config.codebook_size == 32
+    assert model.config.quantizer.size == 32
     assert not torch.equal(model.latent_std, torch.ones(4))
     lines = log(out)
     trained = [line for line in lines if "loss" in line]

@@ -60,7 +60,7 @@ def save_bundle(folder: Path) -> Path:
     text, tokenizer = text_tokenizer(), ImageTokenizer(IMAGES)
     config = TokenModelConfig(
         width=32, mlp_width=64, heads=2, encoder_depth=1, decoder_depth=2, text_vocab_size=text.vocab_size,
-        codebook_size=IMAGES.codebook_size, grid=IMAGES.grid, codes_id=tokenizer.codes_id, text_id=text.text_id,
+        codebook_size=IMAGES.quantizer.size, grid=IMAGES.grid, codes_id=tokenizer.codes_id, text_id=text.text_id,
     )  # fmt: skip
     bundle = Bundle(text=text, tokenizer=tokenizer, models={"autoregressive": token_model(config)})
     text.save_pretrained(folder / "text")
@@ -76,7 +76,7 @@ def diffusion_model(process: ProcessConfig | None = None, seed: int = 0, **field
     config = DiffusionModelConfig(
         width=32, dit=DiTConfig(mlp_width=64, heads=2, depth=2), process=process or ProcessConfig(steps=100),
         text=TextConfig(width=32, mlp_width=64, heads=2, depth=1, vocab_size=text_tokenizer().vocab_size),
-        channels=IMAGES.codebook_dim, grid=IMAGES.grid, **fields,
+        channels=IMAGES.quantizer.dim, grid=IMAGES.grid, **fields,
     )  # fmt: skip
     model = DiffusionModel(config).eval()
     for parameter in model.parameters():

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.source import CaptionedImages
+from data.captioned import CaptionedImages
 from tokenizer.augment import augmented
 from training.batches import Batch
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
+from data.captioned import CaptionedImages
 from data.codes import CodesInfo
-from data.source import CaptionedImages, open_source
-from data.store import Info, Store
+from data.source import open_source
+from data.store import Store
 from data.store_writer import Part, begin, finish
 from tokenizer.augment import moved, moves
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -27,21 +28,7 @@ from training.config import require
 from training.errors import BadInput
 from training.files import locked
 from training.processes import require_joined, share_cores
-
-
-class ViewsInfo(Info, Protocol):
-    """Of a store with what was made of each picture's views."""
-
-    @property
-    def views(self) -> int:
-        """Augmented views a picture; the first is the picture itself."""
-
-    @property
-    def seed(self) -> int:
-        """Fixes the augmentation."""
-
-
-EncodedInfo = TypeVar("EncodedInfo", bound=ViewsInfo)
+from training.run import RunFolder
 
 
 @dataclass(kw_only=True)
@@ -76,12 +63,12 @@ class EncodeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding(Generic[EncodedInfo]):
+class Encoding:
     """A store that is to be made of pictures."""
 
     folder: Path
-    info: EncodedInfo
-    """What it is going to say of itself."""
+    info: Any
+    """What it is going to say of itself (`data.store.Info`), with the number of `views` and the `seed` that fixes them."""
     pictures: CaptionedImages
 
     @property
@@ -99,7 +86,7 @@ def main(options: EncodeOptions) -> None:
     require_joined(state.num_processes)
     share_cores()
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
-    wanted = planned(model, options)
+    wanted = codes_of(model, options)
     with locked(options.out) if state.is_main_process else nullcontext():
         encode_shared(wanted, model.encode, model.latent_mean.device, options.batch_size)
     if state.is_main_process:
@@ -107,25 +94,42 @@ def main(options: EncodeOptions) -> None:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
 
 
-def planned(model: ImageTokenizer, options: EncodeOptions) -> list[Encoding[CodesInfo]]:
+def codes_of(model: ImageTokenizer, options: EncodeOptions) -> list[Encoding]:
     """The stores of codes of both splits, as they are going to be."""
-    plan = []
-    for split, views in (("train", options.views), ("validation", 1)):
-        pictures = open_source(
-            options.data, size=model.config.image_size, split=split,
-            cache=options.cache, strict=options.strict, limit=options.limit,
-        )  # fmt: skip
-        info = CodesInfo(
-            codes_id=model.codes_id, codebook_size=model.config.codebook_size, rows=model.config.grid,
+
+    def info(pictures: CaptionedImages, views: int) -> CodesInfo:
+        return CodesInfo(
+            codes_id=model.codes_id, codebook_size=model.config.quantizer.size, rows=model.config.grid,
             columns=model.config.grid, views=views, seed=options.seed, source=pictures.name,
             fingerprint=pictures.fingerprint,
         )  # fmt: skip
-        plan.append(Encoding(folder=options.out / split, info=info, pictures=pictures))
+
+    return planned(options, model.config.image_size, options.out, info)
+
+
+def planned(options: Any, size: int, out: Path, info: Callable[[CaptionedImages, int], Any]) -> list[Encoding]:
+    """Stores in `out` of both splits of the pictures that `options` name; `info` is told the pictures and the views."""
+    plan = []
+    for split, views in (("train", options.views), ("validation", 1)):
+        pictures = open_source(
+            options.data, size=size, split=split, cache=options.cache, strict=options.strict, limit=options.limit
+        )
+        plan.append(Encoding(folder=out / split, info=info(pictures, views), pictures=pictures))
     return plan
 
 
+def encode_into(
+    run: RunFolder, plan: Sequence[Encoding], encode: Callable[[Tensor], Tensor], device: torch.device
+) -> None:
+    """As `encode_shared`, for a run that goes on with the stores that are there, and on the same data alone."""
+    if PartialState().is_main_process:
+        run.lock()
+        run.require_data({one.folder.name: one.info.origin for one in plan})
+    encode_shared([one for one in plan if not one.is_there], encode, device)
+
+
 def encode_shared(
-    wanted: Sequence[Encoding[Any]],
+    wanted: Sequence[Encoding],
     encode: Callable[[Tensor], Tensor],
     device: torch.device,
     batch_size: int = 64,
@@ -156,7 +160,7 @@ def encode_shared(
 
 
 def _encode_share(
-    one: Encoding[Any],
+    one: Encoding,
     encode: Callable[[Tensor], Tensor],
     device: torch.device,
     batch_size: int,

@@ -34,30 +34,14 @@ class ImageTokenizerConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, image_size=2**14)
-        whole = self.image_size % self.factor == 0
-        require(self, "image_size", whole, f"a multiple of {self.factor}, the pixels a code")
-        width = self.backbone.width
-        require(self.quantizer, "dim", self.codebook_dim <= width, f"at most the backbone's width {width}")
-
-    @property
-    def factor(self) -> int:
-        """Height and width in pixels that one code stands for."""
-        return self.backbone.factor
+        factor, width = self.backbone.factor, self.backbone.width
+        require(self, "image_size", self.image_size % factor == 0, f"a multiple of {factor}, the pixels a code")
+        require(self.quantizer, "dim", self.quantizer.dim <= width, f"at most the backbone's width {width}")
 
     @property
     def grid(self) -> int:
         """Codes in a row, and rows in a picture."""
-        return self.image_size // self.factor
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of codes."""
-        return self.quantizer.size
-
-    @property
-    def codebook_dim(self) -> int:
-        """Dimensions in which codes are compared, the channels of latents."""
-        return self.quantizer.dim
+        return self.image_size // self.backbone.factor
 
     def options(self, group: str) -> set[str]:
         """The dotted names of what the parts list as `group`, one of the three lists of `PartConfig`."""
@@ -104,8 +88,8 @@ class ImageTokenizer(PretrainedModel):
         self.encoder = config.backbone.encoder(config.image_size)
         self.quantizer = config.quantizer.build(config.backbone.width)
         self.decoder = config.backbone.decoder(config.image_size)
-        self.register_buffer("latent_mean", torch.zeros(config.codebook_dim))
-        self.register_buffer("latent_std", torch.ones(config.codebook_dim))
+        self.register_buffer("latent_mean", torch.zeros(config.quantizer.dim))
+        self.register_buffer("latent_std", torch.ones(config.quantizer.dim))
 
     @property
     def learns_by(self) -> set[str]:
@@ -145,8 +129,8 @@ class ImageTokenizer(PretrainedModel):
                 f"codes are {codes.dtype} of shape {tuple(codes.shape)}: "
                 f"must be int64 (B, h, {grid}) with h from 1 to {grid}"
             )
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
-            raise BadInput(f"codes must be from 0 to {self.config.codebook_size - 1}")
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.quantizer.size:
+            raise BadInput(f"codes must be from 0 to {self.config.quantizer.size - 1}")
         return to_uint8(self.decoder(self.quantizer.lookup(codes)))
 
     @torch.no_grad()
@@ -158,7 +142,7 @@ class ImageTokenizer(PretrainedModel):
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Standardised latents (B, C, h, w) -> pictures uint8, by the nearest codes: as `decode(encode(.))`."""
-        channels, grid = self.config.codebook_dim, self.config.grid
+        channels, grid = self.config.quantizer.dim, self.config.grid
         if latents.ndim != 4 or latents.shape[1] != channels or not self._is_grid(*latents.shape[2:]):
             raise BadInput(
                 f"latents of shape {tuple(latents.shape)}: must be (B, {channels}, h, {grid}) with h from 1 to {grid}"

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.captioned import CaptionedImages
 from data.grid import grid
-from data.source import CaptionedImages
 from tokenizer.image_tokenizer import ImageTokenizer, Reconstruction, to_float
 from tokenizer.losses import TokenizerLoss, psnr
 from tokenizer.options import TokenizerTrainingConfig
