@@ -1,13 +1,13 @@
 """Config of the diffusion model's trainer."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from diffusion.model import DiffusionModelConfig
 from training.config import require
 from training.options import TrainingConfig
 from training.parts import Registry
-from training.task import Task, TaskConfig
+from training.task import TaskConfig
 
 TASKS: Registry[type["DenoisingConfig"]] = Registry("diffusion-task")
 
@@ -18,12 +18,7 @@ class DenoisingConfig(TaskConfig):
     """To take noise off latents, given a caption."""
 
     registry: ClassVar = TASKS
-
-    def build(self, *given: Any) -> Task:
-        """A `DiffusionTask`."""
-        from diffusion.task import DiffusionTask
-
-        return DiffusionTask(*given)
+    task: ClassVar = "diffusion.task.DiffusionTask"
 
 
 @dataclass(kw_only=True)

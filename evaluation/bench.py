@@ -18,7 +18,7 @@ from data.emoji import SOURCE
 from evaluation.features import Lite, extract
 from evaluation.harness import JudgeOptions, open_real
 from evaluation.suites import open_suite
-from sampling.bench import machine, timed
+from sampling.bench import in_turns, machine
 from training.cli import command
 from training.config import require
 from training.files import write_json
@@ -61,7 +61,6 @@ def main(options: HarnessBenchOptions) -> None:
     count, seconds = scoring(made, options)
     print(f"{count} pictures scored by lite0 and lite1 in {seconds:.0f} s, the real ones being known")
     result = {"machine": machine("cpu"), "features": rows, "pictures": count, "scoring_seconds": seconds}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.json, result)
     print(f"the figures are in {options.json}")
 
@@ -74,12 +73,7 @@ def beside_the_bare_network(variant: int, pictures: Tensor, repeats: int) -> dic
         "ours": lambda: extract(network, pictures, batch_size=len(pictures)),
         "bare": lambda: network._network(ready),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, run in ways.items():
-            seconds = timed(run, "cpu")
-            if turn:  # the first is for warming up
-                times[name].append(seconds)
+    times = in_turns(ways, repeats, "cpu", network.name)
     ours, bare = (len(pictures) / statistics.median(times[name]) for name in ("ours", "bare"))
     return {"network": network.name, "images_per_second": ours, "bare_images_per_second": bare, "share": ours / bare}
 

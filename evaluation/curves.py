@@ -61,7 +61,6 @@ def plot(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         backend = backend_class(name)
         panel.set(title=backend.title, xlabel="compute, PFLOP", ylabel=backend.loss_unit, xlim=(0, most / 1e15))
         panel.legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
     with atomic(file) as temporary:
         figure.savefig(temporary, format=file.suffix.removeprefix(".") or "png", dpi=120)
 

@@ -257,6 +257,8 @@ def inception_score(probabilities: Tensor, *, together: Sequence[str] | None = N
 # ---------------------------------------------------------------------------------------------------------------------
 # Manifolds of nearest neighbours
 
+_ROWS = 512
+
 
 def precision_recall(
     made: Tensor, real: Tensor, k: int = 3, *, together: Sequence[str] | None = None
@@ -273,9 +275,8 @@ def density_coverage(
     _require_neighbours(made, real, k)
     radii = _radii(real, k)
     counts = torch.cat([(distances <= radii).sum(1) for distances in _distances(made, real)])
-    covered = torch.cat([
-        (distances <= radii[rows, None]).any(1) for rows, distances in _numbered(_distances(real, made))
-    ])  # fmt: skip
+    pairs = zip(_distances(real, made), radii.split(_ROWS), strict=True)
+    covered = torch.cat([(distances <= its[:, None]).any(1) for distances, its in pairs])
     return mean(counts.double() / k, together=together), mean(covered)
 
 
@@ -290,21 +291,14 @@ def _radii(features: Tensor, k: int) -> Tensor:
     return torch.cat([distances.kthvalue(k + 1, dim=1).values for distances in _distances(features, features)])
 
 
-def _distances(a: Tensor, b: Tensor, rows: int = 512) -> Iterator[Tensor]:
-    """Squared Euclidean distances, some rows of `a` at a time: (rows, M). Equal points are exactly 0 apart."""
+def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
+    """Squared Euclidean distances, some rows of `a` at a time: (`_ROWS`, M). Equal points are exactly 0 apart."""
     b = b.double()
     norms = b.square().sum(1)
-    for part in torch.split(a.double(), rows):
+    for part in torch.split(a.double(), _ROWS):
         squared = part.square().sum(1, keepdim=True) + norms - 2 * part @ b.T
         # what is left of two equal points after cancellation
         yield torch.where(squared < 1e-9 * norms.mean(), 0.0, squared)
-
-
-def _numbered(parts: Iterator[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    start = 0
-    for part in parts:
-        yield slice(start, start + len(part)), part
-        start += len(part)
 
 
 def _require_two(made: Tensor, real: Tensor) -> None:

@@ -9,7 +9,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,6 @@ def main(options: BenchOptions) -> None:
         "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": ratios[options.grid[0]],
         "ratios_by_tokens": {str(grid**2): values for grid, values in ratios.items()}, "rows": rows,
     }  # fmt: skip
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.json, result)
     print(table(rows))
     for grid, values in ratios.items():
@@ -115,12 +114,7 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
     samplers = {engine: Sampler(model, engine) for engine in engines(model.decoder.rows.device, options.compiled)}
     variants: dict[str, Variant] = {f"tessera {name}": _ours(sampler, batch) for name, sampler in samplers.items()}
     variants |= _transformers(config, batch, options.device)
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in tqdm(range(options.repeats + 1), desc=f"{grid**2} tokens, batch {batch}", unit="turn"):
-        for name, run in variants.items():
-            seconds = timed(run, options.device)
-            if turn:  # the first is for warming up
-                times[name].append(seconds)
+    times = in_turns(variants, options.repeats, options.device, f"{grid**2} tokens, batch {batch}")
     rows = []
     for name, seconds_of in times.items():
         seconds = statistics.median(seconds_of)
@@ -190,6 +184,17 @@ def _transformers(config: TokenModelConfig, batch: int, device: str) -> dict[str
             model.generate(input_ids=text, attention_mask=torch.ones_like(text), **settings)
         )
     return variants
+
+
+def in_turns(variants: Mapping[str, Variant], repeats: int, device: str, label: str) -> dict[str, list[float]]:
+    """Seconds that each variant took, turn by turn; `label` stands beside the progress bar."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in tqdm(range(repeats + 1), desc=label, unit="turn"):
+        for name, run in variants.items():
+            seconds = timed(run, device)
+            if turn:  # the first is for warming up
+                times[name].append(seconds)
+    return times
 
 
 def timed(run: Variant, device: str) -> float:

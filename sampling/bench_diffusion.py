@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from diffusion.condition import mean_state
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.recorded import with_recorded_denoiser
 from diffusion.unet import UNet
-from sampling.bench import Variant, machine, timed
+from sampling.bench import Variant, in_turns, machine
 from sampling.diffuse import denoiser, sample, seeded
 from sampling.generate import SHIPPED
 from sampling.options import BackendOptions, DiffusionOptions, SamplingOptions
@@ -64,30 +63,17 @@ def main(options: DiffusionBenchOptions) -> None:
     rows = []
     for batch in options.batch:
         for kind, variants in (("bundle", _backends(batch, options)), ("U-Net", _unets(batch, options))):
-            for name, seconds in in_turns(variants, options, f"{kind}, batch {batch}").items():
-                rows.append(
-                    {"of": kind, "variant": name, "batch": batch, "seconds": seconds,
-                     "images_per_second": batch / seconds}
-                )  # fmt: skip
+            for name, times in in_turns(variants, options.repeats, options.device, f"{kind}, batch {batch}").items():
+                seconds = statistics.median(times)
+                rows.append({"of": kind, "variant": name, "batch": batch, "seconds": seconds,
+                             "images_per_second": batch / seconds})  # fmt: skip
     ratios = {str(batch): _ratio([row for row in rows if row["batch"] == batch]) for batch in options.batch}
     result = {"machine": machine(options.device), "ratios": ratios, "rows": rows}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.json, result)
     print(markdown(result))
     if options.readme:
         splice(options.readme, "bench-diffusion", markdown(result))
     print(f"the figures are in {options.json}")
-
-
-def in_turns(variants: Mapping[str, Variant], options: DiffusionBenchOptions, what: str) -> dict[str, float]:
-    """Median seconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in tqdm(range(options.repeats + 1), desc=what, unit="turn"):
-        for name, run in variants.items():
-            seconds = timed(run, options.device)
-            if turn:  # the first is for warming up
-                times[name].append(seconds)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _backends(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:

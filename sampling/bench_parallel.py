@@ -67,7 +67,6 @@ def main(options: ParallelBenchOptions) -> None:
     for way in (SamplingOptions(temperature=1.0), SamplingOptions()):
         rows += measure(backend, captions, dataclasses.replace(way, parallel=0), options)
     result = {"machine": machine(options.device), "model": backend.model_id, "rows": rows}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.json, result)
     print(table(rows, options.batch))
     print(f"the figures are in {options.json}")

@@ -38,8 +38,7 @@ class Clip:
         std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=self._device).view(3, 1, 1)
         x = torch.cat([resized(picture[None].to(self._device), self.size) for picture in pictures])
         pooled = self.model.vision_model(pixel_values=(x / 255 - mean) / std).pooler_output
-        projected: Tensor = self.model.visual_projection(pooled).float().cpu()
-        return projected
+        return self.model.visual_projection(pooled).float().cpu()
 
     @torch.inference_mode()
     def texts(self, prompts: Sequence[str], batch_size: int = 64) -> Tensor:

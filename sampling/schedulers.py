@@ -99,8 +99,7 @@ class Denoising:
         options: dict[str, Any] = dict(self._step)
         if self._step.get("eta"):
             options["variance_noise"] = noise(call + 1)
-        made: Tensor = self._scheduler.step(estimate.x_0, timestep, x, **options).prev_sample
-        return made
+        return self._scheduler.step(estimate.x_0, timestep, x, **options).prev_sample
 
 
 class FlowDPM:
@@ -116,8 +115,7 @@ class FlowDPM:
 
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
         """A step of the scheduler."""
-        made: Tensor = self._scheduler.step(estimate.x_0, self._scheduler.timesteps[call], x).prev_sample
-        return made
+        return self._scheduler.step(estimate.x_0, self._scheduler.timesteps[call], x).prev_sample
 
 
 class FlowODE:
@@ -135,8 +133,7 @@ class FlowODE:
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
         """A step of the scheduler, which wants the velocity."""
         velocity = (x - estimate.x_0) / self._sigmas[call]
-        made: Tensor = self._scheduler.step(velocity, self._scheduler.timesteps[call], x).prev_sample
-        return made
+        return self._scheduler.step(velocity, self._scheduler.timesteps[call], x).prev_sample
 
 
 def _times(process: Process, steps: int, strength: float) -> list[float]:

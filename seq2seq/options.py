@@ -1,13 +1,13 @@
 """Config of the token model's trainer."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from seq2seq.model import TokenModelConfig
 from training.config import require
 from training.options import TrainingConfig
 from training.parts import Registry
-from training.task import Task, TaskConfig
+from training.task import TaskConfig
 
 TASKS: Registry[type["LikelihoodConfig"]] = Registry("token-task")
 
@@ -18,12 +18,7 @@ class LikelihoodConfig(TaskConfig):
     """The likelihood of a picture's tokens, given its caption."""
 
     registry: ClassVar = TASKS
-
-    def build(self, *given: Any) -> Task:
-        """A `TokenTask`."""
-        from seq2seq.task import TokenTask
-
-        return TokenTask(*given)
+    task: ClassVar = "seq2seq.task.TokenTask"
 
 
 @dataclass(kw_only=True)

@@ -226,8 +226,7 @@ class HalfProduct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) float32 -> (..., out) float32."""
-        made: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        return made
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
 
 
 class OneDNNProduct(nn.Module):
@@ -240,8 +239,7 @@ class OneDNNProduct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) float32 -> (..., out) float32."""
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, None, "none", [], "")
-        return made.float()
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, None, "none", [], "").float()
 
 
 def _bias(mask: Tensor, heads: int) -> Tensor:

@@ -68,7 +68,7 @@ class Encoding:
 
     folder: Path
     info: Any
-    """What it is going to say of itself (`data.store.Info`), with the number of `views` and the `seed` that fixes them."""
+    """What it is going to say of itself (`data.store.Info`): how many `views`, and the `seed` that fixes them, too."""
     pictures: CaptionedImages
 
     @property
@@ -86,7 +86,7 @@ def main(options: EncodeOptions) -> None:
     require_joined(state.num_processes)
     share_cores()
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
-    wanted = codes_of(model, options)
+    wanted = planned_codes(model, options)
     with locked(options.out) if state.is_main_process else nullcontext():
         encode_shared(wanted, model.encode, model.latent_mean.device, options.batch_size)
     if state.is_main_process:
@@ -94,7 +94,7 @@ def main(options: EncodeOptions) -> None:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
 
 
-def codes_of(model: ImageTokenizer, options: EncodeOptions) -> list[Encoding]:
+def planned_codes(model: ImageTokenizer, options: EncodeOptions) -> list[Encoding]:
     """The stores of codes of both splits, as they are going to be."""
 
     def info(pictures: CaptionedImages, views: int) -> CodesInfo:

@@ -1,7 +1,7 @@
 """Losses of the image tokenizer: what a reconstruction lacks, in pixels and in features."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from tokenizer.parts import QuantizerConfig
 from training.config import require
 from training.parts import Registry
 from training.precision import has_bf16
-from training.task import Task, TaskConfig
+from training.task import TaskConfig
 
 TASKS: Registry[type["ReconstructionConfig"]] = Registry("tokenizer-task")
 
@@ -24,6 +24,7 @@ class ReconstructionConfig(TaskConfig):
     """To give a picture back: weights of the terms of the loss, but for the quantizer's own."""
 
     registry: ClassVar = TASKS
+    task: ClassVar = "tokenizer.task.TokenizerTask"
 
     l1: float = 1.0
     """Mean absolute error of pixels in [-1, 1]."""
@@ -39,12 +40,6 @@ class ReconstructionConfig(TaskConfig):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         size = self.perceptual_size
         require(self, "perceptual_size", size >= 32 and size % 32 == 0, "a multiple of 32, the network's stride")
-
-    def build(self, *given: Any) -> Task:
-        """A `TokenizerTask`."""
-        from tokenizer.task import TokenizerTask
-
-        return TokenizerTask(*given)
 
 
 class TokenizerLoss(nn.Module):

@@ -203,14 +203,8 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         BadInput: it leads outside the folder, by itself or through a link, or no regular file is there.
     """
-    shown = f"{folder}: names the file {name[:200]!r}"
-    if (
-        not name
-        or "\0" in name
-        or "\\" in name
-        or PurePosixPath(name).is_absolute()
-        or ".." in PurePosixPath(name).parts
-    ):
+    shown, pure = f"{folder}: names the file {name[:200]!r}", PurePosixPath(name)
+    if not name or "\0" in name or "\\" in name or pure.is_absolute() or ".." in pure.parts:
         raise BadInput(f"{shown}: must be a relative path inside the folder")
     try:
         path = (folder / name).resolve(strict=True)

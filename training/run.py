@@ -145,8 +145,7 @@ def _defaults(config: TrainingConfig) -> dict[str, Any]:
             setattr(bare, field.name, field.default)
         elif field.default_factory is not dataclasses.MISSING:
             setattr(bare, field.name, field.default_factory())
-    values: dict[str, Any] = json.loads(json.dumps(to_dict(bare)))
-    return values
+    return json.loads(json.dumps(to_dict(bare)))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:

@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +31,16 @@ class Loss(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class TaskConfig(Tagged, ABC):
+class TaskConfig(Tagged):
     """Which task a trainer has, and its options. Each trainer has a family of its own."""
 
-    @abstractmethod
+    task: ClassVar[str]
+    """The class of the task, `module.Class`: a command that only says what its options are does not import it."""
+
     def build(self, *given: Any) -> "Task":
         """Makes the task of what the trainer has: that which the usual task of the family is made of."""
+        module, _, name = self.task.rpartition(".")
+        return getattr(import_module(module), name)(*given)
 
 
 class Task(ABC):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from data.emoji import SOURCE, Emoji, emojis
-from data.splits import HELDOUT_STYLE, TRAIN, VALIDATION, VALIDATION_STYLE, fraction
+from data.splits import TRAIN, fraction
 from evaluation.suites.prompts import Prompt, Suite
 
 _SAMPLE = 500
@@ -20,33 +20,15 @@ _COUNTED = {
 }  # fmt: skip
 
 
-def train_sample() -> Suite:
-    """500 training pictures chosen by hash: what the model should have learned by heart."""
-    return _suite("emoji/train-sample", _training_pictures()[:_SAMPLE])
+def trained(name: str, part: int) -> Suite:
+    """500 training pictures, the first or a later `part` of all in an order fixed by hash."""
+    pictures = sorted(_of(TRAIN), key=lambda e: fraction(f"sample {e.key}"))
+    return _suite(name, pictures[part * _SAMPLE : (part + 1) * _SAMPLE])
 
 
-def train_tuning() -> Suite:
-    """500 others, to tune on how they are drawn."""
-    return _suite("emoji/train-tuning", _training_pictures()[_SAMPLE : 2 * _SAMPLE])
-
-
-def _training_pictures() -> list[Emoji]:
-    return sorted((e for e in emojis() if e.split == TRAIN), key=lambda e: fraction(f"sample {e.key}"))
-
-
-def validation() -> Suite:
-    """Families of which no picture is trained on, for tuning."""
-    return _suite("emoji/validation", [e for e in emojis() if e.split == VALIDATION])
-
-
-def validation_style() -> Suite:
-    """Pairs of concept and style that were seen only apart in training, for tuning."""
-    return _suite("emoji/validation-style", [e for e in emojis() if e.split == VALIDATION_STYLE])
-
-
-def heldout_style() -> Suite:
-    """Others of that kind, on which nothing is tuned."""
-    return _suite("emoji/heldout-style", [e for e in emojis() if e.split == HELDOUT_STYLE])
+def whole(split: str) -> Suite:
+    """All pictures of a split, `emoji/SPLIT`."""
+    return _suite(f"emoji/{split}", _of(split))
 
 
 def attributes() -> Suite:
@@ -72,6 +54,10 @@ def _attributes() -> Iterator[tuple[str, tuple[str, str]]]:
             yield pattern.format(direction), ("direction", direction)
     for name, count in _COUNTED.items():
         yield name, ("count", str(count))
+
+
+def _of(split: str) -> list[Emoji]:
+    return [emoji for emoji in emojis() if emoji.split == split]
 
 
 def _suite(name: str, chosen: list[Emoji]) -> Suite:

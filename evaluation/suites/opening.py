@@ -1,11 +1,13 @@
 """Suites by name."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from platformdirs import user_cache_dir
 
 from data.source import open_corpus
+from data.splits import HELDOUT_STYLE, VALIDATION, VALIDATION_STYLE
 from evaluation.suites import emoji
 from evaluation.suites.files import read_lines, read_suite
 from evaluation.suites.prompts import Prompt, Suite
@@ -17,11 +19,14 @@ def _ours(name: str) -> Callable[[], Suite]:
 
 
 SUITES: Mapping[str, Callable[[], Suite]] = {
-    "emoji/train-sample": emoji.train_sample,
-    "emoji/train-tuning": emoji.train_tuning,
-    "emoji/validation": emoji.validation,
-    "emoji/validation-style": emoji.validation_style,
-    "emoji/heldout-style": emoji.heldout_style,
+    # what the model should have learned by heart; and others, to tune on how they are drawn
+    "emoji/train-sample": partial(emoji.trained, "emoji/train-sample", 0),
+    "emoji/train-tuning": partial(emoji.trained, "emoji/train-tuning", 1),
+    # families of which no picture is trained on, and pairs of concept and style that were seen only apart, for tuning
+    "emoji/validation": partial(emoji.whole, VALIDATION),
+    "emoji/validation-style": partial(emoji.whole, VALIDATION_STYLE),
+    # others of that kind, on which nothing is tuned
+    "emoji/heldout-style": partial(emoji.whole, HELDOUT_STYLE),
     "attributes": emoji.attributes,
     "free": _ours("free"),
     "lab": _ours("lab"),
