@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.drawn import PictureInfo
+from data.picture import fit, original_size
 from data.store import Store
 from training.parts import Registry
 
@@ -34,9 +35,14 @@ class Corpus(ABC):
     left_out: Mapping[str, str] = {}
     """Why a picture that was found is not in `keys`, by its name."""
 
-    @abstractmethod
+    def file(self, i: int) -> Path | bytes:
+        """The file of picture `i`, or its content, where it is drawn from one. Raises `data.store.Unreadable`."""
+        raise NotImplementedError
+
     def draw(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Picture `i`, RGB on white, uint8 (3, size, size). Raises `data.store.Unreadable`."""
+        """Picture `i`, RGB on white, uint8 (3, size, size); by default its file as `data.picture.fit` makes it. Raises
+        `data.store.Unreadable`."""
+        return fit(self.file(i), size)
 
     @abstractmethod
     def captions(self, i: int) -> tuple[str, ...]:
@@ -46,9 +52,9 @@ class Corpus(ABC):
         """Names what picture `i` is a variant of; variants share a turn in training. By default it stands alone."""
         return self.keys[i]
 
-    @abstractmethod
     def original_size(self, i: int) -> tuple[int, int] | None:
         """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""
+        return original_size(self.file(i))
 
     def check(self, store: Store[PictureInfo]) -> Mapping[str, str]:
         """Why pictures that could be drawn are not used, by their keys; by default all are.

@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-import numpy as np
 from datasets.exceptions import DatasetGenerationError
-from numpy.typing import NDArray
 
 from data.corpus import Corpus
 from data.files import content_hashes, visible_files
 from data.metadata import caption_files, captioned, is_picture, is_table, labelled
-from data.picture import VERSION, fit, original_size
+from data.picture import VERSION
 from data.splits import settle
 from training.errors import BadInput
 
@@ -45,17 +43,13 @@ class FolderCorpus(Corpus):
         listed = set(self.keys)
         self.left_out = {file: "has no caption" for file in files if is_picture(file) and file not in listed}
 
-    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Picture `i` as `data.picture.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
-        return fit(self._folder / self.keys[i], size)
+    def file(self, i: int) -> Path:
+        """Picture `i`."""
+        return self._folder / self.keys[i]
 
     def captions(self, i: int) -> tuple[str, ...]:
         """The text of picture `i`, alone."""
         return (self._table[i]["text"],)
-
-    def original_size(self, i: int) -> tuple[int, int]:
-        """Width and height of picture `i`. Raises `Unreadable`."""
-        return original_size(self._folder / self.keys[i])
 
 
 def list_files(folder: Path) -> list[str]:

@@ -12,14 +12,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
 from data.files import content_hashes, visible_files
-from data.picture import VERSION, fit, original_size
+from data.picture import VERSION
 from data.splits import settle, stated_by_file
 from data.store import Unreadable
 from training.errors import BadInput
@@ -53,19 +51,12 @@ class ParquetCorpus(Corpus):
         self.keys = keys
         self.splits, self.set_aside = settle(keys, stated)
 
-    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Picture `i` as `data.picture.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
-        return fit(self._bytes(i), size)
-
     def captions(self, i: int) -> tuple[str, ...]:
         """The text of picture `i`, alone."""
         return (self._texts[i],)
 
-    def original_size(self, i: int) -> tuple[int, int]:
-        """Width and height of picture `i`. Raises `Unreadable`."""
-        return original_size(self._bytes(i))
-
-    def _bytes(self, i: int) -> bytes:
+    def file(self, i: int) -> bytes:
+        """The bytes of picture `i`. Raises `Unreadable`."""
         number = bisect_right(self._starts, i) - 1
         content = self._tables[number].picture(i - self._starts[number])
         if content is None:

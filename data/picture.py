@@ -5,15 +5,19 @@ What enters here is what everybody sees: training, inspection, scoring, referenc
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from data.store import Unreadable
+from training.errors import BadInput
 
 VERSION = 3
 """Raise it when `fit` is changed to make other pictures or to refuse others, so that kept ones are made again."""
@@ -77,6 +81,14 @@ def whole(file: Path | bytes) -> NDArray[np.uint8]:
     """The picture in `file` at its own size, upright and on white, uint8 (3, H, W). Raises `Unreadable`."""
     with _decoded(file) as image:
         return _channels_first(_on_white(image))
+
+
+def readable(read: Callable[..., NDArray[Any]], file: Path, *size: int) -> Tensor:
+    """What one of the readers above makes of a file, as a tensor. Raises `BadInput` where it raises `Unreadable`."""
+    try:
+        return torch.from_numpy(read(file, *size).copy())
+    except Unreadable as error:
+        raise BadInput(f"{file}: cannot be read ({error})") from None
 
 
 def original_size(file: Path | bytes) -> tuple[int, int]:

@@ -16,12 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data.corpus import Corpus
 from data.files import content_hashes, is_hidden, visible_files
-from data.picture import SUFFIXES, VERSION, fit, original_size
+from data.picture import SUFFIXES, VERSION
 from data.splits import settle, stated_by_file
 from training.errors import BadInput
 from training.strict_json import parse_json
@@ -66,19 +63,12 @@ class TarCorpus(Corpus):
         stated = [sample.texts.get("split") or stated_by_file(sample.shard.name) for sample in self._samples]
         self.splits, self.set_aside = settle(keys, stated)
 
-    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Picture `i` as `data.picture.fit` makes it, uint8 (3, size, size). Raises `Unreadable`."""
-        return fit(self._bytes(i), size)
-
     def captions(self, i: int) -> tuple[str, ...]:
         """The text of picture `i`, alone."""
         return (self._samples[i].texts["text"],)
 
-    def original_size(self, i: int) -> tuple[int, int]:
-        """Width and height of picture `i`. Raises `Unreadable`."""
-        return original_size(self._bytes(i))
-
-    def _bytes(self, i: int) -> bytes:
+    def file(self, i: int) -> bytes:
+        """The bytes of picture `i`."""
         sample = self._samples[i]
         assert sample.picture is not None
         begin, length = sample.picture

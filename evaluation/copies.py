@@ -28,7 +28,7 @@ from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.report import Column
 from evaluation.result import figures
-from sampling.generate import SHIPPED
+from sampling.drawing import SHIPPED
 from sampling.picture_files import require_record, write_picture
 from sampling.pipeline import load
 from training.cli import command

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sampling.backend import backend_class
-from sampling.generate import SHIPPED
+from sampling.drawing import SHIPPED
 from sampling.pipeline import backends_of
 from training.cli import command
 from training.errors import BadInput, install

@@ -64,8 +64,7 @@ class Features:
         """Those of some pictures."""
         index = torch.tensor(indices, dtype=torch.int64) if not isinstance(indices, slice) else indices
         return Features(
-            pooled=self.pooled[index],
-            probabilities=None if self.probabilities is None else self.probabilities[index],
+            pooled=self.pooled[index], probabilities=None if self.probabilities is None else self.probabilities[index]
         )
 
 

@@ -11,16 +11,7 @@ import torch
 from torch import Tensor
 
 from evaluation import metrics
-from evaluation.features import (
-    Chosen,
-    ClipFeatures,
-    Features,
-    Network,
-    Pictures,
-    cached,
-    digests,
-    fingerprint,
-)
+from evaluation.features import Chosen, ClipFeatures, Features, Network, Pictures, cached, digests, fingerprint
 from evaluation.gallery import RealGallery, group
 from evaluation.measure import MEASUREMENTS
 from evaluation.metrics import Gallery, Metric
@@ -61,7 +52,8 @@ class Judge:
     @cached_property
     def _order(self) -> list[int]:
         """The reference in an order of its pixels, so that the order they come in changes nothing."""
-        return _sorted(self.reference)
+        keys = digests(self.reference)
+        return sorted(range(len(keys)), key=keys.__getitem__)
 
     @cached_property
     def _sorted_reference(self) -> Pictures:
@@ -153,7 +145,9 @@ class Judge:
             self._distributions(scores, network.name, made.rows(rows), real, paired, together)
             if prompts and network.name in self._shown:
                 self._answers(scores, network.name, made, prompts, left_out)
-        self._measurements(scores, pictures, prompts)
+        if prompts and all(prompt.attribute for prompt in prompts):
+            right = [MEASUREMENTS[p.attribute](x) == p.expected for x, p in zip(pictures, prompts, strict=True)]
+            scores.pictures["attribute_accuracy"] = torch.tensor(right)
         self._means(scores, prompts)
         scores.pictures = {name: values[back] for name, values in scores.pictures.items()}
         return scores
@@ -231,11 +225,6 @@ class Judge:
             name("concept_and_style"): (ranks < 1) & style,
         }
 
-    def _measurements(self, scores: Scores, pictures: Sequence[Tensor], prompts: Sequence[Prompt]) -> None:
-        if prompts and all(prompt.attribute for prompt in prompts):
-            right = [MEASUREMENTS[p.attribute](x) == p.expected for x, p in zip(pictures, prompts, strict=True)]
-            scores.pictures["attribute_accuracy"] = torch.tensor(right)
-
     def _means(self, scores: Scores, prompts: Sequence[Prompt]) -> None:
         texts = [prompt.text for prompt in prompts] or None
         scores.metrics |= {name: metrics.mean(values, together=texts) for name, values in scores.pictures.items()}
@@ -260,9 +249,3 @@ def _namer(network: str) -> Callable[..., str]:
         return f"{metric}{suffix}" if plain else f"{metric}{suffix}_{network}"
 
     return name
-
-
-def _sorted(pictures: Pictures) -> list[int]:
-    """Positions in an order that depends on the pixels alone."""
-    keys = digests(pictures)
-    return sorted(range(len(keys)), key=keys.__getitem__)

@@ -101,11 +101,7 @@ def perplexity(codes: Tensor, codebook_size: int) -> float:
 
 
 def mean(
-    values: Tensor,
-    *,
-    together: Sequence[str] | None = None,
-    higher_is_better: bool = True,
-    resamples: int = 1000,
+    values: Tensor, *, together: Sequence[str] | None = None, higher_is_better: bool = True, resamples: int = 1000
 ) -> Metric:
     """Mean of a value a picture, (B,), with the percentile interval of the bootstrap over pictures.
 
@@ -275,7 +271,7 @@ def density_coverage(
     _require_neighbours(made, real, k)
     radii = _radii(real, k)
     counts = torch.cat([(distances <= radii).sum(1) for distances in _distances(made, real)])
-    pairs = zip(_distances(real, made), radii.split(_ROWS), strict=True)
+    pairs = zip(_distances(real, made), torch.split(radii, _ROWS), strict=True)
     covered = torch.cat([(distances <= its[:, None]).any(1) for distances, its in pairs])
     return mean(counts.double() / k, together=together), mean(covered)
 

@@ -4,15 +4,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data.files import visible_files
 from data.folder import list_files
 from data.metadata import caption_files, captioned
-from data.picture import SUFFIXES, fit, whole
-from data.store import Unreadable
+from data.picture import SUFFIXES, fit, readable, whole
 from evaluation.features import Pictures
 from training.errors import BadInput
 from training.files import inside
@@ -30,10 +28,7 @@ class Folder(Sequence[Tensor]):
         return len(self.files)
 
     def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]
-        try:
-            return torch.from_numpy(np.ascontiguousarray(fit(self.files[i], self._size)))
-        except Unreadable as error:
-            raise BadInput(f"{self.files[i]}: cannot be read ({error})") from None
+        return readable(fit, self.files[i], self._size)
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -56,7 +51,7 @@ def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor
     """
     pictures: list[Tensor] = []
     for file in files:
-        picture = _read(file)
+        picture = readable(whole, file)
         if ended_early and picture.shape[1] < picture.shape[2]:
             picture = padded(picture)
         if pictures and picture.shape != pictures[0].shape:
@@ -117,10 +112,3 @@ def _counted(file: Path) -> tuple[list[str | int], Path]:
     """What to sort by, so that numbers in names count as numbers."""
     parts = re.split(r"(\d+)", str(file))  # text and digits in turn
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], file
-
-
-def _read(file: Path) -> Tensor:
-    try:
-        return torch.from_numpy(np.ascontiguousarray(whole(file)))
-    except Unreadable as error:
-        raise BadInput(f"{file}: cannot be read ({error})") from None

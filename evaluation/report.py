@@ -73,10 +73,7 @@ def numbered(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int]
 
 
 def markdown_table(
-    columns: Sequence[Column],
-    mismatch: Sequence[str],
-    judged: Mapping[str, Metric],
-    metrics: Sequence[str] = (),
+    columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric], metrics: Sequence[str] = ()
 ) -> str:
     """The figures as a Markdown table, a row a metric; the controls' columns come after the results'.
 

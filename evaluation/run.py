@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -31,10 +31,8 @@ from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.result import differences, figures, head, read_result, write_result
 from evaluation.suites import Suite, open_suite
-from sampling.drawing import Wanted, draw, missing
-from sampling.generate import SHIPPED
-from sampling.options import BackendOptions, SamplingOptions
-from sampling.pipeline import Bundle, check_prompt, load
+from sampling.drawing import DrawingOptions, Wanted, draw, missing
+from sampling.pipeline import Bundle, check_prompt
 from training.cli import command
 from training.config import replaced, require
 from training.errors import BadInput
@@ -46,39 +44,22 @@ from training.strict_yaml import parse_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(JudgeOptions):
+class RunOptions(JudgeOptions, DrawingOptions):
     """Draws the pictures of a prompt suite with a bundle and scores them beside controls."""
 
-    backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
-    """What draws, and how. Its options may be given without `backend.`."""
-    model: str = str(SHIPPED)
-    """Bundle: a folder or `hf://owner/name`. By default the one that comes with Tessera."""
     suite: str = "emoji/validation"
     """`emoji/train-sample`, `emoji/train-tuning`, `emoji/validation`, `emoji/validation-style`, `emoji/heldout-style`,
     `attributes`, `free`, `lab`, a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
     limit: int | None = None
     """Only this many prompts, chosen by a fixed hash."""
-    num_images: int = 1
-    """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
-    seed: int = 0
-    """Fixes the pictures."""
     sweep: list[str] = field(default_factory=list, metadata={"repeat": True})
     """`guidance=2`, or another option of the backend: draw and score once for each value that is given."""
-    batch_size: int = 32
-    """Most pictures drawn at a time."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
-    float32 elsewhere."""
-    engine: str = "auto"
-    """How steps are computed, as in `sampling.generate`."""
     out: Path
     """Folder to write; a sweep has a folder in it for each value, `guidance-2` say."""
 
     def __post_init__(self) -> None:
         JudgeOptions.__post_init__(self)
-        for name in ("num_images", "batch_size"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
-        require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
+        DrawingOptions.__post_init__(self)
         for one in self.sweep:
             require(self, "sweep", "=" in one, "OPTION=VALUE, `guidance=2` say")
 
@@ -111,8 +92,7 @@ def main(options: RunOptions) -> None:
     for prompt in suite.prompts:
         check_prompt(prompt.text)
     require_reference(suite, options)
-    bundle = load(options.model, device=options.device, dtype=options.dtype, engine=options.engine)
-    bundle.backend(options.backend.kind)
+    bundle = options.load()
     with ExitStack() as locks:
         if state.is_main_process:
             for one in runs:
@@ -120,7 +100,7 @@ def main(options: RunOptions) -> None:
         turns = [1 + max(_turns(one.out), default=0) for one in runs]
         if state.is_main_process:
             for one in runs:
-                _claim(one.out, _settings(suite, bundle, one))
+                _claim(suite, bundle, one)
         state.wait_for_everyone()  # all have looked before any writes
         wanted = [missing(_wanted(suite, bundle, one)) for one in runs]
         state.wait_for_everyone()
@@ -207,10 +187,6 @@ def _finished(file: Path, protocol: dict[str, Any]) -> bool:
         return False
 
 
-def _settings(suite: Suite, bundle: Bundle, options: RunOptions) -> dict[str, Any]:
-    return {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images, **_drawn_by(bundle, options)}
-
-
 def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """The model and what its pictures are computed with."""
     backend = bundle.backend(options.backend.kind)
@@ -220,9 +196,11 @@ def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
+def _claim(suite: Suite, bundle: Bundle, options: RunOptions) -> None:
     """Writes what a folder's pictures are drawn with. Raises `BadInput` where it holds others, or anyone's."""
-    file = out / "settings.json"
+    out, file = options.out, options.out / "settings.json"
+    asked = {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images}
+    settings = {**asked, **_drawn_by(bundle, options)}
     for name in ("pictures", "controls", "result.json"):
         if not file.exists() and (out / name).exists():
             raise BadInput(f"{out / name}: is there already, and no settings.json says what drew it; "

@@ -7,14 +7,7 @@ pictures are theirs in order of their file names.
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.harness import (
-    JudgeOptions,
-    open_real,
-    per_picture,
-    report,
-    require_result_or_nothing,
-    with_controls,
-)
+from evaluation.harness import JudgeOptions, open_real, per_picture, report, require_result_or_nothing, with_controls
 from evaluation.pictures import list_pictures, prompted, read_pictures
 from evaluation.result import head, write_result
 from evaluation.suites import Prompt, Suite, open_suite

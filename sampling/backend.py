@@ -64,7 +64,7 @@ class Backend(ABC, Generic[Model, Options]):
     def __init__(self, model: Model, text: TextTokenizer, tokenizer: ImageTokenizer, engine: str | None = None) -> None:
         """`engine` computes the steps, by default as fits the machine."""
         self.model, self.text, self.tokenizer, self.engine = model, text, tokenizer, engine
-        self._preparing = threading.RLock()
+        self._preparing, self._prepared = threading.RLock(), None
 
     @property
     def kind(self) -> str:
@@ -84,11 +84,9 @@ class Backend(ABC, Generic[Model, Options]):
     def prepared(self) -> Any:
         """What `prepare` makes, once, when it is first asked for."""
         with self._preparing:
+            if self._prepared is None:
+                self._prepared = self.prepare()
             return self._prepared
-
-    @cached_property
-    def _prepared(self) -> Any:
-        return self.prepare()
 
     @abstractmethod
     def draw(self, captions: Sequence[str], seeds: Tensor, options: Options, start: Start | None) -> list[Tensor]:

@@ -19,7 +19,7 @@ from diffusion.recorded import with_recorded_denoiser
 from diffusion.unet import UNet
 from sampling.bench import Variant, in_turns, machine
 from sampling.diffuse import denoiser, sample, seeded
-from sampling.generate import SHIPPED
+from sampling.drawing import SHIPPED
 from sampling.options import BackendOptions, DiffusionOptions, SamplingOptions
 from sampling.pipeline import load
 from seq2seq.model import null_caption

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data.emoji import emojis
 from sampling.bench import machine, timed
-from sampling.generate import SHIPPED
+from sampling.drawing import SHIPPED
 from sampling.options import SamplingOptions
 from sampling.pipeline import load
 from sampling.token_backend import TokenBackend

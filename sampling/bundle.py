@@ -158,11 +158,8 @@ def _is_bundle(folder: Path) -> bool:
 
 def _ours(folder: Path) -> list[str]:
     """The files of a bundle that assembling has written; a card only as it was written."""
-    names = [f"{part}/{name}" for part, its in files_of(BACKENDS.kinds).items() for name in its] + [
-        "bundle.json",
-        "README.md",
-    ]
-    there = [name for name in names if (folder / name).is_file()]
+    names = [f"{part}/{name}" for part, its in files_of(BACKENDS.kinds).items() for name in its]
+    there = [name for name in [*names, "bundle.json", "README.md"] if (folder / name).is_file()]
     return [name for name in there if name != "README.md" or _is_signed(folder / name)]
 
 
@@ -236,10 +233,8 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
         f"# {plain(options.name)}",
-        f"Text to image: {_contents(bundle)}, belonging together.\n"
-        "Assembled "
-        + datetime.now(UTC).strftime("%Y-%m-%d")
-        + ".\n\n```python\nfrom sampling import load\n\npictures = load(PATH).generate([PROMPT])\n```",
+        f"Text to image: {_contents(bundle)}, belonging together.\nAssembled {datetime.now(UTC):%Y-%m-%d}.",
+        "```python\nfrom sampling import load\n\npictures = load(PATH).generate([PROMPT])\n```",
         "## Parts\n\n" + _parts(bundle),
         "## Training\n\n" + "\n\n".join(_training(name, run) for name, run in runs.items()),
     ]

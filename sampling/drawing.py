@@ -2,18 +2,57 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
 from data.grid import to_pil
 from sampling.backend import Start
-from sampling.options import BackendOptions
+from sampling.options import BackendOptions, SamplingOptions
 from sampling.picture_files import read_picture, write_picture
-from sampling.pipeline import Bundle
+from sampling.pipeline import Bundle, load
+from training.config import require
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions:
+    """What draws, and how many pictures of a prompt."""
+
+    backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
+    """What draws, and how. Its options may be given without `backend.`."""
+    model: str = str(SHIPPED)
+    """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that comes with Tessera."""
+    num_images: int = 1
+    """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
+    seed: int = 0
+    """Fixes the pictures."""
+    batch_size: int = 32
+    """Most pictures drawn at a time."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to compute."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
+    float32 elsewhere."""
+    engine: str = "auto"
+    """How steps are computed: `plain`, as written; by the token model also `packed`, with linear layers laid out for
+    this CPU, or `compiled` to one graph; by diffusion also `recorded`. `auto` chooses by the machine."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
+
+    def load(self) -> Bundle:
+        """The bundle. Raises `BadInput` where it cannot draw so."""
+        bundle = load(self.model, device=self.device, dtype=self.dtype, engine=self.engine)
+        bundle.backend(self.backend.kind)
+        return bundle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,26 +3,23 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from numpy.typing import NDArray
 
 from data.files import text_lines
 from data.grid import grid, to_pil
-from data.picture import fit, fit_mask
-from data.store import Unreadable
+from data.picture import fit, fit_mask, readable
 from sampling.backend import Start
-from sampling.drawing import Wanted, draw, missing
-from sampling.options import BackendOptions, SamplingOptions
+from sampling.drawing import DrawingOptions, Wanted, draw, missing
 from sampling.picture_files import file_name, read_picture, require_record, write_picture
-from sampling.pipeline import Bundle, check_prompt, load
+from sampling.pipeline import Bundle, check_prompt
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
@@ -32,23 +29,18 @@ from training.shared import shared, shared_path
 from training.strict_json import read_json
 
 MOST_IN_GRID = 120
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"
 _GRID = {"Software": "python -m sampling.generate", "Title": "grid"}
 """What a grid says of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
+class GenerateOptions(DrawingOptions):
     """Draws pictures from text and writes them as PNG, with a labelled grid and a record of what was done."""
 
     prompt: list[str] = field(default_factory=list, metadata={"repeat": True})
     """What to draw; give it again for more."""
     prompts: Path | None = None
     """Text file with one prompt a line."""
-    backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
-    """What draws, and how. Its options may be given without `backend.`."""
-    model: str = str(SHIPPED)
-    """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that comes with Tessera."""
     interpolate: int = 0
     """Draw this many pictures on the way between two prompts, or from `seed` to `seed + 1` of one; by a backend that
     can, as diffusion."""
@@ -59,29 +51,13 @@ class GenerateOptions:
     over it; the token model keeps its upper rows and draws this share of them, the lower ones."""
     mask: Path | None = None
     """Picture that is white where the token model is to draw `init_image` anew and black elsewhere."""
-    num_images: int = 1
-    """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
-    seed: int = 0
-    """Fixes the pictures."""
-    batch_size: int = 32
-    """Most pictures drawn at a time."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to draw."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
-    float32 elsewhere."""
-    engine: str = "auto"
-    """How steps are computed: `plain`, as written; by the token model also `packed`, with linear layers laid out for
-    this CPU, or `compiled` to one graph; by diffusion also `recorded`. `auto` chooses by the machine."""
     columns: int = 0
     """Pictures a row of the grid; 0 chooses."""
     out: Path = Path("outputs")
     """Folder to write."""
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
-        require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
+        super().__post_init__()
         require(self, "columns", self.columns >= 0, "0 or more")
         require(self, "interpolate", self.interpolate == 0 or self.interpolate >= 2, "2 or more, or 0 for none")
         require(self, "strength", 0 < self.strength <= 1, "above 0, at most 1")
@@ -109,10 +85,9 @@ def main(options: GenerateOptions) -> None:
     require_joined(state.num_processes)
     share_cores()
     prompts = [check_prompt(prompt) for prompt in _prompts(options)]
-    bundle = load(options.model, device=options.device, dtype=options.dtype, engine=options.engine)
-    backend = bundle.backend(options.backend.kind)
+    bundle = options.load()
     start = _start(options, bundle)
-    backend.check(start)
+    bundle.backend(options.backend.kind).check(start)
     if options.interpolate:
         if state.num_processes > 1:
             raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")
@@ -233,16 +208,8 @@ def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:
     if options.interpolate:
         raise BadInput("init_image and interpolate do not go together: give one of them")
     size = bundle.tokenizer.config.image_size
-    image = torch.from_numpy(_readable(fit, options.init_image, size))
-    mask = None if options.mask is None else torch.from_numpy(_readable(fit_mask, options.mask, size))
-    return Start(image=image, strength=options.strength, mask=mask)
-
-
-def _readable(read: Callable[[Path, int], NDArray[Any]], file: Path, size: int) -> NDArray[Any]:
-    try:
-        return read(file, size).copy()
-    except Unreadable as error:
-        raise BadInput(f"{file}: cannot be read ({error})") from None
+    mask = None if options.mask is None else readable(fit_mask, options.mask, size)
+    return Start(image=readable(fit, options.init_image, size), strength=options.strength, mask=mask)
 
 
 if __name__ == "__main__":

@@ -89,11 +89,7 @@ class TokenModel(PretrainedModel):
                     nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.decoder_depth))
 
     def forward(
-        self,
-        text: Tensor | None,
-        tokens: Tensor,
-        positions: Positions | None = None,
-        cache: KVCache | None = None,
+        self, text: Tensor | None, tokens: Tensor, positions: Positions | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """Teacher forcing: logits of every token given the caption and the tokens before it. Or, with positions and a
         cache, what `read` and `extend` do: they come this way so that sharded weights are gathered for them too.

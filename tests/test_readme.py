@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from sampling import BACKENDS, load
-from sampling.generate import SHIPPED, GenerateOptions
+from sampling.drawing import SHIPPED
+from sampling.generate import GenerateOptions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.emoji import emojis
 from sampling.decode import Engine, Given, Sampler, State, step
-from sampling.generate import SHIPPED
+from sampling.drawing import SHIPPED
 from sampling.logits import Draw, drawn, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions

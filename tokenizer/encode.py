@@ -129,10 +129,7 @@ def encode_into(
 
 
 def encode_shared(
-    wanted: Sequence[Encoding],
-    encode: Callable[[Tensor], Tensor],
-    device: torch.device,
-    batch_size: int = 64,
+    wanted: Sequence[Encoding], encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int = 64
 ) -> None:
     """Makes stores, each process of the launcher its share; every one of them must call it.
 
@@ -160,11 +157,7 @@ def encode_shared(
 
 
 def _encode_share(
-    one: Encoding,
-    encode: Callable[[Tensor], Tensor],
-    device: torch.device,
-    batch_size: int,
-    state: PartialState,
+    one: Encoding, encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int, state: PartialState
 ) -> None:
     (name,) = one.info.arrays
     generator = torch.Generator().manual_seed(one.info.seed)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from training.config import from_dict, merged, options_of, part_of, require_fields
+from training.config import called, from_dict, merged, options_of, part_of, require_fields
 from training.errors import BadInput
 from training.parts import Tagged
 from training.strict_yaml import read_yaml
@@ -132,8 +132,11 @@ def _flags(config: type, argv: Sequence[str]) -> Iterator[Flag]:
 
 def _kind_of(config: type, values: Mapping[str, Any], name: str) -> str:
     """`backend.kind` for `backend`: a part alone is its kind."""
-    declared = _declared(config, values, name)
-    return f"{name}.kind" if isinstance(declared, type) and issubclass(declared, Tagged) else name
+    first, dot, rest = name.partition(".")
+    its, declared = values.get(first, {}), options_of(config).get(first)
+    if dot and (part := part_of(config, first, its)):
+        return f"{first}.{_kind_of(part, its, rest)}"
+    return f"{name}.kind" if not dot and isinstance(declared, type) and issubclass(declared, Tagged) else name
 
 
 def _whole_name(config: type, values: Mapping[str, Any], name: str) -> str:
@@ -149,15 +152,6 @@ def _short(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The parts whose options may be given without the name of their field, by that."""
     fields = [field.name for field in dataclasses.fields(config) if field.metadata.get("short")]
     return {name: part_of(config, name, values.get(name, {})) for name in fields}
-
-
-def _declared(config: type, values: Mapping[str, Any], name: str) -> Any:
-    """The type of the option under a dotted name; None where there is none."""
-    first, _, rest = name.partition(".")
-    if not rest:
-        return options_of(config).get(first)
-    part, its = part_of(config, first, values.get(first, {})), values.get(first, {})
-    return _declared(part, its, rest) if part else None
 
 
 def _spelled(config: type, name: str, value: str | None) -> str:
@@ -205,9 +199,9 @@ def _refuse(config: type, values: Mapping[str, Any], name: str, value: str | Non
     if "." in name:
         require_fields(config, merged(config, values, told))
     for short, part in _short(config, values).items():
-        family, own = part.registry, f"{part.registry.family} {part.registry.kind_of(part)!r}"
+        family = part.registry
         for kind in (family.kind_of(one) for one in family.loaded if name in options_of(one)):
-            raise BadInput(f"{own} has no option {name!r}; {kind!r} has it: give --{short} {kind}")
+            raise BadInput(f"{called(part)} has no option {name!r}; {kind!r} has it: give --{short} {kind}")
         if near := difflib.get_close_matches(name, [*options_of(config), *options_of(part)], n=1):
             raise BadInput(f"there is no option {name!r}; did you mean {near[0]!r}?")
     require_fields(config, told)

@@ -142,17 +142,20 @@ def merged(config: type, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
     return both
 
 
+def called(config: type) -> str:
+    """A config in a message: `backend 'diffusion'`, or the name of its class."""
+    if issubclass(config, Tagged):
+        return f"{config.registry.family} {config.registry.kind_of(config)!r}"
+    return config.__name__
+
+
 def require_fields(config: type, values: Mapping[str, Any], prefix: str = "") -> None:
     """Raises `BadInput` for a field that `config` has not, and for a config that is no mapping of its fields."""
     options = options_of(config)
     for name, value in values.items():
         if name not in options:
             near = difflib.get_close_matches(str(name), options, n=1)
-            owner = (
-                f"{config.registry.family} {config.registry.kind_of(config)!r}" if issubclass(config, Tagged) else ""
-            )
-            known = f"{owner or config.__name__} has {', '.join(options)}"
-            hint = f"did you mean '{prefix}{near[0]}'?" if near else known
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"{called(config)} has {', '.join(options)}"
             raise BadInput(f"there is no option {_shown(f'{prefix}{name}')}; {hint}")
         if dataclasses.is_dataclass(options[name]):
             if not isinstance(value, Mapping):

@@ -131,22 +131,14 @@ def _require_fit(file: Path, own: Mapping[str, Tensor]) -> None:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 it is no dict
             shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
             dtypes = {name: one.get_dtype() for name, one in slices.items()}
-    both = own.keys() & shapes.keys()
-    wrong = [
-        *(f"lacks {name}" for name in own.keys() - shapes.keys()),
-        *(f"has an unknown {name}" for name in shapes.keys() - own.keys()),
-        *(
-            f"has {name} of shape {shapes[name]}, config says {tuple(own[name].shape)}"
-            for name in both
-            if own[name].shape != shapes[name]
-        ),
-        *(
-            f"has {name} of {_DTYPES.get(dtypes[name], dtypes[name])}"
-            for name in both
-            if _DTYPES.get(dtypes[name]) != own[name].dtype
-            and not (own[name].is_floating_point() and dtypes[name] in _FLOATS)
-        ),
-    ]
+    wrong = [f"lacks {name}" for name in own.keys() - shapes.keys()]
+    wrong += [f"has an unknown {name}" for name in shapes.keys() - own.keys()]
+    for name in own.keys() & shapes.keys():
+        mine, shape, dtype = own[name], shapes[name], dtypes[name]
+        if mine.shape != shape:
+            wrong.append(f"has {name} of shape {shape}, config says {tuple(mine.shape)}")
+        if _DTYPES.get(dtype) != mine.dtype and not (mine.is_floating_point() and dtype in _FLOATS):
+            wrong.append(f"has {name} of {_DTYPES.get(dtype, dtype)}")
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise BadInput(f"{file}: does not fit its config.json: {min(wrong)}{more}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.captioned import StoredImages
+from data.captioned import CaptionedImages
 from data.emoji.corpus import EmojiCorpus
 from data.emoji.table import find
 from data.grid import grid
@@ -54,7 +54,7 @@ def main(options: EmojiOptions) -> None:
         print(f"a contact sheet of each is in {options.sheets}")
 
 
-def left_out(pictures: StoredImages) -> Iterator[str]:
+def left_out(pictures: CaptionedImages) -> Iterator[str]:
     """A line a drawing that is not among the pictures: which, and why."""
     for key, why in {**pictures.skipped, **pictures.set_apart}.items():
         yield f"{key}: {why}"
@@ -64,7 +64,7 @@ def left_out(pictures: StoredImages) -> Iterator[str]:
             yield f"{style}, {name}: {why}"
 
 
-def _sheet(pictures: StoredImages, style: str) -> Image.Image:
+def _sheet(pictures: CaptionedImages, style: str) -> Image.Image:
     """Some of a hand's pictures with their names, in an order fixed by hash."""
     its = [i for i in range(len(pictures)) if find(pictures.key(i)).style == style]
     some = sorted(its, key=lambda i: fraction(f"sheet {find(pictures.key(i)).codes}"))[: _COLUMNS * _ROWS]

@@ -35,9 +35,7 @@ def attributes() -> Suite:
     """Prompts that name a colour, a skin tone, a direction or a count, which can be measured in the picture."""
     asked = dict(_attributes())
     return Suite(
-        name="attributes",
-        source=SOURCE,
-        prompts=[_prompt(e, *asked[e.name]) for e in emojis() if e.name in asked],
+        name="attributes", source=SOURCE, prompts=[_prompt(e, *asked[e.name]) for e in emojis() if e.name in asked]
     )
 
 
