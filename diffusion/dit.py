@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffusion.condition import Caption, TimeEmbedding, each_its_own, mean_state
-from seq2seq.layers import MLP, Attention, Memory, RMSNorm
+from seq2seq.layers import CrossBlock, Memory, RMSNorm
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
 _EMBEDDING_STD = 0.4
@@ -84,15 +84,11 @@ class DiT(nn.Module):
         return rearrange(self.head(_modulated(self.norm(y), shift, scale)), "b (h w) c -> b c h w", h=h)
 
 
-class Block(nn.Module):
+class Block(CrossBlock):
     """Self-attention over the latents, cross-attention to the caption, MLP; the first and last modulated by time."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
-        super().__init__()
-        self.norm1, self.attention = RMSNorm(width), Attention(width, heads)
-        self.norm2, self.cross = RMSNorm(width), Attention(width, heads)
-        self.norm3, self.mlp = RMSNorm(width), MLP(width, mlp_width)
-        self.dropout = nn.Dropout(dropout)
+        super().__init__(width, heads, mlp_width, dropout)
         self.table = nn.Parameter(torch.zeros(6, width))  # what is this block's own in the modulation
 
     def forward(self, x: Tensor, modulation: Tensor, states: Tensor | None, mask: Tensor, kept: Memory) -> Tensor:

@@ -85,7 +85,7 @@ class Lite:
 
     def __init__(self, variant: int, device: str = "cpu") -> None:
         self.name = f"lite{variant}"
-        self.size = {0: 224, 1: 240}[variant]  # what it was trained at
+        self._device, self.size = device, {0: 224, 1: 240}[variant]  # what it was trained at
         network = FeatureNetwork(0 if variant == 0 else 1)
         self.hash = _hash(network, self.size)
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -96,10 +96,6 @@ class Lite:
         x = resized(images.to(self._device), self.size) / 127.5 - 1
         pooled, logits = self._network(x.contiguous(memory_format=torch.channels_last))
         return Features(pooled=pooled.cpu(), probabilities=logits.softmax(1).cpu())
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._network.parameters()).device
 
 
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"

@@ -56,11 +56,6 @@ class JudgeOptions:
         require(self, "networks", set(self.networks) <= set(known), f"of {', '.join(known)}")
         require(self, "gallery_size", self.gallery_size >= 10, "10 or more")
 
-    @property
-    def cache_folder(self) -> Path:
-        """Where features are kept."""
-        return self.cache or Path(user_cache_dir("tessera"))
-
 
 @dataclass(kw_only=True)
 class RealSide:
@@ -195,5 +190,6 @@ def _reference_side(reference: str, size: int, options: JudgeOptions) -> RealSid
 def _judge(reference: Any, name: str, options: JudgeOptions, gallery: Any) -> Judge:
     return Judge(
         networks=open_networks(options), reference=reference, reference_name=name, gallery=gallery,
-        gallery_size=options.gallery_size, cache=options.cache_folder, force=options.force_frechet,
+        gallery_size=options.gallery_size, cache=options.cache or Path(user_cache_dir("tessera")),
+        force=options.force_frechet,
     )  # fmt: skip

@@ -108,8 +108,8 @@ class EncoderBlock(nn.Module):
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
-class DecoderBlock(nn.Module):
-    """Causal self-attention over image tokens, cross-attention to the caption, then an MLP."""
+class CrossBlock(nn.Module):
+    """The layers of a block that attends on its own sequence, then on the caption, and has an MLP."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()
@@ -117,6 +117,10 @@ class DecoderBlock(nn.Module):
         self.norm2, self.cross = RMSNorm(width), Attention(width, heads)
         self.norm3, self.mlp = RMSNorm(width), MLP(width, mlp_width)
         self.dropout = nn.Dropout(dropout)
+
+
+class DecoderBlock(CrossBlock):
+    """Causal self-attention over image tokens, cross-attention to the caption, then an MLP."""
 
     def forward(self, x: Tensor, text: Text, past: Past | None = None) -> Tensor:
         """One or more new image tokens (B, T, D) -> (B, T, D).

@@ -49,31 +49,29 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, da
         raise BadInput(f"{path}: must be {shown}, or {shown}@commit")
     below = data or any("/" in name for name in files)
     wanted: dict[str, Any] = {"allow_patterns": [*files], "ignore_patterns": None if below else ["*/*"]}
-    if data:
-        wanted["repo_type"] = "dataset"
-    repo = form["repo"]
+    wanted |= {"repo_type": "dataset"} if data else {}
+    repo, revision, name = form["repo"], form["revision"], f"hf://{form['data'] or ''}{form['repo']}"
     if not download:
         try:
-            return Path(snapshot_download(repo, revision=form["revision"], local_files_only=True, **wanted)), str(path)
+            return Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted)), str(path)
         except (HfHubHTTPError, HFValidationError, OSError):
-            revision = f" --revision {form['revision']}" if form["revision"] else ""
+            fetch = f"hf download {repo}{f' --revision {revision}' if revision else ''}"
             raise BadInput(
-                f"{path}: a model needs it, and it is not here; look at it, then fetch it: hf download {repo}{revision}"
+                f"{path}: a model needs it, and it is not here; look at it, then fetch it: {fetch}"
             ) from None
     try:
         try:
-            listed = snapshot_download(repo, revision=form["revision"], dry_run=True, **wanted)
+            listed = snapshot_download(repo, revision=revision, dry_run=True, **wanted)
         except DryRunError:  # the Hub cannot be reached: it may have been downloaded before
-            folder = Path(snapshot_download(repo, revision=form["revision"], local_files_only=True, **wanted))
-            return folder, f"hf://{form['data'] or ''}{repo}@{folder.name}"
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted))
+            return folder, f"{name}@{folder.name}"
         if not listed:
             raise BadInput(f"{path}: has none of {', '.join(files)}")
         commit = listed[0].commit_hash
         missing = [file for file in listed if file.will_download]
         size = sum(file.file_size or 0 for file in missing)
-        name = f"hf://{form['data'] or ''}{repo}@{commit}"
-        print(f"{name}: {size / 1e6:.1f} MB to download in {len(missing)} files", file=sys.stderr)
-        return Path(snapshot_download(repo, revision=commit, **wanted)), name
+        print(f"{name}@{commit}: {size / 1e6:.1f} MB to download in {len(missing)} files", file=sys.stderr)
+        return Path(snapshot_download(repo, revision=commit, **wanted)), f"{name}@{commit}"
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"{path}: cannot be had from the Hub ({reason})") from None
