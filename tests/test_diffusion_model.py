@@ -9,9 +9,9 @@ import torch
 import yaml
 from tiny_models import IMAGES, TOKENS, captions, diffusion_model, text_tokenizer, token_model
 
-from diffusion.condition import mean_state
+from diffusion.condition import Caption, mean_state
 from diffusion.dit import DiTConfig
-from diffusion.model import DiffusionModel, DiffusionModelConfig, parameter_count
+from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.process import ProcessConfig
 from diffusion.text import TextConfig, caption_ids, resolved, transformers_encoder
@@ -69,10 +69,10 @@ def test_the_caption_s_mean_alone_tells_what_to_draw(denoiser: str) -> None:
     model = DiffusionModel(dataclasses.replace(unet(), denoiser=denoiser)).eval()  # type: ignore[arg-type]
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    x, caption = torch.randn(3, 16, 4, 4), model.caption(captions(3))
-    said = model.denoise(x, T, caption)
+    x, caption = torch.randn(3, 16, 4, 4), Caption(captions(3))
+    said = model(x, T, caption)
     caption.pooled = caption.pooled.roll(1, 0)
-    other = model.denoise(x, T, caption)
+    other = model(x, T, caption)
     assert (other - said).abs().max() > 1e-4
 
 
@@ -98,7 +98,7 @@ def test_learned_variance_doubles_the_channels() -> None:
 
 def test_captions_read_once_say_the_same() -> None:
     model, text = diffusion_model(), captions(3)
-    assert torch.equal(model.denoise(X, T, model.caption(text)), model(X, T, text))
+    assert torch.equal(model(X, T, Caption(text)), model(X, T, text))
 
 
 @pytest.mark.parametrize("name", ["emoji", "parti-350m", "parti-750m", "parti-3b", "parti-20b"])
@@ -108,12 +108,13 @@ def test_presets_match_the_token_model_in_parameters(name: str) -> None:
     flags = ["--out", "x", "--tokenizer", "x", "--text", "x", "--data", "x"]
     config = parse(DiffusionTrainingConfig, [*flags, "--config", str(CONFIGS / "diffusion" / f"{name}.yaml")]).model
     text = dataclasses.replace(config.text, vocab_size=token.text_vocab_size, length=token.text_length)
-    with torch.device("meta"):
-        expected = sum(p.numel() for p in TokenModel(token).parameters())
-    assert parameter_count(dataclasses.replace(config, text=text)) == pytest.approx(expected, rel=0.1)
+    configs = [dataclasses.replace(config, text=text)]
     if name == "emoji":  # the U-Net's defaults are of that size
-        other = dataclasses.replace(config, text=text, denoiser="unet")
-        assert parameter_count(other) == pytest.approx(expected, rel=0.1)
+        configs.append(dataclasses.replace(configs[0], denoiser="unet"))
+    with torch.device("meta"):
+        models = [TokenModel(token), *map(DiffusionModel, configs)]
+    expected, *found = (sum(p.numel() for p in model.parameters()) for model in models)
+    assert found == pytest.approx([expected] * len(found), rel=0.1)
 
 
 def test_the_emoji_presets_take_the_same_compute() -> None:

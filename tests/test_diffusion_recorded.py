@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from diffusion.condition import Caption
 from diffusion.dit import DiTConfig
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.recorded import RecordedDenoiser, with_recorded_denoiser
-from diffusion.unet import AttentionToCaption, UNet, UNetConfig
+from diffusion.unet import OurAttention, UNet, UNetConfig
 
 UNET = UNetConfig(channels=(32, 64), layers=1)
 
@@ -34,15 +35,15 @@ def test_the_unet_reads_a_caption_once() -> None:
         layer.register_forward_hook(lambda *_: calls.append(1))
     texts = [torch.randint(4, 2000, (2, 9)) for _ in range(2)]
     with torch.no_grad():
-        captions = [ours.caption(text) for text in texts]
-        said = [ours.denoise(x, t, caption) for caption in captions for _ in range(3)]
+        captions = [Caption(text) for text in texts]
+        said = [ours(x, t, caption) for caption in captions for _ in range(3)]
     assert len(calls) == 2 * len(layers)
     in_training = ours(x, t, texts[1])
     in_training.sum().backward()
     assert all(layer.weight.grad.any() for layer in layers)
     net = ours.denoiser.net
     processors = net.attn_processors.values()
-    assert sum(isinstance(processor, AttentionToCaption) for processor in processors) == len(layers)
+    assert sum(isinstance(one, OurAttention) and one.number is not None for one in processors) == len(layers)
     net.set_attn_processor(AttnProcessor2_0())
     with torch.no_grad():
         theirs = [
@@ -65,10 +66,10 @@ def test_a_recorded_denoiser_says_the_same(denoiser: str) -> None:
         text = torch.randint(4, 2000, (batch, length))
         text[0, length - 1] = 0  # padding
         with torch.no_grad():
-            expected, caption = plain(x, t, text), quick.caption(text)
+            expected, caption = plain(x, t, text), Caption(text)
             assert expected.abs().max() > 1e-3
             for _ in range(4):
-                torch.testing.assert_close(quick.denoise(x, t, caption), expected, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(quick(x, t, caption), expected, atol=1e-5, rtol=1e-5)
     assert isinstance(quick.denoiser, RecordedDenoiser)
     assert isinstance(quick.denoiser.recorded.of[None], torch.jit.ScriptModule)
     plain.train()
