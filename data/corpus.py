@@ -1,6 +1,5 @@
 """What a collection of captioned pictures must tell, before any picture is drawn."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ SOURCES: Registry[Callable[[str, Path], "Corpus"]] = Registry("source")
 """What opens `NAME:REST`, by NAME: it is given REST and a folder to keep files in. Raises `BadInput`."""
 
 
-class Corpus(ABC):
+class Corpus:
     """Pictures at their full size, and what is known about them.
 
     Subclasses set the attributes. Positions in `keys` and `splits` are the positions that the methods take.
@@ -28,6 +27,8 @@ class Corpus(ABC):
     """Changes whenever any picture would look different; drawn pictures are kept under it."""
     keys: Sequence[str]
     """A name for each picture that stays the same when the corpus grows or shrinks."""
+    texts: Sequence[str]
+    """The caption of each picture, where it has one alone."""
     splits: Sequence[str]
     """The split of each picture."""
     set_aside: int = 0
@@ -44,9 +45,9 @@ class Corpus(ABC):
         `data.store.Unreadable`."""
         return fit(self.file(i), size)
 
-    @abstractmethod
     def captions(self, i: int) -> tuple[str, ...]:
-        """Every caption of picture `i`, at least one, always in the same order."""
+        """Every caption of picture `i`, at least one, always in the same order; by default its text, alone."""
+        return (self.texts[i],)
 
     def group(self, i: int) -> str:
         """Names what picture `i` is a variant of; variants share a turn in training. By default it stands alone."""

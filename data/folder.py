@@ -33,23 +33,19 @@ class FolderCorpus(Corpus):
         hashes = dict(zip(files, content_hashes([folder / file for file in files], cache), strict=True))
         # whether a row's picture is there is looked at too, hence all names
         state = repr((labels, files, [hashes[file] for file in caption_files(files)]))
-        self._table = _read(folder, files, labels, hashlib.blake2b(state.encode()).hexdigest(), cache)
-        self.keys: list[str] = self._table["file"][:]
+        table = _read(folder, files, labels, hashlib.blake2b(state.encode()).hexdigest(), cache)
+        self.keys, self.texts = table["file"][:], table["text"]
         # a picture may be listed that does not look like one, or that lies where pictures are not looked for
         others = [key for key in self.keys if key not in hashes]
         hashes |= dict(zip(others, content_hashes([folder / key for key in others], cache), strict=True))
         self.recipe = hashlib.blake2b(repr((VERSION, [(key, hashes[key]) for key in self.keys])).encode()).hexdigest()
-        self.splits, self.set_aside = settle(self.keys, self._table["split"][:])
+        self.splits, self.set_aside = settle(self.keys, table["split"][:])
         listed = set(self.keys)
         self.left_out = {file: "has no caption" for file in files if is_picture(file) and file not in listed}
 
     def file(self, i: int) -> Path:
         """Picture `i`."""
         return self._folder / self.keys[i]
-
-    def captions(self, i: int) -> tuple[str, ...]:
-        """The text of picture `i`, alone."""
-        return (self._table[i]["text"],)
 
 
 def list_files(folder: Path) -> list[str]:
@@ -59,12 +55,8 @@ def list_files(folder: Path) -> list[str]:
 
 
 def _read(folder: Path, files: list[str], labels: bool, state: str, cache: Path) -> datasets.Dataset:
-    rows = {
-        "folder": folder,
-        "files": tuple(files),
-        "labels": labels,
-        "state": state,
-    }  # a list would be taken apart into shards
+    # a list of files would be taken apart into shards
+    rows = {"folder": folder, "files": tuple(files), "labels": labels, "state": state}
     try:
         table = datasets.Dataset.from_generator(
             _captioned, features=_COLUMNS, cache_dir=str(cache / "datasets"), gen_kwargs=rows

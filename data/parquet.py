@@ -40,20 +40,15 @@ class ParquetCorpus(Corpus):
         self.recipe = hashlib.blake2b(repr((VERSION, hashes)).encode()).hexdigest()
         self._tables = tables
         self._starts = [0, *accumulate(table.starts[-1] for table in tables)]
-        self._texts: list[str] = []
-        keys, stated = [], []
+        keys, stated, self.texts = [], [], []
         for table in tables:
             name = table.file.relative_to(folder).as_posix()
             for row, (text, split) in enumerate(table.texts()):
-                self._texts.append(text)
+                self.texts.append(text)
                 keys.append(f"{name}#{row}")
                 stated.append(split)
         self.keys = keys
         self.splits, self.set_aside = settle(keys, stated)
-
-    def captions(self, i: int) -> tuple[str, ...]:
-        """The text of picture `i`, alone."""
-        return (self._texts[i],)
 
     def file(self, i: int) -> bytes:
         """The bytes of picture `i`. Raises `Unreadable`."""

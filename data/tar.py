@@ -59,13 +59,9 @@ class TarCorpus(Corpus):
                 continue
             keys.append(key)
             self._samples.append(sample)
-        self.keys = keys
+        self.keys, self.texts = keys, [sample.texts["text"] for sample in self._samples]
         stated = [sample.texts.get("split") or stated_by_file(sample.shard.name) for sample in self._samples]
         self.splits, self.set_aside = settle(keys, stated)
-
-    def captions(self, i: int) -> tuple[str, ...]:
-        """The text of picture `i`, alone."""
-        return (self._samples[i].texts["text"],)
 
     def file(self, i: int) -> bytes:
         """The bytes of picture `i`."""

@@ -155,15 +155,10 @@ class Process:
         if not self.config.min_snr:
             return torch.ones_like(t)
         alpha, sigma = self.at(t)
-        match self.config.target:
-            case "epsilon":
-                enlarged = alpha / sigma
-            case "x0":
-                enlarged = torch.ones_like(alpha)
-            case "v":
-                enlarged = (alpha.square() + sigma.square()) / sigma
-            case "velocity":
-                enlarged = (alpha + sigma) / sigma
+        enlarged = {
+            "epsilon": alpha / sigma, "x0": torch.ones_like(alpha),
+            "v": (alpha.square() + sigma.square()) / sigma, "velocity": (alpha + sigma) / sigma,
+        }[self.config.target]  # fmt: skip
         weight = self.signal_to_noise(t).clamp_max(self.config.min_snr) / enlarged.square().flatten()
         return weight.to(t.dtype)
 

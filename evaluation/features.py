@@ -34,20 +34,6 @@ class Pictures(Protocol):
     def __getitem__(self, i: int, /) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Some of a collection of pictures in another order, read when they are asked for."""
-
-    pictures: Pictures
-    rows: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int, /) -> Tensor:
-        return self.pictures[self.rows[i]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Features:
     """What a network says of N pictures, in their order."""

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from evaluation import metrics
-from evaluation.features import Chosen, ClipFeatures, Features, Network, Pictures, cached, digests, fingerprint
+from evaluation.features import ClipFeatures, Features, Network, Pictures, cached, digests, fingerprint
 from evaluation.gallery import RealGallery, group
 from evaluation.measure import MEASUREMENTS
 from evaluation.metrics import Gallery, Metric
@@ -57,7 +58,7 @@ class Judge:
 
     @cached_property
     def _sorted_reference(self) -> Pictures:
-        return Chosen(self.reference, self._order)
+        return Subset(self.reference, self._order)  # type: ignore[arg-type] # it asks for no more than positions
 
     @cached_property
     def _real(self) -> dict[str, Features]:

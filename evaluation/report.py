@@ -22,29 +22,13 @@ from training.markdown import plain, tabulated
 from training.record import total
 
 _CURVES = (
-    "kid",
-    "kid_lite1",
-    "fid",
-    "retrieval_top1",
-    "retrieval_top1_lite1",
-    "concept_and_style",
-    "concept_and_style_lite1",
-    "style_accuracy",
-    "attribute_accuracy",
-    "clip_score",
-)
+    "kid", "kid_lite1", "fid", "retrieval_top1", "retrieval_top1_lite1", "concept_and_style", "concept_and_style_lite1",
+    "style_accuracy", "attribute_accuracy", "clip_score",
+)  # fmt: skip
 HEADLINES = (
-    "fid",
-    "clip_score",
-    "kid_lite1",
-    "retrieval_top1_lite1",
-    "retrieval_top5_lite1",
-    "style_accuracy_lite1",
-    "concept_and_style_lite1",
-    "attribute_accuracy",
-    "bits_per_image",
-    "bits_per_dimension",
-)
+    "fid", "clip_score", "kid_lite1", "retrieval_top1_lite1", "retrieval_top5_lite1", "style_accuracy_lite1",
+    "concept_and_style_lite1", "attribute_accuracy", "bits_per_image", "bits_per_dimension",
+)  # fmt: skip
 """Metrics for a short table: by the network that no loss has seen where two have judged."""
 _ROWS = 16
 _WIDTH, _HEIGHT, _EDGE = 320, 200, 36

@@ -82,14 +82,8 @@ class SamplingOptions(BackendOptions):
 
     def _scale(self, progress: float) -> float:
         """At `progress` from 0 to 1 through what is guided."""
-        match self.guidance_schedule:
-            case "linear":
-                grown = progress
-            case "cosine":
-                grown = (1 - math.cos(math.pi * progress)) / 2
-            case _:
-                grown = 1.0
-        return 1 + (self.guidance - 1) * grown
+        grown = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
+        return 1 + (self.guidance - 1) * grown[self.guidance_schedule]
 
     def guided_until(self, length: int) -> int:
         """The first of `length` tokens from which on guidance is off for good."""

@@ -21,10 +21,8 @@ class TokenBatches:
     ) -> None:
         self.origin = {"train": codes.info.origin, "validation": unseen.info.origin}
         self._turns = Turns(codes.array("group"))
-        self._codes, self._text = codes, text
-        self._caption_dropout, self._token_dropout, self._bos = (
-            config.caption_dropout, config.token_dropout, config.model.bos
-        )  # fmt: skip
+        self._codes, self._text, self._bos = codes, text, config.model.bos
+        self._caption_dropout, self._token_dropout = config.caption_dropout, config.token_dropout
 
     def __len__(self) -> int:
         return len(self._turns)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import Batch, MicroBatches
+from training.batches import Batch, MicroBatches, batch_indices
 from training.options import TrainingConfig
-from training.order import batch_indices
 
 
 def stream(steps: int, *, count: int, batch_size: int, seed: int = 0) -> list[int]:

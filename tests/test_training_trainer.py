@@ -28,12 +28,11 @@ from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_f
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
 from training import trainer
-from training.batches import Batch
+from training.batches import Batch, batch_indices
 from training.errors import BadInput
 from training.files import write_tensors
 from training.optimizer import optimizer_for
 from training.options import OptimizerConfig, TrainingConfig
-from training.order import batch_indices
 from training.run import RunFolder
 from training.task import Loss, Task
 from training.trainer import Trainer, accelerator_for

@@ -12,14 +12,13 @@ from torch import nn
 from tqdm import tqdm
 
 from training import checkpoint, ema
-from training.batches import Batch, Data, batch_id, batches_from
+from training.batches import Batch, Data, batch_id, batch_indices, batches_from
 from training.checkpoint import ModuleState, OptimizerState
 from training.config import flat, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.meter import Meter
 from training.options import TrainingConfig
-from training.order import batch_indices
 from training.precision import has_bf16
 from training.processes import Signals, require_joined, share_cores
 from training.record import FILE, flop_counter, record
