@@ -26,7 +26,7 @@ from evaluation.compare import named_apart, opened, spelled
 from evaluation.controls import reconstructed
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
-from evaluation.report import Column
+from evaluation.report import Column, figure
 from evaluation.result import figures
 from sampling.drawing import SHIPPED
 from sampling.picture_files import require_record, write_picture
@@ -153,12 +153,8 @@ def _real(column: Column, prompts: Sequence[str], captions: Sequence[Sequence[st
 
 def _table(found: dict[str, Any]) -> str:
     head = ["", *next(iter(found.values()))["metrics"]]
-    rows = [[name, *(_shown(metric) for metric in its["metrics"].values())] for name, its in found.items()]
+    rows = [[name, *map(figure, its["metrics"].values())] for name, its in found.items()]
     return tabulated(head, rows)
-
-
-def _shown(metric: dict[str, Any]) -> str:
-    return f"{metric['value']:.3g} ({metric['low']:.3g} to {metric['high']:.3g})"
 
 
 if __name__ == "__main__":

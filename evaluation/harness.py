@@ -11,7 +11,6 @@ from torch import Tensor
 
 from data.captioned import CaptionedImages
 from data.emoji import ORIGINALS, SOURCE
-from data.grid import to_pil
 from data.source import is_captioned, open_source
 from data.splits import TRAIN
 from evaluation.controls import nearest_captions, reconstructed
@@ -24,7 +23,6 @@ from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
 from training.errors import BadInput
-from training.files import atomic
 from training.pretrained import require_device
 from training.strict_json import read_json
 
@@ -141,14 +139,6 @@ def require_result_or_nothing(file: Path) -> None:
     """Raises `BadInput` where a result would take the place of something else."""
     if file.exists() and read_json(file).get("format") != FORMAT:
         raise BadInput(f"{file}: is there already and is no result of the evaluation; choose another --out")
-
-
-def save_pictures(folder: Path, pictures: Pictures) -> None:
-    """Writes `00000.png`, `00001.png`, ... into a folder, whole or not at all."""
-    with atomic(folder) as temporary:
-        temporary.mkdir()
-        for i in range(len(pictures)):
-            to_pil(pictures[i]).save(temporary / f"{i:05d}.png")
 
 
 def _same(reference: str, source: str) -> bool:

@@ -71,7 +71,7 @@ def markdown_table(
     lines += ["", f"{first['count']:,} pictures; {plain(suite)}; 95 % intervals by bootstrap; reference: "
               f"{plain(first['protocol']['reference']['name'])}."]  # fmt: skip
     for name, rate in figures(judged).items():
-        lines.append(f"Preferred by people: {plain(name)} {_figure(rate)}.")
+        lines.append(f"Preferred by people: {plain(name)} {figure(rate)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -86,10 +86,10 @@ def html_report(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapp
         rows=rows,
         curves=[_curve(columns, name, axis) for name in _CURVES if name in names for axis in _AXES],
         shown=_shown([column for column in columns if column.pictures]),
-        judged=[(name, _figure(rate)) for name, rate in figures(judged).items()],
+        judged=[(name, figure(rate)) for name, rate in figures(judged).items()],
         columns=columns,
         categories=[(column.name, column.result.get("categories", {})) for column in columns],
-        figure=_figure,
+        figure=figure,
     )
 
 
@@ -109,7 +109,7 @@ def _table(columns: Sequence[Column], only: Sequence[str] = ()) -> tuple[list[st
     measured = [(column.name, column.result["metrics"]) for column in columns] + _measured_controls(columns)
     names = _metric_names(columns)
     rows = [
-        (f"{name} {_arrow(columns, name)}", [_figure(metrics.get(name)) for _, metrics in measured])
+        (f"{name} {_arrow(columns, name)}", [figure(metrics.get(name)) for _, metrics in measured])
         for name in [name for name in names if name in only] or names
     ]
     for name, cost in _COSTS.items():
@@ -148,7 +148,7 @@ def _arrow(columns: Sequence[Column], name: str) -> str:
     return "↑" if metric["higher_is_better"] else "↓"
 
 
-def _figure(metric: Mapping[str, Any] | None) -> str:
+def figure(metric: Mapping[str, Any] | None) -> str:
     """`0.123 (0.110 to 0.140)`, with the bias where it is known."""
     if metric is None:
         return "–"
@@ -227,7 +227,7 @@ def _curve(columns: Sequence[Column], name: str, axis: str) -> dict[str, Any]:
         for x, m in sorted(line, key=lambda point: point[0]):
             low, high = (m["value"] if m[end] is None else m[end] for end in ("low", "high"))
             place = {"x": place_x(x), "y": place_y(m["value"]), "low": place_y(low), "high": place_y(high)}
-            dots.append({**place, "says": f"{x:.3g}: {_figure(m)}"})
+            dots.append({**place, "says": f"{x:.3g}: {figure(m)}"})
         drawn.append({"label": _label(what, told), "ink": ink, "dots": dots})
     return {
         "name": name, "axis": axis, "lines": drawn, "width": _WIDTH, "height": _HEIGHT,

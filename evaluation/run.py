@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,17 +17,10 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
-from evaluation.harness import (
-    JudgeOptions,
-    RealSide,
-    open_real,
-    per_picture,
-    report,
-    require_reference,
-    save_pictures,
-    with_controls,
-)
+from data.grid import to_pil
+from evaluation.harness import JudgeOptions, RealSide, open_real, per_picture, report, require_reference, with_controls
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.result import differences, figures, head, read_result, write_result
@@ -36,7 +30,7 @@ from sampling.pipeline import Bundle, check_prompt
 from training.cli import command
 from training.config import replaced, require
 from training.errors import BadInput
-from training.files import appending, locked, write_json
+from training.files import appending, atomic, locked, write_json
 from training.processes import require_joined, share_cores
 from training.shared import shared, shared_path
 from training.strict_json import read_json, read_json_lines
@@ -172,11 +166,19 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
     }  # fmt: skip
     for name, pictures in shown.items():
         if side.originals or name == "nearest_caption":
-            save_pictures(out / "controls" / name, pictures)
+            _save(out / "controls" / name, pictures)
     write_result(out / "result.json", result)
     shown_figures = figures(made.metrics)
     brief = ", ".join(f"{name} {figure['value']:.4g}" for name, figure in list(shown_figures.items())[:4])
     print(f"{brief} on {len(files)} pictures: {out / 'result.json'}")
+
+
+def _save(folder: Path, pictures: Sequence[Tensor]) -> None:
+    """Writes `00000.png`, `00001.png`, ... into a folder, whole or not at all."""
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        for i, picture in enumerate(pictures):
+            to_pil(picture).save(temporary / f"{i:05d}.png")
 
 
 def _finished(file: Path, protocol: dict[str, Any]) -> bool:

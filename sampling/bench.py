@@ -83,15 +83,18 @@ def main(options: BenchOptions) -> None:
     for row in rows:
         if "bytes_per_step" in row:
             row["bandwidth_share"] = row["bytes_per_step"] / (row["ms_per_step"] / 1e3) / bandwidth
-    ratios = {grid: _ratios([row for row in rows if row["tokens"] == grid**2]) for grid in options.grid}
+    times_as_fast = {
+        grid: ratios([row for row in rows if row["tokens"] == grid**2], "ms_per_step", "transformers")
+        for grid in options.grid
+    }
     result = {
         "machine": machine(options.device), "model": {"width": options.width, "depth": options.depth},
-        "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": ratios[options.grid[0]],
-        "ratios_by_tokens": {str(grid**2): values for grid, values in ratios.items()}, "rows": rows,
+        "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": times_as_fast[options.grid[0]],
+        "ratios_by_tokens": {str(grid**2): values for grid, values in times_as_fast.items()}, "rows": rows,
     }  # fmt: skip
     write_json(options.json, result)
     print(table(rows))
-    for grid, values in ratios.items():
+    for grid, values in times_as_fast.items():
         print(f"{grid**2} tokens, fastest of transformers over fastest of ours, by batch: {values}")
     if options.plot:
         plot(rows, options.plot)
@@ -278,16 +281,16 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         figure.savefig(temporary, format=file.suffix.removeprefix(".") or "png", dpi=150)
 
 
-def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """For each batch, how many times as long the fastest of `transformers` takes as the fastest of ours."""
-    ratios = {}
+def ratios(rows: list[dict[str, Any]], time: str, rival: str) -> dict[str, float]:
+    """For each batch, how many times as long the fastest variant of the `rival` takes as the fastest of ours."""
+    found = {}
     for batch in dict.fromkeys(row["batch"] for row in rows):
         ours, theirs = (
-            min(row["ms_per_step"] for row in rows if row["batch"] == batch and row["variant"].startswith(name))
-            for name in ("tessera", "transformers")
+            min(row[time] for row in rows if row["batch"] == batch and row["variant"].startswith(name))
+            for name in ("tessera", rival)
         )
-        ratios[str(batch)] = round(theirs / ours, 3)
-    return ratios
+        found[str(batch)] = round(theirs / ours, 3)
+    return found
 
 
 def machine(device: str) -> dict[str, Any]:

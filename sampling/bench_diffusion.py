@@ -17,7 +17,7 @@ from diffusion.condition import mean_state
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.recorded import with_recorded_denoiser
 from diffusion.unet import UNet
-from sampling.bench import Variant, in_turns, machine
+from sampling.bench import Variant, in_turns, machine, ratios
 from sampling.diffuse import denoiser, sample, seeded
 from sampling.drawing import SHIPPED
 from sampling.options import BackendOptions, DiffusionOptions, SamplingOptions
@@ -67,8 +67,7 @@ def main(options: DiffusionBenchOptions) -> None:
                 seconds = statistics.median(times)
                 rows.append({"of": kind, "variant": name, "batch": batch, "seconds": seconds,
                              "images_per_second": batch / seconds})  # fmt: skip
-    ratios = {str(batch): _ratio([row for row in rows if row["batch"] == batch]) for batch in options.batch}
-    result = {"machine": machine(options.device), "ratios": ratios, "rows": rows}
+    result = {"machine": machine(options.device), "ratios": ratios(rows, "seconds", "plain"), "rows": rows}
     write_json(options.json, result)
     print(markdown(result))
     if options.readme:
@@ -119,14 +118,6 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     return {f"tessera, {way.steps} steps": ours, f"plain diffusers, {way.steps} steps": plain}
 
 
-def _ratio(rows: list[dict[str, Any]]) -> float:
-    """How many times as long the plain loop takes as ours."""
-    ours, theirs = (
-        min(row["seconds"] for row in rows if row["variant"].startswith(name)) for name in ("tessera", "plain")
-    )
-    return round(theirs / ours, 3)
-
-
 def markdown(result: Mapping[str, Any]) -> str:
     """The figures as a table: a row a variant, images/s by batch."""
     rows = result["rows"]
@@ -136,8 +127,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         here = {row["batch"]: row["images_per_second"] for row in rows if (row["of"], row["variant"]) == (of, name)}
         lines.append([f"{of}: {name}", *(f"{here[batch]:.2f}" for batch in batches)])
     told = result["machine"]
-    ratios = ", ".join(f"{ratio:.2f} at {batch}" for batch, ratio in result["ratios"].items())
-    said = f"The U-Net is {ratios} times as fast as in a plain loop. {told['device']}, {told['threads']} threads."
+    faster = ", ".join(f"{ratio:.2f} at {batch}" for batch, ratio in result["ratios"].items())
+    said = f"The U-Net is {faster} times as fast as in a plain loop. {told['device']}, {told['threads']} threads."
     return f"{tabulated(head, lines)}\n\n{said}\n"
 
 

@@ -107,7 +107,7 @@ def test_a_model_is_two_files(remote: Hub) -> None:
     for file in (remote.folder / "bundle" / "tokenizer").iterdir():
         file.rename(remote.folder / file.name)
     model = ImageTokenizer.from_pretrained("hf://some/thing", dtype=torch.float32)
-    assert model.config.codebook_size == 20
+    assert model.config.quantizer.size == 20
     assert remote.asked[0]["allow_patterns"] == ["config.json", "model.safetensors"]
 
 

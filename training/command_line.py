@@ -47,7 +47,7 @@ def parse(config: type[Config], argv: Sequence[str], positional: Sequence[str] =
     flags = [(_whole_name(config, values, name), value) for name, value in flags]
     parser = parser_for(config, values, positional, prog)
     try:
-        given = parser.parse_args([_spelled(config, name, value) for name, value in flags]).as_dict()
+        given = parser.parse_args([_spelled(name, value) for name, value in flags]).as_dict()
     except ArgumentError as error:
         raise BadInput(_one_line(str(error), config, merged(config, values, kinds))) from None
     return from_dict(config, merged(config, values, given))
@@ -83,8 +83,9 @@ def _add_options(
         if name in fields and (part := part_of(config, name, values.get(name, {}))):
             inner.append((place, described.get(name, ""), part, values.get(name, {})))
         elif name in fields:
-            text = f"{described.get(name, '')} ({_default(fields[name])})"
-            group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
+            text = f"{described.get(name, '')} ({_default(fields[name])})".replace("%", "%%")
+            each = {"action": "append"} if fields[name].metadata.get("repeat") else {"type": kind}
+            group.add_argument(flag, default=argparse.SUPPRESS, help=text, **each)
         else:
             kinds = f"One of {', '.join(config.registry.kinds)}. (here: {config.registry.kind_of(config)})"  # type: ignore[attr-defined]
             group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=kinds)
@@ -154,19 +155,9 @@ def _short(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part_of(config, name, values.get(name, {})) for name in fields}
 
 
-def _spelled(config: type, name: str, value: str | None) -> str:
-    """A flag as jsonargparse wants it.
-
-    One that may be repeated, `--prompt a --prompt b`, is its `--prompt+=["a"] --prompt+=["b"]`: quoted, for a text that
-    looks like YAML is a text still.
-    """
-    if not name or value is None:
-        return value or f"--{name}"
-    field = {field.name: field for field in dataclasses.fields(config)}.get(name)
-    if field and field.metadata.get("repeat"):
-        number = options_of(config)[name] in (list[float], list[int])
-        return f"--{name}+=[{value if number else json.dumps(value, ensure_ascii=False)}]"
-    return f"--{name}={value}"
+def _spelled(name: str, value: str | None) -> str:
+    """A flag as one word; a word alone as it is."""
+    return value or f"--{name}" if not name or value is None else f"--{name}={value}"
 
 
 def _nested(flags: Iterator[Flag]) -> dict[str, Any]:
