@@ -31,6 +31,13 @@ def visible_files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in sorted(names) if not is_hidden(name))
 
 
+def files_of(path: Path, suffix: str) -> tuple[Path, list[Path]]:
+    """What files are named from, and the files: one alone, or those of a folder, at any depth, with this suffix."""
+    if not path.is_dir():
+        return path.parent, [path]
+    return path, [file for file in visible_files(path) if file.suffix == suffix]
+
+
 def is_hidden(name: str) -> bool:
     """Of a file or folder: `.DS_Store`, `._cat.jpg`, `.ipynb_checkpoints`, `__MACOSX`."""
     return name.startswith(".") or name == _HIDDEN

@@ -16,7 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
 from data.corpus import Corpus
-from data.files import content_hashes, visible_files
+from data.files import content_hashes, files_of
 from data.picture import VERSION
 from data.splits import settle, stated_by_file
 from data.store import Unreadable
@@ -33,7 +33,7 @@ class ParquetCorpus(Corpus):
 
     def __init__(self, path: Path, cache: Path) -> None:
         """Reads the texts; pictures are read when they are drawn. Raises `BadInput`."""
-        folder, files = (path, parquet_files(path)) if path.is_dir() else (path.parent, [path])
+        folder, files = files_of(path, ".parquet")
         tables = [table for table in map(_Table, files) if table.starts[-1]]
         self.name = path.resolve().stem
         hashes = content_hashes([table.file for table in tables], cache)
@@ -57,11 +57,6 @@ class ParquetCorpus(Corpus):
         if content is None:
             raise Unreadable("no bytes of a picture in the column 'image'")
         return content
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    """Tables at any depth, as data sets of the Hub have them; hidden ones are passed over."""
-    return [file for file in visible_files(folder) if file.suffix == ".parquet"]
 
 
 class _Table:

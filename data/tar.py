@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.corpus import Corpus
-from data.files import content_hashes, is_hidden, visible_files
+from data.files import content_hashes, files_of, is_hidden
 from data.picture import SUFFIXES, VERSION
 from data.splits import settle, stated_by_file
 from training.errors import BadInput
@@ -44,7 +44,7 @@ class TarCorpus(Corpus):
 
     def __init__(self, path: Path, cache: Path) -> None:
         """Reads the shards' lists of contents and the captions. Raises `BadInput`."""
-        folder, files = (path, tar_files(path)) if path.is_dir() else (path.parent, [path])
+        folder, files = files_of(path, ".tar")
         self.name = path.resolve().stem
         self.recipe = hashlib.blake2b(repr((VERSION, content_hashes(files, cache))).encode()).hexdigest()
         self._samples: list[_Sample] = []
@@ -71,11 +71,6 @@ class TarCorpus(Corpus):
         with sample.shard.open("rb") as file:
             file.seek(begin)
             return file.read(length)
-
-
-def tar_files(folder: Path) -> list[Path]:
-    """Shards at any depth; hidden ones are passed over."""
-    return [file for file in visible_files(folder) if file.suffix == ".tar"]
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:

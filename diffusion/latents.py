@@ -44,9 +44,7 @@ class LatentsInfo:
     @property
     def origin(self) -> dict[str, Any]:
         """What a run that goes on must find again."""
-        return {
-            "codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views, "seed": self.seed
-        }  # fmt: skip
+        return {"codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views, "seed": self.seed}
 
 
 def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:

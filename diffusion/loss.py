@@ -58,7 +58,7 @@ def bound(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, said: Tensor, s
     """The bound's term of time t, L_(t-1) of DDPM eq. 5, in bits per element: (B,)."""
     s = t - 1
     estimate, _ = process.estimates(said, x_t, t)
-    true, mean = process.posterior(x_0, x_t, s, t).mean, process.posterior(estimate, x_t, s, t).mean
+    true, mean = process.posterior_mean(x_0, x_t, s, t), process.posterior_mean(estimate, x_t, s, t)
     true_log, log_variance = process.log_variance(s, t), process.log_variance(s, t, share)
     squared = (true - mean).double().square()
     kl = 0.5 * (log_variance - true_log + ((true_log - log_variance).exp() - 1) + squared * (-log_variance).exp())

@@ -9,7 +9,7 @@ Dimension names: B batch, C channels, h and w rows and columns of latents, T ste
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,15 +47,6 @@ class ProcessConfig:
         # x_T of a flow is noise alone, from which a predicted noise leads nowhere
         require(self, "target", not (flow and self.target == "epsilon"), "x0, v or velocity with schedule flow")
         require(self, "learned_variance", not (flow and self.learned_variance), "false with schedule flow")
-
-
-class Normal(NamedTuple):
-    """A normal distribution with independent elements."""
-
-    mean: Tensor
-    """(B, C, h, w)."""
-    variance: Tensor
-    """(B, 1, 1, 1)."""
 
 
 class Process:
@@ -97,14 +88,13 @@ class Process:
         alpha, sigma = (factor.to(x_0.dtype) for factor in self.at(t))
         return alpha * x_0 + sigma * noise
 
-    def posterior(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Normal:
-        """q(x_s | x_t, x_0) for s < t: DDPM eq. 6 and 7, there with s = t - 1."""
+    def posterior_mean(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """That of q(x_s | x_t, x_0), (B, C, h, w), for s < t: DDPM eq. 6 and 7, there with s = t - 1."""
         (alpha_s, sigma_s), (_, sigma_t) = self.at(s), self.at(t)
         alpha, beta = self._between(s, t)
         of_x_t = alpha * sigma_s.square() / sigma_t.square()
         of_x_0 = alpha_s * beta / sigma_t.square()
-        mean = of_x_0.to(x_0.dtype) * x_0 + of_x_t.to(x_0.dtype) * x_t
-        return Normal(mean, beta * sigma_s.square() / sigma_t.square())
+        return of_x_0.to(x_0.dtype) * x_0 + of_x_t.to(x_0.dtype) * x_t
 
     def log_variance(self, s: Tensor, t: Tensor, share: Tensor | None = None) -> Tensor:
         """Log-variance of p(x_s | x_t): the posterior's, or with a learned `share` (B, C, h, w) of [-1, 1] up to beta.

@@ -22,9 +22,6 @@ from training.batches import Batch
 from training.pretrained import start_from
 from training.task import Draw, Loss, Task
 
-_LATENTS_AT_ONCE = 2**14
-"""Of how many latents evaluation makes one pass: all of its pictures where they have 64."""
-
 
 def fitted(
     config: DiffusionModelConfig, text: TextTokenizer, tokenizer: ImageTokenizer, trained: Store[LatentsInfo]
@@ -70,11 +67,8 @@ class DiffusionTask(Task):
         pictures = torch.stack([latents(self.unseen, i) for i in some]).to(next(average.parameters()).device)
         generator = torch.Generator().manual_seed(0)
         figures = {"validation_loss": 0.0, "validation_bits_per_dimension": 0.0}
-        parts = (caption_ids(self.config.model.text, self.text, captions), pictures)
-        size = max(1, _LATENTS_AT_ONCE // self.config.model.grid**2)
-        for ids, x_0 in zip(*(torch.split(part, size) for part in parts), strict=True):
+        for share, ids, x_0 in self.parts(caption_ids(self.config.model.text, self.text, captions), pictures):
             denoise = functools.partial(average, text=Caption(ids.to(x_0.device)))
-            share = len(x_0) / len(pictures)
             figures["validation_loss"] += diffusion_loss(denoise, process, x_0, generator).item() * share
             bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
             figures["validation_bits_per_dimension"] += bits.item() * share

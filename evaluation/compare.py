@@ -69,10 +69,9 @@ def main(options: CompareOptions) -> None:
     chosen = [_file(path) for path in options.blind]
     pairs = [column for column, path in zip(columns, options.result, strict=True)
              if column.pictures and (not chosen or _file(path) in chosen)]  # fmt: skip
+    judged = {}
     if options.answers:
         judged = win_rate(options.answers, options.out / "blind-key.json", [column.name for column in pairs])
-    else:
-        judged = {}
     table, page = markdown_table(columns, mismatch, judged), html_report(columns, mismatch, judged)
     with locked(options.out):
         write_text(options.out / "report.md", f"{table}\n{_MARK}\n")

@@ -43,9 +43,6 @@ class Features:
     probabilities: Tensor | None = None
     """(N, C) of the network's own classes, where it has any."""
 
-    def __len__(self) -> int:
-        return len(self.pooled)
-
     def rows(self, indices: Sequence[int] | slice) -> "Features":
         """Those of some pictures."""
         index = torch.tensor(indices, dtype=torch.int64) if not isinstance(indices, slice) else indices

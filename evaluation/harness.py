@@ -17,7 +17,7 @@ from evaluation.controls import nearest_captions, reconstructed
 from evaluation.features import ClipFeatures, Inception, Lite, Network, Pictures
 from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
-from evaluation.pictures import Folder, stacked
+from evaluation.pictures import Folder
 from evaluation.result import FORMAT, scored
 from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -170,7 +170,7 @@ def _suite_side(suite: Suite, size: int, options: JudgeOptions) -> RealSide:
 def _reference_side(reference: str, size: int, options: JudgeOptions) -> RealSide:
     folder = Path(reference)
     if folder.is_dir() and not is_captioned(folder):
-        pictures = stacked(Folder(folder, size))  # each is looked at many times
+        pictures = torch.stack(list(Folder(folder, size)))  # each is looked at many times
         return RealSide(judge=_judge(pictures, f"{folder.name}, {size} px", options, None))
     everything = open_source(reference, size=size, cache=options.cache)
     training = open_source(reference, size=size, split=TRAIN, cache=options.cache)

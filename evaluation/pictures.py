@@ -11,7 +11,6 @@ from data.files import visible_files
 from data.folder import list_files
 from data.metadata import caption_files, captioned
 from data.picture import SUFFIXES, fit, readable, whole
-from evaluation.features import Pictures
 from training.errors import BadInput
 from training.files import inside
 from training.strict_json import read_json
@@ -92,11 +91,6 @@ def padded(picture: Tensor) -> Tensor:
     square = torch.full((3, picture.shape[2], picture.shape[2]), 255, dtype=torch.uint8)
     square[:, : picture.shape[1]] = picture
     return square
-
-
-def stacked(pictures: Pictures) -> Tensor:
-    """uint8 (N, 3, H, W), in memory."""
-    return torch.stack([pictures[i] for i in range(len(pictures))])
 
 
 def _below(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from data.grid import to_pil
 from evaluation.harness import JudgeOptions, RealSide, open_real, per_picture, report, require_reference, with_controls
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
-from evaluation.result import differences, figures, head, read_result, write_result
+from evaluation.result import differences, head, read_result, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.drawing import DrawingOptions, Wanted, draw, missing
 from sampling.pipeline import Bundle, check_prompt
@@ -168,8 +168,7 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
         if side.originals or name == "nearest_caption":
             _save(out / "controls" / name, pictures)
     write_result(out / "result.json", result)
-    shown_figures = figures(made.metrics)
-    brief = ", ".join(f"{name} {figure['value']:.4g}" for name, figure in list(shown_figures.items())[:4])
+    brief = ", ".join(f"{name} {metric.value:.4g}" for name, metric in list(made.metrics.items())[:4])
     print(f"{brief} on {len(files)} pictures: {out / 'result.json'}")
 
 

@@ -27,12 +27,10 @@ from training.errors import BadInput
 Engine = Literal["plain", "packed", "compiled"]
 """How a step is computed: as written; with the linear layers laid out for this CPU; or as one compiled graph."""
 
-
 LONE_WINDOW = 8
 """Tokens a pass where one picture is drawn on a CPU. Measured there on the shipped model (`sampling/benchmarks`), two
 AVX2 cores: 22 passes a picture in place of 64 and 1.7 times as fast at the default options, 24 and 1.4 at temperature 1
 (window 16: 1.8 and 1.2; 4: 1.5 and 1.2); of 8 pictures at a time no window was faster."""
-
 
 FREE = 2
 """Drawings whose buffers are kept for the next ones: of so many calls at once, or so many sizes in turn."""

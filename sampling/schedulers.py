@@ -70,7 +70,7 @@ class Ancestral:
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
         """A draw of p(x_s | x_t), line 4 of the algorithm."""
         t, s = (x.new_full((len(x),), time) for time in (*self.times, 0.0)[call : call + 2])
-        mean = self.process.posterior(estimate.x_0, x, s, t).mean
+        mean = self.process.posterior_mean(estimate.x_0, x, s, t)
         if call + 1 == len(self.times):
             return mean
         log_variance = self.process.log_variance(s, t, estimate.share)

@@ -19,9 +19,6 @@ from training.batches import Batch
 from training.pretrained import start_from
 from training.task import Draw, Loss, Task
 
-_TOKENS_AT_ONCE = 2**14
-"""Of how many image tokens evaluation makes one pass: all of its pictures where they have 64."""
-
 
 def fitted(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
     """A model that reads the captions of `text` and writes such codes. Raises `BadInput` where it has another grid."""
@@ -58,11 +55,8 @@ class TokenTask(Task):
         codes = torch.from_numpy(self.unseen.array("codes")[some, 0].astype(np.int64))
         codes = codes.to(next(average.parameters()).device)
         figures = {"validation_loss": 0.0, "validation_accuracy": 0.0}
-        parts = (self.text.encode(captions), codes.flatten(1))
-        size = max(1, _TOKENS_AT_ONCE // self.config.model.length)
-        for read, tokens in zip(*(torch.split(part, size) for part in parts), strict=True):
+        for share, read, tokens in self.parts(self.text.encode(captions), codes.flatten(1)):
             value, scalars = token_loss(average(read.to(tokens.device), tokens), tokens, self.config.model.eos)
-            share = len(tokens) / len(captions)
             figures["validation_loss"] += value.item() * share
             figures["validation_accuracy"] += scalars["accuracy"].item() * share
         pictures = [*self.draw(average, captions[:12]), *self.tokenizer.decode(codes[:12])]

@@ -127,11 +127,10 @@ def test_a_term_of_the_bound_is_the_divergence_of_two_normals() -> None:
     found, t = process("linear", "x0"), torch.full((5,), 300.0)
     x_0, said, share = normal(5, 1, 1, 1), normal(5, 1, 1, 1, seed=1), normal(5, 1, 1, 1, seed=2)
     x_t = found.noised(x_0, normal(5, 1, 1, 1, seed=3), t)
-    true, other = (found.posterior(x, x_t, t - 1, t) for x in (x_0, said))
-    spread = (0.5 * found.log_variance(t - 1, t, share)).exp()
+    true, other = (found.posterior_mean(x, x_t, t - 1, t).double() for x in (x_0, said))
+    true_spread, spread = ((0.5 * found.log_variance(t - 1, t, its)).exp() for its in (None, share))
     expected = torch.distributions.kl_divergence(
-        torch.distributions.Normal(true.mean.double(), true.variance.sqrt()),
-        torch.distributions.Normal(other.mean.double(), spread),
+        torch.distributions.Normal(true, true_spread), torch.distributions.Normal(other, spread)
     ) / math.log(2)
     torch.testing.assert_close(
         bound(found, x_0, x_t, t, said, share).double(), expected.flatten(), rtol=1e-4, atol=1e-6

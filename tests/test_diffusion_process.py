@@ -60,9 +60,8 @@ def test_the_posterior_is_bayes_on_a_grid(schedule: str, s: float, t: float) -> 
     mean = (weights * x_s).sum()
     spread = (weights * (x_s - mean) ** 2).sum()
     point = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    posterior = found.posterior(x_0 * point, x_t * point, times[:1], times[1:])
-    assert posterior.mean.item() == pytest.approx(mean.item(), abs=1e-6)
-    assert posterior.variance.item() == pytest.approx(spread.item(), rel=1e-5)
+    of_process = found.posterior_mean(x_0 * point, x_t * point, times[:1], times[1:])
+    assert of_process.item() == pytest.approx(mean.item(), abs=1e-6)
     assert found.log_variance(times[:1], times[1:]).exp().item() == pytest.approx(spread.item(), rel=1e-5)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_models import IMAGES, text_tokenizer
 from torch import nn
 
-import seq2seq.task
+import training.task
 from data.codes import open_codes
 from seq2seq.batches import TokenBatches
 from seq2seq.model import TokenModel
@@ -184,7 +184,7 @@ def test_evaluation_in_parts_finds_what_it_finds_at_once(
 ) -> None:
     """256 pictures at once took more memory than training where a picture has many codes."""
     for name, tokens in (("whole", 2**14), ("parts", 3 * 16)):
-        monkeypatch.setattr(seq2seq.task, "_TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr(training.task, "_AT_ONCE", tokens)
         fit(tmp_path / name, parts, "--sample_every", "2")
     whole, parted = (
         json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "parts")

@@ -14,7 +14,6 @@ from training.parts import Tagged
 
 Config = TypeVar("Config")
 
-
 MOST_DEPTH = 1000
 """Blocks, of any model: a config that claims more is refused before as many are built."""
 MOST_WIDTH = 2**16

@@ -16,6 +16,9 @@ from training.options import OptimizerConfig
 from training.parts import Tagged
 from training.pretrained import exported
 
+_AT_ONCE = 2**14
+"""Of how many image tokens evaluation makes one pass: all of its pictures where they have 64."""
+
 Draw = Callable[[Any, list[str]], Iterable[Tensor]]
 """(model, captions) -> a picture of each, uint8 (3, H, W)."""
 
@@ -77,6 +80,11 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, average: Any, file: Path) -> dict[str, float]:
         """Draws a PNG of what the averaged model can do; returns figures to log."""
+
+    def parts(self, *whole: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Tensors of pictures some pictures at a time, for passes of `_AT_ONCE` tokens, after their share of all."""
+        for part in zip(*(torch.split(tensor, max(1, _AT_ONCE // self.tokens)) for tensor in whole), strict=True):
+            yield len(part[0]) / len(whole[0]), *part
 
     def export(self, average: Any, folder: Path) -> None:
         """Writes the finished model, a `PretrainedModel`; it may change `average`."""

@@ -22,13 +22,13 @@ _COUNTED = {
 
 def trained(name: str, part: int) -> Suite:
     """500 training pictures, the first or a later `part` of all in an order fixed by hash."""
-    pictures = sorted(_of(TRAIN), key=lambda e: fraction(f"sample {e.key}"))
+    pictures = sorted((e for e in emojis() if e.split == TRAIN), key=lambda e: fraction(f"sample {e.key}"))
     return _suite(name, pictures[part * _SAMPLE : (part + 1) * _SAMPLE])
 
 
 def whole(split: str) -> Suite:
     """All pictures of a split, `emoji/SPLIT`."""
-    return _suite(f"emoji/{split}", _of(split))
+    return _suite(f"emoji/{split}", [e for e in emojis() if e.split == split])
 
 
 def attributes() -> Suite:
@@ -52,10 +52,6 @@ def _attributes() -> Iterator[tuple[str, tuple[str, str]]]:
             yield pattern.format(direction), ("direction", direction)
     for name, count in _COUNTED.items():
         yield name, ("count", str(count))
-
-
-def _of(split: str) -> list[Emoji]:
-    return [emoji for emoji in emojis() if emoji.split == split]
 
 
 def _suite(name: str, chosen: list[Emoji]) -> Suite:
