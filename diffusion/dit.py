@@ -46,7 +46,6 @@ class DiT(nn.Module):
 
     def __init__(self, config: DiTConfig, width: int, channels: int, out_channels: int, grid: int) -> None:
         super().__init__()
-        c = config
         self.embed = nn.Linear(channels, width)
         self.rows = nn.Parameter(torch.randn(grid, 1, width) * _EMBEDDING_STD)
         self.columns = nn.Parameter(torch.randn(1, grid, width) * _EMBEDDING_STD)
@@ -54,7 +53,7 @@ class DiT(nn.Module):
         self.pool = nn.Linear(width, width)
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
-            Block(width, c.heads, c.mlp_width, c.dropout) for _ in range(c.depth)
+            Block(width, config.heads, config.mlp_width, config.dropout) for _ in range(config.depth)
         )
         self.norm = RMSNorm(width)
         self.last_modulation = nn.Linear(width, 2 * width)

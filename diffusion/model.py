@@ -61,8 +61,7 @@ class DiffusionModel(PretrainedModel):
 
     def __init__(self, config: DiffusionModelConfig) -> None:
         super().__init__()
-        self.config = config
-        c = config
+        c = self.config = config
         self.process = Process(c.process)
         self.text = CaptionEncoder(c.text) if c.text.kind != "transformers" else None
         self.project = nn.Linear(c.text.width, c.width, bias=False) if c.text.width != c.width else nn.Identity()

@@ -157,7 +157,9 @@ def _short(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spelled(name: str, value: str | None) -> str:
     """A flag as one word; a word alone as it is."""
-    return value or f"--{name}" if not name or value is None else f"--{name}={value}"
+    if not name or value is None:
+        return value or f"--{name}"
+    return f"--{name}={value}"
 
 
 def _nested(flags: Iterator[Flag]) -> dict[str, Any]:
