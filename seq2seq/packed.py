@@ -56,7 +56,7 @@ class PackedDecoder(nn.Module):
         super().__init__()
         self.decoder = decoder
         self.blocks = Recorded(PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks]))
-        self.norm = Unit(decoder.norm)
+        self.norm = FusedRMSNorm(decoder.norm)
         self.head = product(decoder.head.weight, dtype)
 
     def forward(self, tokens: Tensor, positions: Positions, text: Text, cache: KVCache | None = None) -> Tensor:
@@ -157,11 +157,11 @@ class PackedBlock(nn.Module):
         self.cross_query = product(cross.query.weight, dtype)
         self.cross_out = product(cross.out.weight, dtype)
         self.mlp_in, self.mlp_out = (product(mlp.get_parameter(f"{i}.weight"), dtype) for i in (0, 2))
-        self.norm1, self.norm2, self.norm3 = Unit(block.norm1), Unit(block.norm2), Unit(block.norm3)
+        self.norm1, self.norm2, self.norm3 = map(FusedRMSNorm, (block.norm1, block.norm2, block.norm3))
         # Queries take in the factor of the attention's logits.
         scale = 1 / math.sqrt(own.query_norm.normalized_shape[0])
-        self.query_key_norm = Unit(own.query_norm, own.key_norm, scales=(scale, 1.0))
-        self.cross_query_norm = Unit(cross.query_norm, scales=(scale,))
+        self.query_key_norm = FusedRMSNorm(own.query_norm, own.key_norm, scales=(scale, 1.0))
+        self.cross_query_norm = FusedRMSNorm(cross.query_norm, scales=(scale,))
 
     def forward(
         self,
@@ -195,7 +195,7 @@ class PackedBlock(nn.Module):
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm3(x))))
 
 
-class Unit(nn.Module):
+class FusedRMSNorm(nn.Module):
     """One or more RMSNorms side by side. Their formula, x / sqrt(sum x^2 + n eps) * (sqrt(n) gain), is four operators
     where the layer's is ten, which takes longer than its arithmetic."""
 
