@@ -15,7 +15,7 @@ import torch
 
 from diffusion.condition import mean_state
 from diffusion.model import DiffusionModel, DiffusionModelConfig
-from diffusion.recorded import with_recorded_denoiser
+from diffusion.traced import with_traced_denoiser
 from diffusion.unet import UNet
 from sampling.bench import Variant, in_turns, machine, ratios
 from sampling.diffuse import denoiser, sample, seeded
@@ -92,7 +92,7 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     assert isinstance(model.denoiser, UNet)
     assert model.text is not None
     read, project = model.text, model.project
-    quick = with_recorded_denoiser(model) if options.device == "cpu" else model
+    quick = with_traced_denoiser(model) if options.device == "cpu" else model
     net = copy.deepcopy(model.denoiser.net)
     net.set_attn_processor(AttnProcessor2_0())
     text = torch.randint(4, 2000, (batch, CAPTION), device=options.device)

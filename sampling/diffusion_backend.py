@@ -9,8 +9,8 @@ from torch import Tensor
 from diffusion.condition import Caption
 from diffusion.loss import bits_per_dimension
 from diffusion.model import DiffusionModel
-from diffusion.recorded import with_recorded_denoiser
 from diffusion.text import caption_ids
+from diffusion.traced import with_traced_denoiser
 from sampling.backend import Backend, Start, backend
 from sampling.diffuse import Denoise, between, denoiser, estimates, mixed, sample, seeded
 from sampling.options import DiffusionOptions
@@ -41,10 +41,10 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         return torch.bfloat16 if has_bf16(device) else torch.float32
 
     def prepare(self) -> DiffusionModel:
-        """The model to draw with: on a CPU its operators are recorded, unless the engine is `plain`."""
-        records = self.device.type == "cpu"
-        self.require_engine("plain", *(["recorded"] if records else []))
-        return with_recorded_denoiser(self.model) if records and self.engine != "plain" else self.model
+        """The model to draw with: on a CPU its operators are traced, unless the engine is `plain`."""
+        traceable = self.device.type == "cpu"
+        self.require_engine("plain", *(["traced"] if traceable else []))
+        return with_traced_denoiser(self.model) if traceable and self.engine != "plain" else self.model
 
     def draw(
         self, captions: Sequence[str], seeds: Tensor, options: DiffusionOptions, start: Start | None
@@ -91,7 +91,7 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
     def arithmetic(self) -> dict[str, str]:
         """As `Backend`."""
         dtype = next(self.prepared.denoiser.parameters()).dtype
-        engine = "plain" if self.prepared is self.model else "recorded"
+        engine = "plain" if self.prepared is self.model else "traced"
         return {"engine": engine, "dtype": str(dtype).removeprefix("torch.")}
 
     def check(self, start: Start | None) -> None:

@@ -41,7 +41,7 @@ class DrawingOptions:
     float32 elsewhere."""
     engine: str = "auto"
     """How steps are computed: `plain`, as written; by the token model also `packed`, with linear layers laid out for
-    this CPU, or `compiled` to one graph; by diffusion also `recorded`. `auto` chooses by the machine."""
+    this CPU, or `compiled` to one graph; by diffusion also `traced`. `auto` chooses by the machine."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size"):

@@ -3,17 +3,13 @@
 Decoding multiplies a few rows by large matrices, so a step costs what it takes to read the weights and to call the
 operators. Here weights are arranged as the processor likes them, in 16 bits where that loses nothing, and a block is
 as few operators as it can be: three products with `x` are one, norms and attention are written out. What is left of
-the time between operators is Python's, so the blocks are recorded once and run without it.
+the time between operators is Python's, so the blocks are traced once and run without it.
 
 Dimension names: B pictures, T new tokens, H heads, K head width, S keys, D width.
 """
 
 import copy
 import math
-import threading
-import warnings
-from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +18,7 @@ from torch.nn import functional as F
 from seq2seq.cache import KVCache, Positions
 from seq2seq.layers import DecoderBlock, RMSNorm, Text
 from seq2seq.model import ImageTokenDecoder, TokenModel
+from seq2seq.traced import Traced
 from training.precision import has_bf16
 
 
@@ -36,7 +33,7 @@ def packed_dtypes() -> list[torch.dtype]:
     """What products can be packed in here, the best first; nothing where this build of torch or this processor cannot.
 
     Of float16 only the weights are, products and sums are of float32, so that weights which were bfloat16, as all that
-    are shipped, give what they give in float32; and blocks of it can be recorded. Where a processor computes in
+    are shipped, give what they give in float32; and blocks of it can be traced. Where a processor computes in
     bfloat16, that is faster only for large models at many pictures a time.
     """
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
@@ -55,7 +52,7 @@ class PackedDecoder(nn.Module):
         """`decoder` is in eval mode and float32."""
         super().__init__()
         self.decoder = decoder
-        self.blocks = Recorded(PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks]))
+        self.blocks = Traced(PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks]))
         self.norm = FusedRMSNorm(decoder.norm)
         self.head = product(decoder.head.weight, dtype)
 
@@ -70,43 +67,6 @@ class PackedDecoder(nn.Module):
         arguments = (x, at, cache.keys, cache.values, own_bias, cache.text, _bias(text.mask, heads), null)
         x = self.blocks((mask is None, cache.guided), arguments)
         return self.decoder.rule_out(self.head(self.norm(x)), positions.at)
-
-
-class Recorded:
-    """Calls a module without Python between its operators, after a first call of each kind. Threads may share it."""
-
-    _one_at_a_time = threading.Lock()  # a recorder is the process's
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.of: dict[Hashable, Callable[..., Tensor]] = {}
-
-    def __call__(self, kind: Hashable, arguments: tuple[Any, ...]) -> Tensor:
-        """Calls of one `kind` go one way through the code."""
-        with self._one_at_a_time:
-            if kind not in self.of:
-                self.of[kind] = recorded(self.module, arguments)
-        return self.of[kind](*arguments)
-
-
-def recorded(module: nn.Module, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
-    """The operators that `module` calls on `arguments`, to be called on others without Python between them.
-
-    Sizes may differ, but not the way through the code. `torch` calls this deprecated in favour of its compiler, which
-    takes minutes and wants one of C++ on the machine. Where it is gone, and for oneDNN's products, which cannot be
-    recorded, `module` is called as it is.
-    """
-    if not hasattr(torch.jit, "trace"):
-        return module
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            copies = [[*map(torch.clone, part)] if isinstance(part, list) else part.clone() for part in arguments]
-            return torch.jit.freeze(torch.jit.trace(module.eval(), tuple(copies), check_trace=False))  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        warnings.warn(f"a step cannot be recorded here, and takes longer without ({reason})", stacklevel=2)
-        return module
 
 
 class PackedBlocks(nn.Module):
@@ -132,7 +92,7 @@ class PackedBlocks(nn.Module):
         Args:
             x: new tokens.
             at: their positions (B, T) int64; or where all go together, one a picture, any tensor (position + 1,): what
-                matters is its size, which can be recorded where a number cannot.
+                matters is its size, which can be traced where a number cannot.
             keys: of the tokens so far.
             values: as the keys.
             own_bias: of self-attention's logits (B * H, T, until): 0, or -inf where it may not; or nothing.

@@ -61,7 +61,7 @@ def test_threads_draw_from_one_bundle(bundle: Path, options: BackendOptions) -> 
 def test_a_backend_says_what_it_cannot(bundle: Path) -> None:
     start = Start(image=torch.zeros(3, 12, 12, dtype=torch.uint8), mask=torch.ones(12, 12, dtype=torch.bool))
     loaded = load(bundle, engine="packed")
-    with pytest.raises(BadInput, match="engine packed: backend diffusion has plain, recorded here"):
+    with pytest.raises(BadInput, match="engine packed: backend diffusion has plain, traced here"):
         loaded.generate(PROMPTS[:1], options=WAYS[1])
     with pytest.raises(BadInput, match="only the token model can draw within a mask"):
         load(bundle).generate(PROMPTS[:1], options=WAYS[1], start=start)

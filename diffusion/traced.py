@@ -1,6 +1,6 @@
-"""A denoiser to draw with on a CPU: its operators are recorded at the first call, and run without Python from then on.
+"""Traces a denoiser for sampling on a CPU: after the first call, no Python runs between its operators.
 
-Half of a U-Net's time, and a quarter of a small transformer's, is what lies between the operators.
+That Python takes half of the time of a U-Net, and a quarter of the time of a small transformer.
 """
 
 import copy
@@ -11,34 +11,34 @@ from diffusion.condition import Caption
 from diffusion.dit import DiT
 from diffusion.model import DiffusionModel
 from diffusion.unet import UNet
-from seq2seq.packed import Recorded
+from seq2seq.traced import Traced
 
 
-def with_recorded_denoiser(model: DiffusionModel) -> DiffusionModel:
-    """`model` to draw with. All is shared with it, and it is left as it was; it must not learn any more."""
+def with_traced_denoiser(model: DiffusionModel) -> DiffusionModel:
+    """Returns a copy of `model` with a traced denoiser. They share all weights, which must not be trained any more."""
     twin = copy.copy(model)
-    twin._modules = {**model._modules, "denoiser": RecordedDenoiser(model.denoiser)}
+    twin._modules = {**model._modules, "denoiser": TracedDenoiser(model.denoiser)}
     return twin
 
 
-class RecordedDenoiser(nn.Module):
-    """Does what the denoiser does."""
+class TracedDenoiser(nn.Module):
+    """Computes what the denoiser computes."""
 
     def __init__(self, denoiser: DiT | UNet) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.recorded = Recorded(_Flat(denoiser))
+        self.traced = Traced(_DenoiserOfTensors(denoiser))
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
-        """As the denoiser. The pass that reads captions, the first of a drawing, is not a recorded one."""
+        """Takes and returns what the denoiser does. The first pass, which reads the captions, is not traced."""
         if states is not None:
             return self.denoiser(x, t, states, caption)
         keys_values = [tensor for i in range(len(caption.keys_values)) for tensor in caption.keys_values[i]]
-        return self.recorded(None, (x, t, keys_values, caption.mask, caption.pooled))
+        return self.traced(None, (x, t, keys_values, caption.mask, caption.pooled))
 
 
-class _Flat(nn.Module):
-    """A denoiser that has read its captions as a function of tensors, which is what can be recorded."""
+class _DenoiserOfTensors(nn.Module):
+    """The denoiser, after it has read the captions, as a function of tensors: only that can be traced."""
 
     def __init__(self, denoiser: DiT | UNet) -> None:
         super().__init__()

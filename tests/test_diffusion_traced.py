@@ -6,7 +6,7 @@ import torch
 from diffusion.condition import Caption
 from diffusion.dit import DiTConfig
 from diffusion.model import DiffusionModel, DiffusionModelConfig
-from diffusion.recorded import RecordedDenoiser, with_recorded_denoiser
+from diffusion.traced import TracedDenoiser, with_traced_denoiser
 from diffusion.unet import OurAttention, UNet, UNetConfig
 
 UNET = UNetConfig(channels=(32, 64), layers=1)
@@ -57,10 +57,10 @@ def test_the_unet_reads_a_caption_once() -> None:
 
 
 @pytest.mark.parametrize("denoiser", ["dit", "unet"])
-def test_a_recorded_denoiser_says_the_same(denoiser: str) -> None:
-    """To other captions, of another length, in other batches than the one that was recorded."""
+def test_a_traced_denoiser_predicts_the_same(denoiser: str) -> None:
+    """Also for other captions, caption lengths and batch sizes than those it was traced with."""
     plain = model(denoiser)
-    quick = with_recorded_denoiser(plain)
+    quick = with_traced_denoiser(plain)
     for batch, length in ((2, 9), (3, 9), (1, 4), (2, 9)):
         x, t = torch.randn(batch, 4, 8, 8), torch.rand(batch) * 1000
         text = torch.randint(4, 2000, (batch, length))
@@ -70,7 +70,7 @@ def test_a_recorded_denoiser_says_the_same(denoiser: str) -> None:
             assert expected.abs().max() > 1e-3
             for _ in range(4):
                 torch.testing.assert_close(quick(x, t, caption), expected, atol=1e-5, rtol=1e-5)
-    assert isinstance(quick.denoiser, RecordedDenoiser)
-    assert isinstance(quick.denoiser.recorded.of[None], torch.jit.ScriptModule)
+    assert isinstance(quick.denoiser, TracedDenoiser)
+    assert isinstance(quick.denoiser.traced.traces[None], torch.jit.ScriptModule)
     plain.train()
     plain(x, t, text).sum().backward()
