@@ -54,7 +54,7 @@ class PackedDecoder(nn.Module):
         self.decoder = decoder
         self.blocks = Traced(PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks]))
         self.norm = FusedRMSNorm(decoder.norm)
-        self.head = product(decoder.head.weight, dtype)
+        self.head = packed_linear(decoder.head.weight, dtype)
 
     def forward(self, tokens: Tensor, positions: Positions, text: Text, cache: KVCache | None = None) -> Tensor:
         """As `ImageTokenDecoder`, which reads the captions itself: once a drawing, in float32."""
@@ -112,11 +112,11 @@ class PackedBlock(nn.Module):
         super().__init__()
         own, cross, mlp = block.attention, block.cross, block.mlp
         self.heads = own.heads
-        self.query_key_value = product(torch.cat([own.query.weight, own.key_value.weight]), dtype)
-        self.out = product(own.out.weight, dtype)
-        self.cross_query = product(cross.query.weight, dtype)
-        self.cross_out = product(cross.out.weight, dtype)
-        self.mlp_in, self.mlp_out = (product(mlp.get_parameter(f"{i}.weight"), dtype) for i in (0, 2))
+        self.query_key_value = packed_linear(torch.cat([own.query.weight, own.key_value.weight]), dtype)
+        self.out = packed_linear(own.out.weight, dtype)
+        self.cross_query = packed_linear(cross.query.weight, dtype)
+        self.cross_out = packed_linear(cross.out.weight, dtype)
+        self.mlp_in, self.mlp_out = (packed_linear(mlp.get_parameter(f"{i}.weight"), dtype) for i in (0, 2))
         self.norm1, self.norm2, self.norm3 = map(FusedRMSNorm, (block.norm1, block.norm2, block.norm3))
         # Queries take in the factor of the attention's logits.
         scale = 1 / math.sqrt(own.query_norm.normalized_shape[0])
@@ -172,12 +172,12 @@ class FusedRMSNorm(nn.Module):
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor) * self.gain
 
 
-def product(weight: Tensor, dtype: torch.dtype) -> nn.Module:
+def packed_linear(weight: Tensor, dtype: torch.dtype) -> nn.Module:
     """Multiplies float32 (..., in) by a matrix (out, in) that is held, packed, in `dtype`: a linear layer."""
-    return HalfProduct(weight) if dtype == torch.float16 else OneDNNProduct(weight, dtype)
+    return HalfLinear(weight) if dtype == torch.float16 else OneDNNLinear(weight, dtype)
 
 
-class HalfProduct(nn.Module):
+class HalfLinear(nn.Module):
     """Weights in float16, products and sums in float32, by fbgemm."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -189,7 +189,7 @@ class HalfProduct(nn.Module):
         return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
 
 
-class OneDNNProduct(nn.Module):
+class OneDNNLinear(nn.Module):
     """Weights, and what is multiplied by them, in `dtype`, by oneDNN."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
