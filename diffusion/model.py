@@ -54,7 +54,7 @@ class DiffusionModel(PretrainedModel):
     """Text encoder and denoiser."""
 
     config_class = DiffusionModelConfig
-    learns_by = frozenset({
+    training_only = frozenset({
         "dit.dropout", "unet.dropout", "text.dropout", "process.times", "process.times_mean", "process.min_snr"
     })  # fmt: skip
     config: DiffusionModelConfig

@@ -74,7 +74,7 @@ class TokenModel(PretrainedModel):
     """Text encoder and image-token decoder."""
 
     config_class = TokenModelConfig
-    learns_by = frozenset({"dropout"})
+    training_only = frozenset({"dropout"})
     config: TokenModelConfig
 
     def __init__(self, config: TokenModelConfig) -> None:

@@ -92,9 +92,9 @@ class ImageTokenizer(PretrainedModel):
         self.register_buffer("latent_std", torch.ones(config.quantizer.dim))
 
     @property
-    def learns_by(self) -> set[str]:
+    def training_only(self) -> set[str]:
         """Fields of the config that change how it learns alone."""
-        return self.config.options("learns_by")
+        return self.config.options("training_only")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -160,12 +160,12 @@ class ImageTokenizer(PretrainedModel):
     @property
     def codes_id(self) -> str:
         """Names what decides the codes, encoder and quantizer: tokenizers with one `codes_id` share their codes."""
-        return self._hash("encoder", self.quantizer.codes_tensors, "pixels_alone")
+        return self._hash("encoder", self.quantizer.codes_tensors, "pixels_only")
 
     @property
     def pixels_id(self) -> str:
         """Names what decides the pixels of given codes: quantizer and decoder."""
-        return self._hash("decoder", self.quantizer.pixels_tensors, "codes_alone")
+        return self._hash("decoder", self.quantizer.pixels_tensors, "codes_only")
 
     def _lookup_vectors(self, images: Tensor) -> Tensor:
         """Pictures uint8 -> what the quantizer compares (B, h, w, C), float32, outside autocast."""
@@ -189,7 +189,7 @@ class ImageTokenizer(PretrainedModel):
         """Of the tensors of encoder or decoder and some of the quantizer's, and of the options that shape them."""
         parts = (f"{half}.", *(f"quantizer.{name}" for name in quantizer))
         tensors = {name: t for name, t in self.state_dict().items() if f"{name}.".startswith(parts)}
-        return fingerprint(stated(self.config, but=self.learns_by | self.config.options(without)), tensors)
+        return fingerprint(stated(self.config, but=self.training_only | self.config.options(without)), tensors)
 
 
 def to_float(images: Tensor) -> Tensor:

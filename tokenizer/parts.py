@@ -18,11 +18,11 @@ QUANTIZERS: Registry[type["QuantizerConfig"]] = Registry("quantizer")
 class PartConfig(Tagged, ABC):
     """Of either part: which of its options decide what, by which tokenizers are told apart."""
 
-    codes_alone: ClassVar[frozenset[str]] = frozenset()
+    codes_only: ClassVar[frozenset[str]] = frozenset()
     """Options that shape no pixel of given codes."""
-    pixels_alone: ClassVar[frozenset[str]] = frozenset()
+    pixels_only: ClassVar[frozenset[str]] = frozenset()
     """Options that shape no code."""
-    learns_by: ClassVar[frozenset[str]] = frozenset()
+    training_only: ClassVar[frozenset[str]] = frozenset()
     """Options that change how it learns and nothing that is made of its weights."""
 
 

@@ -18,7 +18,7 @@ from training.config import MOST_WIDTH, require, require_sizes
 class CosineVQConfig(QuantizerConfig):
     """A codebook of low-dimensional vectors on the unit sphere (ViT-VQGAN, arXiv 2110.04627, section 3.2)."""
 
-    learns_by: ClassVar = frozenset({"commitment"})
+    training_only: ClassVar = frozenset({"commitment"})
 
     size: int = 2048
     """Number of codes."""

@@ -20,8 +20,8 @@ from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 class ViTConfig(BackboneConfig):
     """Two vision transformers (ViT-VQGAN)."""
 
-    codes_alone: ClassVar = frozenset({"encoder_depth"})
-    pixels_alone: ClassVar = frozenset({"decoder_depth", "pixel_width"})
+    codes_only: ClassVar = frozenset({"encoder_depth"})
+    pixels_only: ClassVar = frozenset({"decoder_depth", "pixel_width"})
 
     patch_size: int = 8
     """Height and width in pixels that one code stands for."""

@@ -34,14 +34,14 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     config: Any
 
     @property
-    def learns_by(self) -> Collection[str]:
+    def training_only(self) -> Collection[str]:
         """Fields of the config, dotted, that change how a model learns but not what it makes of its weights."""
         return ()
 
     @property
     def model_id(self) -> str:
         """Names the model: a hash of its weights, and of what its config says besides their shapes."""
-        return fingerprint(stated(self.config, but=self.learns_by), self.state_dict())
+        return fingerprint(stated(self.config, but=self.training_only), self.state_dict())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_json(save_directory / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
@@ -148,7 +148,7 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     """Gives `model` the weights of another one of its class, the folder `init`.
 
     Args:
-        free: fields of the config that need not agree, dotted, besides those that the model `learns_by`.
+        free: fields of the config that need not agree, dotted, besides those that the model `training_only`.
 
     Raises:
         BadInput: it has another shape or speaks other ids; the message names what differs.
@@ -158,7 +158,7 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     wrong = [
         f"{name}: {theirs.get(name)!r} there, {value!r} here"
         for name, value in ours.items()
-        if name not in {*free, *model.learns_by} and theirs.get(name) != value
+        if name not in {*free, *model.training_only} and theirs.get(name) != value
     ]
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
