@@ -23,7 +23,7 @@ def diffusion_loss(
     denoise: Denoiser, process: Process, x_0: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
     """DDPM algorithm 1, lines 2 to 5: the loss of one step on clean latents x_0 (B, C, h, w)."""
-    t = process.draw_times(len(x_0), generator).to(x_0.device)
+    t = process.sample_times(len(x_0), generator).to(x_0.device)
     noise = _noise_like(x_0, generator)
     x_t = process.noised(x_0, noise, t)
     said, share = split(denoise(x_t, t), x_0.shape[1])

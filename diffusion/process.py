@@ -74,7 +74,7 @@ class Process:
         alpha, sigma = self.at(t)
         return (alpha / sigma).square().flatten()
 
-    def draw_times(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_times(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Times to train at, (count,) float32: integers of 1..T, or for a flow any in (0, T]."""
         if self.config.times == "uniform":
             share = 1 - torch.rand(count, generator=generator)

@@ -99,7 +99,7 @@ def test_it_goes_from_picture_to_noise(schedule: str) -> None:
     ratio = found.signal_to_noise(torch.arange(1.0, 1001))
     assert (ratio.diff() < 0).all()
     assert ratio[-1] < 1e-4
-    times = found.draw_times(50_000, torch.Generator().manual_seed(0))
+    times = found.sample_times(50_000, torch.Generator().manual_seed(0))
     assert 0 < times.min() <= times.max() <= 1000
     assert times.mean().item() == pytest.approx(500.5 if schedule != "flow" else 500, abs=4 * 289 / math.sqrt(50_000))
     if schedule != "flow":
@@ -110,7 +110,7 @@ def test_it_goes_from_picture_to_noise(schedule: str) -> None:
 def test_logit_normal_times(schedule: Literal["cosine", "flow"]) -> None:
     """Against the distribution's own quantiles: those of a normal, through the sigmoid."""
     found = Process(ProcessConfig(schedule=schedule, times="logit-normal", times_mean=0.8))
-    times = found.draw_times(50_000, torch.Generator().manual_seed(0))
+    times = found.sample_times(50_000, torch.Generator().manual_seed(0))
     assert 0 < times.min() <= times.max() <= 1000
     for share, deviate in ((0.1587, -1), (0.5, 0), (0.8413, 1)):
         expected = 1000 / (1 + math.exp(-(0.8 + deviate)))
