@@ -25,7 +25,7 @@ def diffusion_loss(
     """DDPM algorithm 1, lines 2 to 5: the loss of one step on clean latents x_0 (B, C, h, w)."""
     t = process.sample_times(len(x_0), generator).to(x_0.device)
     noise = _noise_like(x_0, generator)
-    x_t = process.noised(x_0, noise, t)
+    x_t = process.add_noise(x_0, noise, t)
     said, share = split(denoise(x_t, t), x_0.shape[1])
     error = (said - process.target(x_0, noise, t)).square().flatten(1).mean(1)
     loss = (process.weight(t) * error).mean()  # eq. 14
@@ -48,7 +48,7 @@ def bits_per_dimension(
     total = prior.flatten(1).mean(1).to(x_0.dtype)
     for step, weight in _standing_for(process.steps, times):
         t = torch.full((len(x_0),), float(step), device=x_0.device)
-        x_t = process.noised(x_0, _noise_like(x_0, generator), t)
+        x_t = process.add_noise(x_0, _noise_like(x_0, generator), t)
         said, share = split(denoise(x_t, t), x_0.shape[1])
         total = total + weight * bound(process, x_0, x_t, t, said, share)
     return total

@@ -83,7 +83,7 @@ class Process:
         times = self.steps * share
         return times if self.config.schedule == "flow" else times.ceil()
 
-    def noised(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """A draw of q(x_t | x_0), DDPM eq. 4 (rectified flow, arXiv 2209.03003, eq. 1)."""
         alpha, sigma = (factor.to(x_0.dtype) for factor in self.at(t))
         return alpha * x_0 + sigma * noise

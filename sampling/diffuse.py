@@ -53,7 +53,7 @@ def estimates(
     solver = solver_for(process, options, strength)
     x = noise(0)
     if init is not None:
-        x = process.noised(init, x, x.new_full((len(x),), solver.times[0]))
+        x = process.add_noise(init, x, x.new_full((len(x),), solver.times[0]))
     for call, time in enumerate(solver.times):
         estimate = denoise(x, x.new_full((len(x),), time))
         yield estimate.x_0

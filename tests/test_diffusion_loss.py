@@ -126,7 +126,7 @@ def test_the_hybrid_loss_trains_the_variance_by_the_bound_alone() -> None:
 def test_a_term_of_the_bound_is_the_divergence_of_two_normals() -> None:
     found, t = process("linear", "x0"), torch.full((5,), 300.0)
     x_0, said, share = normal(5, 1, 1, 1), normal(5, 1, 1, 1, seed=1), normal(5, 1, 1, 1, seed=2)
-    x_t = found.noised(x_0, normal(5, 1, 1, 1, seed=3), t)
+    x_t = found.add_noise(x_0, normal(5, 1, 1, 1, seed=3), t)
     true, other = (found.posterior_mean(x, x_t, t - 1, t).double() for x in (x_0, said))
     true_spread, spread = ((0.5 * found.log_variance(t - 1, t, its)).exp() for its in (None, share))
     expected = torch.distributions.kl_divergence(

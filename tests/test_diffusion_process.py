@@ -40,7 +40,7 @@ def test_the_marginal_is_the_composition_of_steps(schedule: str) -> None:
 
 def test_noised_latents_have_the_marginal_s_moments() -> None:
     x_0, t = torch.full((20_000, 1, 1, 1), 2.0), torch.full((20_000,), 300.0)
-    x_t = process("cosine").noised(x_0, torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)), t)
+    x_t = process("cosine").add_noise(x_0, torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)), t)
     alpha, sigma = (factor[0].item() for factor in process("cosine").at(t))
     assert x_t.mean().item() == pytest.approx(2 * alpha, abs=4 * sigma / math.sqrt(20_000))
     assert x_t.var().item() == pytest.approx(sigma**2, rel=4 * math.sqrt(2 / 20_000))
@@ -74,7 +74,7 @@ def test_every_target_converts_to_the_others(schedule: str) -> None:
     for dtype, last in ((torch.float32, 900), (torch.float64, 999)):
         t = torch.arange(1.0, last + 1)
         x_0, noise = (torch.randn(last, 4, 2, 2, generator=generator, dtype=dtype) for _ in range(2))
-        x_t = found.noised(x_0, noise, t)
+        x_t = found.add_noise(x_0, noise, t)
         for said, wanted in itertools.product(TARGETS, TARGETS):
             estimate, its_noise = found.estimates(found.target(x_0, noise, t, said), x_t, t, said)
             made, true = found.target(estimate, its_noise, t, wanted), found.target(x_0, noise, t, wanted)
@@ -88,7 +88,7 @@ def test_flows_run_straight() -> None:
     found = process("flow", target="velocity")
     x_0, noise = torch.randn(3, 2, 1, 1), torch.randn(3, 2, 1, 1)
     t = torch.tensor([100.0, 250.5, 900.0])
-    here, there = found.noised(x_0, noise, t), found.noised(x_0, noise, t + 50)
+    here, there = found.add_noise(x_0, noise, t), found.add_noise(x_0, noise, t + 50)
     torch.testing.assert_close((there - here) / 0.05, found.target(x_0, noise, t), atol=1e-4, rtol=1e-4)
 
 

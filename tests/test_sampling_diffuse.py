@@ -145,7 +145,7 @@ def test_ddim_is_deterministic_and_can_be_undone() -> None:
             alpha, sigma = (factor.item() for factor in found.at(t.clamp_min(1)[None]))
             x_0 = denoise(x, t.clamp_min(1).expand(20)).x_0
             noise = (x - alpha * x_0) / sigma if t > 0 else (x - x_0) / sigma
-            x = found.noised(x_0, noise, after.expand(20))
+            x = found.add_noise(x_0, noise, after.expand(20))
         errors.append((x - start).abs().max().item() / start.abs().max().item())
     assert errors[1] < 0.5 * errors[0]
     assert errors[1] < 0.02
