@@ -23,7 +23,7 @@ from training.pretrained import start_from
 from training.task import Draw, Loss, Task
 
 
-def fitted(
+def resolve_config(
     config: DiffusionModelConfig, text: TextTokenizer, tokenizer: ImageTokenizer, trained: Store[LatentsInfo]
 ) -> tuple[DiffusionModelConfig, nn.Module | None]:
     """A model that reads the captions of `text` and draws for `tokenizer`; and its frozen text encoder, if any.
@@ -40,7 +40,7 @@ def fitted(
 
 
 class DiffusionTask(Task):
-    """Trains the diffusion model of a `fitted` config; captions of `unseen` pictures are drawn on the way."""
+    """Trains the diffusion model of a `resolve_config` config; captions of `unseen` pictures are drawn on the way."""
 
     def __init__(
         self, config: DiffusionTrainingConfig, unseen: Store[LatentsInfo], text: TextTokenizer,

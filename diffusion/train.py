@@ -6,7 +6,7 @@ from data.store import Store
 from diffusion.batches import LatentBatches
 from diffusion.latents import LatentsInfo, encode_once, latent_folder
 from diffusion.options import DiffusionTrainingConfig
-from diffusion.task import fitted
+from diffusion.task import resolve_config
 from sampling.bundle import bundle_run, samples_by
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import CaptionCut, TextTokenizer
@@ -25,7 +25,7 @@ def main(config: DiffusionTrainingConfig) -> None:
     trained, unseen = (Store(latent_folder(config, split), LatentsInfo) for split in ("train", "validation"))
     for store in (trained, unseen) if config.verify else ():
         store.verify()
-    config.model, encoder = fitted(config.model, text, tokenizer, trained)
+    config.model, encoder = resolve_config(config.model, text, tokenizer, trained)
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
 
     draw = samples_by("diffusion", text, tokenizer)

@@ -20,7 +20,7 @@ from training.pretrained import start_from
 from training.task import Draw, Loss, Task
 
 
-def fitted(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
+def resolve_config(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
     """A model that reads the captions of `text` and writes such codes. Raises `BadInput` where it has another grid."""
     require_own_grid(config, codes.columns)
     return dataclasses.replace(
@@ -30,7 +30,7 @@ def fitted(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> T
 
 
 class TokenTask(Task):
-    """Trains the token model of a `fitted` config; captions of `unseen` pictures are drawn on the way."""
+    """Trains the token model of a `resolve_config` config; captions of `unseen` pictures are drawn on the way."""
 
     def __init__(
         self, config: TokenTrainingConfig, unseen: Store[CodesInfo], text: TextTokenizer, tokenizer: ImageTokenizer,

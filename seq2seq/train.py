@@ -8,7 +8,7 @@ from sampling.bundle import bundle_run, samples_by
 from seq2seq.batches import TokenBatches
 from seq2seq.codes import code_folder, encode_once
 from seq2seq.options import TokenTrainingConfig
-from seq2seq.task import fitted
+from seq2seq.task import resolve_config
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import CaptionCut, TextTokenizer
 from training.cli import command
@@ -29,7 +29,7 @@ def main(config: TokenTrainingConfig) -> None:
         require_tokenizer(store, tokenizer.codes_id)
         if config.verify:
             store.verify()
-    config.model = fitted(config.model, text, codes.info)
+    config.model = resolve_config(config.model, text, codes.info)
     warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
 
     draw = samples_by("autoregressive", text, tokenizer)
