@@ -151,7 +151,7 @@ def caption_ids(config: TextConfig, text: TextTokenizer, captions: Sequence[str 
     return trimmed(text.encode(captions))
 
 
-def resolved(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextEncoder | None]:
+def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextEncoder | None]:
     """The config with what its source and the text tokenizer say; and the token model's encoder, where it is used.
 
     Raises `BadInput` when the source cannot be read or was trained with another text tokenizer.

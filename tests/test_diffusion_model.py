@@ -14,7 +14,7 @@ from diffusion.dit import DiTConfig
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.process import ProcessConfig
-from diffusion.text import TextConfig, caption_ids, resolved, transformers_encoder
+from diffusion.text import TextConfig, caption_ids, resolve_text_config, transformers_encoder
 from diffusion.unet import UNetConfig
 from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.text import NULL, PAD
@@ -149,7 +149,7 @@ def test_a_token_model_s_text_encoder_is_taken_frozen(tmp_path: Path) -> None:
     config = dataclasses.replace(TOKENS, text_vocab_size=text.vocab_size, text_length=64, text_id=text.text_id)
     source = token_model(config)
     source.save_pretrained(tmp_path)
-    settings, encoder = resolved(TextConfig(kind="seq2seq", source=str(tmp_path)), text)
+    settings, encoder = resolve_text_config(TextConfig(kind="seq2seq", source=str(tmp_path)), text)
     model = DiffusionModel(dataclasses.replace(diffusion_model().config, width=16, text=settings)).train()
     assert encoder is not None and model.text is not None
     model.text.encoder.load_state_dict(encoder.state_dict())
@@ -160,7 +160,7 @@ def test_a_token_model_s_text_encoder_is_taken_frozen(tmp_path: Path) -> None:
     other = dataclasses.replace(config, text_id="another")
     token_model(other).save_pretrained(tmp_path / "other")
     with pytest.raises(BadInput, match="was trained with text tokenizer another, but this one is"):
-        resolved(TextConfig(kind="seq2seq", source=str(tmp_path / "other")), text)
+        resolve_text_config(TextConfig(kind="seq2seq", source=str(tmp_path / "other")), text)
 
 
 def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
     shape = BertConfig(vocab_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     BertModel(shape).save_pretrained(tmp_path)
     text = text_tokenizer()
-    settings, encoder = resolved(TextConfig(kind="transformers", source=str(tmp_path)), text)
+    settings, encoder = resolve_text_config(TextConfig(kind="transformers", source=str(tmp_path)), text)
     assert encoder is None
     assert settings.width == 16
     ids = caption_ids(settings, text, ["a fox", None])
@@ -185,16 +185,16 @@ def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
     states, mask = transformers_encoder(str(tmp_path))(ids)
     assert states.shape == (2, 2, 16)
     assert mask.sum(1).tolist() == [2, 1]
-    assert resolved(settings, text)[0] == settings
+    assert resolve_text_config(settings, text)[0] == settings
     digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     assert settings.source == f"{tmp_path}@sha256:{digest}"
     with pytest.raises(BadInput, match="no such folder; a model on the Hub is given as hf://owner/name"):
-        resolved(TextConfig(kind="transformers", source=str(tmp_path / "nothing")), text)
+        resolve_text_config(TextConfig(kind="transformers", source=str(tmp_path / "nothing")), text)
     with pytest.raises(BadInput, match="has other weights than the model was trained with"):
         transformers_encoder(f"{tmp_path}@sha256:{digest[::-1]}")
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(BadInput, match="no text encoder of transformers is there"):
-        resolved(TextConfig(kind="transformers", source=str(tmp_path)), text)
+        resolve_text_config(TextConfig(kind="transformers", source=str(tmp_path)), text)
 
 
 def test_the_null_caption_is_an_input_of_its_own() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_models import save_bundle
 
 from data.source import open_source
-from diffusion.text import TextConfig, resolved, transformers_encoder
+from diffusion.text import TextConfig, resolve_text_config, transformers_encoder
 from sampling.clip import Clip
 from sampling.pipeline import load
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -169,7 +169,7 @@ def test_a_text_encoder_from_the_hub_is_pinned_and_named(remote: Hub, capsys: py
 
     save_encoder(remote.folder)
     (remote.folder / "modeling_stranger.py").write_text("raise SystemExit")
-    settings, _ = resolved(TextConfig(kind="transformers", source="hf://some/thing"), text_tokenizer())
+    settings, _ = resolve_text_config(TextConfig(kind="transformers", source="hf://some/thing"), text_tokenizer())
     assert settings.source == f"hf://some/thing@{COMMIT}"
     assert f"captions are read by hf://some/thing@{COMMIT}, a model of transformers" in capsys.readouterr().err
     transformers_encoder(settings.source)
