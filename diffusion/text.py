@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.model import TextEncoder, TokenModel, TokenModelConfig, text_mask
-from tokenizer.text import TextTokenizer, trimmed
+from tokenizer.text import TextTokenizer, trim_padding
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 from training.errors import BadInput
 from training.hub import FOREIGN, SAFELY, complete, fetched
@@ -148,7 +148,7 @@ def caption_ids(config: TextConfig, text: TextTokenizer, captions: Sequence[str 
     """Captions -> ids (B, S) int64 as the encoder of `config` reads them, S the longest caption's."""
     if config.kind == "transformers":
         return transformers_encoder(config.source).encode(captions, config.length)
-    return trimmed(text.encode(captions))
+    return trim_padding(text.encode(captions))
 
 
 def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextEncoder | None]:

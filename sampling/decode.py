@@ -21,7 +21,7 @@ from sampling.parallel import decode_in_parallel
 from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
 from seq2seq.packed import packed, packed_dtypes
-from tokenizer.text import trimmed
+from tokenizer.text import trim_padding
 from training.errors import BadInput
 
 Engine = Literal["plain", "packed", "compiled"]
@@ -154,7 +154,7 @@ class Sampler:
         """Buffers that are no other call's until they are given back; the captions are read into the cache."""
         graph = self.engine == "compiled"
         if self.device.type == "cpu" and not graph:  # a CPU does not read padding; a graph wants one shape
-            text = trimmed(text)
+            text = trim_padding(text)
         with self._lock:
             fit = [one for one in self._free if (one[0].guided, len(one[1].seeds)) == (guide, len(text))]
             self._free = [one for one in self._free if one not in fit[-1:]]

@@ -8,7 +8,7 @@ from data.codes import CodesInfo
 from data.store import Store
 from seq2seq.loss import partly_hidden
 from seq2seq.options import TokenTrainingConfig
-from tokenizer.text import TextTokenizer, trimmed
+from tokenizer.text import TextTokenizer, trim_padding
 from training.batches import Batch
 from training.turns import Turns
 
@@ -44,4 +44,4 @@ class TokenBatches:
         captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         tokens = torch.from_numpy(np.stack(views).astype(np.int64)).flatten(1)
         read = partly_hidden(tokens, self._token_dropout, self._bos, generator)
-        return {"text": trimmed(self._text.encode(captions)), "tokens": tokens, "read": read}
+        return {"text": trim_padding(self._text.encode(captions)), "tokens": tokens, "read": read}

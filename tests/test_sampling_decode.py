@@ -26,7 +26,7 @@ from seq2seq.cache import KVCache, Positions
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel, TokenModelConfig
 from seq2seq.packed import PackedDecoder, packed, packed_dtypes
-from tokenizer.text import NULL, PAD, trimmed
+from tokenizer.text import NULL, PAD, trim_padding
 from training.errors import BadInput
 
 NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
@@ -305,7 +305,7 @@ def test_buffers_are_allocated_once() -> None:
     assert buffers() == buffers()
     ((cache, _),) = sampler._free
     # two of: blocks x heads x (doubled batch x positions and captions x ids) x head width x bytes; the mask; the nulls
-    ids = trimmed(captions(2)).shape[1]
+    ids = trim_padding(captions(2)).shape[1]
     assert cache.nbytes == 2 * 3 * 4 * (4 * 10 + 2 * ids) * 8 * 4 + 2 * ids + 3 * 32 * 4
 
 

@@ -125,7 +125,7 @@ class TextTokenizer:
         return [*pieces[:room], EOS]
 
 
-def trimmed(ids: Tensor) -> Tensor:
+def trim_padding(ids: Tensor) -> Tensor:
     """Ids (B, L) -> (B, length of the longest caption): padding is masked wherever ids are read, so that columns of
     nothing else cost time and change no state. Reads the ids: for a batch on its way to the device.
     """
