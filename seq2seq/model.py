@@ -194,13 +194,13 @@ class ImageTokenDecoder(nn.Module):
         pasts = cache.at(positions) if cache else [None] * len(self.blocks)
         for block, past in zip(self.blocks, pasts, strict=True):
             x = block(x, text, past)
-        return self.rule_out(self.head(self.norm(x)), positions.at)
+        return self.mask_impossible(self.head(self.norm(x)), positions.at)
 
     def positions(self, t: Tensor) -> Tensor:
         """Positions (..., T) -> (..., T, D): t is row t // grid and column t % grid of the token predicted there."""
         return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
 
-    def rule_out(self, logits: Tensor, t: Tensor) -> Tensor:
+    def mask_impossible(self, logits: Tensor, t: Tensor) -> Tensor:
         """Logits (B, T, K + 1) at positions (..., T) -> float32, -inf for EOS inside rows and for codes after the last
         row."""
         at_row_end = (t > 0) & (t % self.config.grid == 0)

@@ -66,7 +66,7 @@ class PackedDecoder(nn.Module):
         null = cache.null if cache.guided else [none] * cache.depth
         arguments = (x, at, cache.keys, cache.values, own_bias, cache.text, _bias(text.mask, heads), null)
         x = self.blocks((mask is None, cache.guided), arguments)
-        return self.decoder.rule_out(self.head(self.norm(x)), positions.at)
+        return self.decoder.mask_impossible(self.head(self.norm(x)), positions.at)
 
 
 class PackedBlocks(nn.Module):
