@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from data.codes import CodesInfo
 from data.store import Store
-from seq2seq.loss import partly_hidden
+from seq2seq.loss import drop_tokens
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.text import TextTokenizer, trim_padding
 from training.batches import Batch
@@ -43,5 +43,5 @@ class TokenBatches:
         dropped = torch.rand(len(captions), generator=generator) < self._caption_dropout
         captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         tokens = torch.from_numpy(np.stack(views).astype(np.int64)).flatten(1)
-        read = partly_hidden(tokens, self._token_dropout, self._bos, generator)
-        return {"text": trim_padding(self._text.encode(captions)), "tokens": tokens, "read": read}
+        read = drop_tokens(tokens, self._token_dropout, self._bos, generator)
+        return {"text": trim_padding(self._text.encode(captions)), "tokens": tokens, "inputs": read}

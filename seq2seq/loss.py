@@ -22,7 +22,7 @@ def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[s
     return loss, {"accuracy": accuracy}
 
 
-def partly_hidden(tokens: Tensor, most: float, unknown: int, generator: torch.Generator) -> Tensor:
+def drop_tokens(tokens: Tensor, most: float, unknown: int, generator: torch.Generator) -> Tensor:
     """Pictures (B, T) with a share of their tokens, drawn a picture from 0 to `most`, replaced by the token `unknown`.
 
     What a model reads in place of the tokens that it is to predict: the word dropout of arXiv 1511.06349, section 3.1,

@@ -44,7 +44,7 @@ class TokenTask(Task):
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
         """Of `text` (B, S), and of `tokens` (B, T) of which `read` is what the decoder is shown; all int64."""
-        logits = self.modules["model"](batch["text"], batch["read"])
+        logits = self.modules["model"](batch["text"], batch["inputs"])
         yield Loss("model", *token_loss(logits, batch["tokens"], self.config.model.eos))
 
     @torch.no_grad()

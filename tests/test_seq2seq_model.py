@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seq2seq.cache import Positions
 from seq2seq.layers import Attention
-from seq2seq.loss import log_likelihood, partly_hidden, token_loss
+from seq2seq.loss import drop_tokens, log_likelihood, token_loss
 from seq2seq.model import TokenModel, TokenModelConfig
 from training.errors import BadInput
 
@@ -157,10 +157,10 @@ def test_config_out_of_range() -> None:
 def test_hidden_tokens() -> None:
     """A share of each picture's own, evenly from 0 to the most; what is shown is what was there."""
     tokens = torch.randint(20, (4000, 64), generator=torch.Generator().manual_seed(0))
-    read = partly_hidden(tokens, 0.8, 99, torch.Generator().manual_seed(1))
+    read = drop_tokens(tokens, 0.8, 99, torch.Generator().manual_seed(1))
     hidden = read == 99
     assert torch.equal(read[~hidden], tokens[~hidden])
     shares = hidden.double().mean(1)
     assert shares.mean() == pytest.approx(0.4, abs=0.01)  # of a uniform distribution on 0 to 0.8
     assert shares.std() == pytest.approx((0.8**2 / 12 + 0.4 * 0.6 / 64 - 0.8**2 / 12 / 64) ** 0.5, abs=0.005)
-    assert torch.equal(partly_hidden(tokens, 0.0, 99, torch.Generator()), tokens)
+    assert torch.equal(drop_tokens(tokens, 0.0, 99, torch.Generator()), tokens)

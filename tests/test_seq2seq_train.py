@@ -124,7 +124,7 @@ def test_batches_can_be_pickled_for_the_workers_of_a_loader(tmp_path: Path, part
     first, again = (
         make(np.arange(8), torch.Generator().manual_seed(3)) for make in (batches, pickle.loads(pickle.dumps(batches)))
     )
-    assert all(torch.equal(first[name], again[name]) for name in ("text", "tokens", "read"))
+    assert all(torch.equal(first[name], again[name]) for name in ("text", "tokens", "inputs"))
     assert len(pickle.dumps(codes)) < 2000
 
     codes = tmp_path / "run/codes/train/codes.bin"
