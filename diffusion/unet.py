@@ -36,7 +36,7 @@ class UNetConfig:
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
 
-class OurAttention:
+class AttentionProcessor:
     """A layer of `diffusers` by the rule of `training.attention`; to the caption, on keys and values that are computed
     once, not at every step."""
 
@@ -93,9 +93,9 @@ class UNet(nn.Module):
             nn.init.zeros_(parameter)
         own, cross = ([m for name, m in self.net.named_modules() if name.endswith(kind)] for kind in ("attn1", "attn2"))
         for layer in own:
-            layer.set_processor(OurAttention())
+            layer.set_processor(AttentionProcessor())
         for number, layer in enumerate(cross):
-            layer.set_processor(OurAttention(number))
+            layer.set_processor(AttentionProcessor(number))
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).

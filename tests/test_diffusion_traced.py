@@ -7,7 +7,7 @@ from diffusion.condition import Caption
 from diffusion.dit import DiTConfig
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.traced import TracedDenoiser, with_traced_denoiser
-from diffusion.unet import OurAttention, UNet, UNetConfig
+from diffusion.unet import AttentionProcessor, UNet, UNetConfig
 
 UNET = UNetConfig(channels=(32, 64), layers=1)
 
@@ -43,7 +43,7 @@ def test_the_unet_reads_a_caption_once() -> None:
     assert all(layer.weight.grad.any() for layer in layers)
     net = ours.denoiser.net
     processors = net.attn_processors.values()
-    assert sum(isinstance(one, OurAttention) and one.number is not None for one in processors) == len(layers)
+    assert sum(isinstance(one, AttentionProcessor) and one.number is not None for one in processors) == len(layers)
     net.set_attn_processor(AttnProcessor2_0())
     with torch.no_grad():
         theirs = [
