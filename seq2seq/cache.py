@@ -94,13 +94,13 @@ class KVCache:
         view.keys, view.values = ([tensor[:captions] for tensor in its] for its in (self.keys, self.values))
         return view
 
-    def at(self, positions: Positions) -> "list[Past]":
+    def at(self, positions: Positions) -> "list[BlockCache]":
         """Each block's part in a pass over new tokens at `positions`."""
         mask = positions.mask(self.positions)
-        return [Past(self, block, positions, mask) for block in range(self.depth)]
+        return [BlockCache(self, block, positions, mask) for block in range(self.depth)]
 
 
-class Past:
+class BlockCache:
     """A block's part of the cache, as one pass over new tokens sees it: `own` and `text` are memories for attention."""
 
     def __init__(self, cache: KVCache, block: int, positions: Positions, mask: Tensor | None) -> None:

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seq2seq.cache import KeysValues, Past
+from seq2seq.cache import BlockCache, KeysValues
 from training.attention import attention
 
 Memory = Callable[..., KeysValues]
@@ -122,7 +122,7 @@ class CrossBlock(nn.Module):
 class DecoderBlock(CrossBlock):
     """Causal self-attention over image tokens, cross-attention to the caption, then an MLP."""
 
-    def forward(self, x: Tensor, text: Text, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, text: Text, past: BlockCache | None = None) -> Tensor:
         """One or more new image tokens (B, T, D) -> (B, T, D).
 
         Args:
