@@ -10,7 +10,7 @@ from seq2seq.cache import KeysValues
 FREQUENCIES = 128
 
 
-class Caption:
+class CaptionCache:
     """The captions of a drawing, as a denoiser reads them: the first pass fills in what the later ones read."""
 
     mask: Tensor

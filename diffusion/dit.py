@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusion.condition import Caption, TimeEmbedding, each_its_own, mean_state
+from diffusion.condition import CaptionCache, TimeEmbedding, each_its_own, mean_state
 from seq2seq.layers import CrossBlock, Memory, RMSNorm
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
@@ -64,7 +64,7 @@ class DiT(nn.Module):
         for layer in (self.modulation, self.last_modulation, self.head, *(block.cross.out for block in self.blocks)):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).
 
         `states` of captions (B, S, D) are read into `caption`; None where they have been.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from diffusion.condition import Caption
+from diffusion.condition import CaptionCache
 from diffusion.dit import DiT, DiTConfig
 from diffusion.process import Process, ProcessConfig
 from diffusion.text import CaptionEncoder, TextConfig, transformers_encoder
@@ -77,19 +77,19 @@ class DiffusionModel(PretrainedModel):
         """(C, h, w)."""
         return self.config.channels, self.config.grid, self.config.grid
 
-    def forward(self, x: Tensor, t: Tensor, text: Tensor | Caption) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | CaptionCache) -> Tensor:
         """Predicts the process's target.
 
         Args:
             x: noisy latents (B, C, h, w).
             t: their times (B,), from 0 to the process's T.
-            text: caption ids (B, S) int64, from `diffusion.text.caption_ids`; or these as a `Caption`, to be read once.
+            text: caption ids (B, S) int64, from `diffusion.text.caption_ids`; or these as a `CaptionCache`, to be read once.
 
         Returns:
             (B, C, h, w) float32; with learned variance (B, 2 C, h, w), the second half its share from -1 to 1 (not
             clamped).
         """
-        caption = text if isinstance(text, Caption) else Caption(text)
+        caption = text if isinstance(text, CaptionCache) else CaptionCache(text)
         states, dtype = None, next(self.denoiser.parameters()).dtype
         if caption.text is not None:
             states, mask = self.text(caption.text) if self.text is not None else self._foreign(caption.text)

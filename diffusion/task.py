@@ -10,7 +10,7 @@ from torch import nn
 
 from data.grid import grid
 from data.store import Store
-from diffusion.condition import Caption
+from diffusion.condition import CaptionCache
 from diffusion.latents import LatentsInfo, bound, latents
 from diffusion.loss import bits_per_dimension, diffusion_loss
 from diffusion.model import DiffusionModel, DiffusionModelConfig
@@ -68,7 +68,7 @@ class DiffusionTask(Task):
         generator = torch.Generator().manual_seed(0)
         figures = {"validation_loss": 0.0, "validation_bits_per_dimension": 0.0}
         for share, ids, x_0 in self.parts(caption_ids(self.config.model.text, self.text, captions), pictures):
-            denoise = functools.partial(average, text=Caption(ids.to(x_0.device)))
+            denoise = functools.partial(average, text=CaptionCache(ids.to(x_0.device)))
             figures["validation_loss"] += diffusion_loss(denoise, process, x_0, generator).item() * share
             bits = bits_per_dimension(denoise, process, x_0, generator, times=16).mean()
             figures["validation_bits_per_dimension"] += bits.item() * share

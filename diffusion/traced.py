@@ -7,7 +7,7 @@ import copy
 
 from torch import Tensor, nn
 
-from diffusion.condition import Caption
+from diffusion.condition import CaptionCache
 from diffusion.dit import DiT
 from diffusion.model import DiffusionModel
 from diffusion.unet import UNet
@@ -29,7 +29,7 @@ class TracedDenoiser(nn.Module):
         self.denoiser = denoiser
         self.traced = Traced(_DenoiserOfTensors(denoiser))
 
-    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:
         """Takes and returns what the denoiser does. The first pass, which reads the captions, is not traced."""
         if states is not None:
             return self.denoiser(x, t, states, caption)
@@ -45,7 +45,7 @@ class _DenoiserOfTensors(nn.Module):
         self.denoiser = denoiser
 
     def forward(self, x: Tensor, t: Tensor, keys_values: list[Tensor], mask: Tensor, pooled: Tensor) -> Tensor:
-        caption = Caption(None)
+        caption = CaptionCache(None)
         caption.mask, caption.pooled = mask, pooled
         caption.keys_values = dict(enumerate(zip(keys_values[::2], keys_values[1::2], strict=True)))
         return self.denoiser(x, t, None, caption)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffusion.condition import Caption, mean_state
+from diffusion.condition import CaptionCache, mean_state
 from training.attention import attention
 from training.config import MOST_WIDTH, require, require_sizes
 from training.errors import BadInput, install
@@ -45,7 +45,7 @@ class AttentionProcessor:
         self.number = number
 
     def __call__(
-        self, attn: Any, x: Tensor, encoder_hidden_states: Tensor | None = None, *, caption: Caption, **_: Any
+        self, attn: Any, x: Tensor, encoder_hidden_states: Tensor | None = None, *, caption: CaptionCache, **_: Any
     ) -> Tensor:
         """Queries from (B, N, C), caption states (B, S, D) or None once they are kept -> (B, N, C)."""
         source = x if self.number is None else encoder_hidden_states
@@ -97,7 +97,7 @@ class UNet(nn.Module):
         for number, layer in enumerate(cross):
             layer.set_processor(AttentionProcessor(number))
 
-    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: Caption) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:
         """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).
 
         `states` of captions (B, S, D) are read into `caption`; None where they have been.

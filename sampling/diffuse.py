@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from diffusion.condition import Caption
+from diffusion.condition import CaptionCache
 from diffusion.loss import split
 from diffusion.model import DiffusionModel
 from diffusion.process import Process
@@ -71,7 +71,7 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
         options: how to draw.
     """
     guide = options.guidance != 1
-    caption = Caption(torch.cat([text, null.expand_as(text)]) if guide else text)
+    caption = CaptionCache(torch.cat([text, null.expand_as(text)]) if guide else text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         if guide:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffusion.condition import Caption
+from diffusion.condition import CaptionCache
 from diffusion.loss import bits_per_dimension
 from diffusion.model import DiffusionModel
 from diffusion.text import caption_ids
@@ -83,7 +83,7 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         bits = []
         for start in range(0, len(images), 32):
             part, said = images[start : start + 32], captions[start : start + 32]
-            read = Caption(caption_ids(model.config.text, self.text, said).to(self.device))
+            read = CaptionCache(caption_ids(model.config.text, self.text, said).to(self.device))
             latents, denoise = self.tokenizer.latents(part.to(self.device)), partial(model, text=read)
             bits.append(bits_per_dimension(denoise, model.process, latents, generator, TIMES).cpu())
         return torch.cat(bits)

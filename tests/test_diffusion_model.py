@@ -9,7 +9,7 @@ import torch
 import yaml
 from tiny_models import IMAGES, TOKENS, captions, diffusion_model, text_tokenizer, token_model
 
-from diffusion.condition import Caption, mean_state
+from diffusion.condition import CaptionCache, mean_state
 from diffusion.dit import DiTConfig
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
@@ -69,7 +69,7 @@ def test_the_caption_s_mean_alone_tells_what_to_draw(denoiser: str) -> None:
     model = DiffusionModel(dataclasses.replace(unet(), denoiser=denoiser)).eval()  # type: ignore[arg-type]
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    x, caption = torch.randn(3, 16, 4, 4), Caption(captions(3))
+    x, caption = torch.randn(3, 16, 4, 4), CaptionCache(captions(3))
     said = model(x, T, caption)
     caption.pooled = caption.pooled.roll(1, 0)
     other = model(x, T, caption)
@@ -98,7 +98,7 @@ def test_learned_variance_doubles_the_channels() -> None:
 
 def test_captions_read_once_say_the_same() -> None:
     model, text = diffusion_model(), captions(3)
-    assert torch.equal(model(X, T, Caption(text)), model(X, T, text))
+    assert torch.equal(model(X, T, CaptionCache(text)), model(X, T, text))
 
 
 @pytest.mark.parametrize("name", ["emoji", "parti-350m", "parti-750m", "parti-3b", "parti-20b"])

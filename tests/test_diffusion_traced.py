@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.condition import Caption
+from diffusion.condition import CaptionCache
 from diffusion.dit import DiTConfig
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.traced import TracedDenoiser, with_traced_denoiser
@@ -35,7 +35,7 @@ def test_the_unet_reads_a_caption_once() -> None:
         layer.register_forward_hook(lambda *_: calls.append(1))
     texts = [torch.randint(4, 2000, (2, 9)) for _ in range(2)]
     with torch.no_grad():
-        captions = [Caption(text) for text in texts]
+        captions = [CaptionCache(text) for text in texts]
         said = [ours(x, t, caption) for caption in captions for _ in range(3)]
     assert len(calls) == 2 * len(layers)
     in_training = ours(x, t, texts[1])
@@ -66,7 +66,7 @@ def test_a_traced_denoiser_predicts_the_same(denoiser: str) -> None:
         text = torch.randint(4, 2000, (batch, length))
         text[0, length - 1] = 0  # padding
         with torch.no_grad():
-            expected, caption = plain(x, t, text), Caption(text)
+            expected, caption = plain(x, t, text), CaptionCache(text)
             assert expected.abs().max() > 1e-3
             for _ in range(4):
                 torch.testing.assert_close(quick(x, t, caption), expected, atol=1e-5, rtol=1e-5)
