@@ -114,7 +114,7 @@ class Sampler:
             state.restart(seeds, config.bos, config.eos)
             for position in range(config.length):  # past the last token only EOS is left
                 if position == guided_until:
-                    cache = cache.with_captions()  # half of the work is over
+                    cache = cache.without_guidance()  # half of the work is over
                 # a graph would be traced for each bound
                 self._step(self.model, cache, state, draw, given, None if self.engine == "compiled" else position + 1)
                 if (position + 1) % config.grid == 0:

@@ -55,7 +55,7 @@ def decode_in_parallel(
         if have_ended(ended(tokens, settled, config.eos)):
             break
         if guided_until is not None and are_unguided(settled.clamp(max=config.length - window) >= guided_until):
-            cache, guided_until = cache.with_captions(), None  # half of the work is over
+            cache, guided_until = cache.without_guidance(), None  # half of the work is over
     return tokens[:, 1:], passes
 
 

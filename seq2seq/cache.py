@@ -87,7 +87,7 @@ class KVCache:
         captions' mask and what is read in the null caption."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    def with_captions(self) -> "KVCache":
+    def without_guidance(self) -> "KVCache":
         """A view of the pictures with captions: what is left to do when guidance is over."""
         view, captions = copy.copy(self), len(self.text_mask)
         view.guided = False
