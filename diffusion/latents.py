@@ -12,7 +12,7 @@ from torch import Tensor
 from data.captioned import CaptionedImages
 from data.store import Array, Store
 from diffusion.options import DiffusionTrainingConfig
-from tokenizer.encode import encode_into, planned
+from tokenizer.encode import encode_for_run, plan_stores
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.run import RunFolder
 
@@ -60,8 +60,8 @@ def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: Imag
             grid=tokenizer.config.grid, views=views, seed=config.seed,
         )  # fmt: skip
 
-    plan = planned(config, tokenizer.config.image_size, latent_folder(config, "train").parent, info)
-    encode_into(run, plan, tokenizer.latents, tokenizer.latent_mean.device)
+    plan = plan_stores(config, tokenizer.config.image_size, latent_folder(config, "train").parent, info)
+    encode_for_run(run, plan, tokenizer.latents, tokenizer.latent_mean.device)
 
 
 def latent_folder(config: DiffusionTrainingConfig, split: str) -> Path:

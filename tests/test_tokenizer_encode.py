@@ -15,7 +15,7 @@ from data.source import open_source
 from data.store import Store
 from data.store_writer import Part, begin, finish
 from tokenizer.augment import augmented
-from tokenizer.encode import EncodeOptions, _encode_share, encode_shared, main, planned_codes
+from tokenizer.encode import EncodeOptions, _encode_share, encode_distributed, main, plan_codes
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
@@ -117,7 +117,7 @@ def test_each_process_encodes_its_share_and_the_next_run_what_one_that_died_has_
     encode("--views", "2", "--seed", "5", "--batch_size", "3", "--out", tmp_path / "alone")
     tokenizer = ImageTokenizer.from_pretrained(model)
     options = EncodeOptions(model=model, out=tmp_path / "shared", data=str(photos), views=2, seed=5, cache=cache)
-    wanted = planned_codes(tokenizer, options)
+    wanted = plan_codes(tokenizer, options)
     shares = []
     for process in (0, 1):
         state = SimpleNamespace(is_main_process=process == 0, process_index=process, num_processes=2)
@@ -135,7 +135,7 @@ def test_each_process_encodes_its_share_and_the_next_run_what_one_that_died_has_
     with Part(train.folder, train.info) as part:
         part.leave_out(7, "stands for a process that died")  # what was left out is tried again
     calls = []
-    encode_shared(wanted, lambda x: calls.append(len(x)) or tokenizer.encode(x), torch.device("cpu"), 3)
+    encode_distributed(wanted, lambda x: calls.append(len(x)) or tokenizer.encode(x), torch.device("cpu"), 3)
     assert calls == [3, 3, 3, 1]  # the batch that lacked a picture, with its other view, and the other split
     for split in ("train", "validation"):
         alone, shared = (open_codes(tmp_path / who / split) for who in ("alone", "shared"))

@@ -63,7 +63,7 @@ class EncodeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
+class PlannedStore:
     """A store that is to be made of pictures."""
 
     folder: Path
@@ -72,7 +72,7 @@ class Encoding:
     pictures: CaptionedImages
 
     @property
-    def is_there(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the folder holds just this store already."""
         try:
             return Store(self.folder, type(self.info)).info == self.info
@@ -86,15 +86,15 @@ def main(options: EncodeOptions) -> None:
     require_joined(state.num_processes)
     share_cores()
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
-    wanted = planned_codes(model, options)
+    wanted = plan_codes(model, options)
     with locked(options.out) if state.is_main_process else nullcontext():
-        encode_shared(wanted, model.encode, model.latent_mean.device, options.batch_size)
+        encode_distributed(wanted, model.encode, model.latent_mean.device, options.batch_size)
     if state.is_main_process:
         for one in wanted:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
 
 
-def planned_codes(model: ImageTokenizer, options: EncodeOptions) -> list[Encoding]:
+def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedStore]:
     """The stores of codes of both splits, as they are going to be."""
 
     def info(pictures: CaptionedImages, views: int) -> CodesInfo:
@@ -104,32 +104,32 @@ def planned_codes(model: ImageTokenizer, options: EncodeOptions) -> list[Encodin
             fingerprint=pictures.fingerprint,
         )  # fmt: skip
 
-    return planned(options, model.config.image_size, options.out, info)
+    return plan_stores(options, model.config.image_size, options.out, info)
 
 
-def planned(options: Any, size: int, out: Path, info: Callable[[CaptionedImages, int], Any]) -> list[Encoding]:
+def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedImages, int], Any]) -> list[PlannedStore]:
     """Stores in `out` of both splits of the pictures that `options` name; `info` is told the pictures and the views."""
     plan = []
     for split, views in (("train", options.views), ("validation", 1)):
         pictures = open_source(
             options.data, size=size, split=split, cache=options.cache, strict=options.strict, limit=options.limit
         )
-        plan.append(Encoding(folder=out / split, info=info(pictures, views), pictures=pictures))
+        plan.append(PlannedStore(folder=out / split, info=info(pictures, views), pictures=pictures))
     return plan
 
 
-def encode_into(
-    run: RunFolder, plan: Sequence[Encoding], encode: Callable[[Tensor], Tensor], device: torch.device
+def encode_for_run(
+    run: RunFolder, plan: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device
 ) -> None:
-    """As `encode_shared`, for a run that goes on with the stores that are there, and on the same data alone."""
+    """As `encode_distributed`, for a run that goes on with the stores that are there, and on the same data alone."""
     if PartialState().is_main_process:
         run.lock()
         run.require_data({one.folder.name: one.info.origin for one in plan})
-    encode_shared([one for one in plan if not one.is_there], encode, device)
+    encode_distributed([one for one in plan if not one.is_complete], encode, device)
 
 
-def encode_shared(
-    wanted: Sequence[Encoding], encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int = 64
+def encode_distributed(
+    wanted: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int = 64
 ) -> None:
     """Makes stores, each process of the launcher its share; every one of them must call it.
 
@@ -157,7 +157,7 @@ def encode_shared(
 
 
 def _encode_share(
-    one: Encoding, encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int, state: PartialState
+    one: PlannedStore, encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int, state: PartialState
 ) -> None:
     (name,) = one.info.arrays
     generator = torch.Generator().manual_seed(one.info.seed)
