@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenizer.augment import augmented
+from tokenizer.augment import augment
 
 PICTURES = torch.randint(0, 256, (64, 3, 16, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -14,26 +14,26 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_it_is_a_function_of_the_generator() -> None:
     torch.manual_seed(1)
-    once = augmented(PICTURES, generator())
+    once = augment(PICTURES, generator())
     torch.manual_seed(2)
-    assert torch.equal(augmented(PICTURES, generator()), once)
-    assert not torch.equal(augmented(PICTURES, generator(1)), once)
+    assert torch.equal(augment(PICTURES, generator()), once)
+    assert not torch.equal(augment(PICTURES, generator(1)), once)
     assert (once.dtype, once.shape) == (torch.uint8, PICTURES.shape)
 
 
 def test_it_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    augmented(PICTURES, generator())
+    augment(PICTURES, generator())
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_each_picture_moves_on_its_own() -> None:
-    moved = augmented(PICTURES[:1].expand(8, -1, -1, -1), generator())
+    moved = augment(PICTURES[:1].expand(8, -1, -1, -1), generator())
     assert len({picture.numpy().tobytes() for picture in moved}) == 8
 
 
 def test_no_shift_and_no_zoom_is_the_picture_itself() -> None:
-    assert torch.equal(augmented(PICTURES, generator(), shift=0, zoom=0), PICTURES)
+    assert torch.equal(augment(PICTURES, generator(), shift=0, zoom=0), PICTURES)
 
 
 def centre(picture: Tensor) -> tuple[float, float]:
@@ -47,7 +47,7 @@ def test_it_never_mirrors_and_shifts_no_further_than_told() -> None:
     """A bright corner stays in its corner, in every one of many draws."""
     picture = torch.zeros(3, 40, 40, dtype=torch.uint8)
     picture[:, 6:14, 6:14] = 255
-    moved = augmented(picture.expand(300, -1, -1, -1), generator(), shift=0.1, zoom=0)
+    moved = augment(picture.expand(300, -1, -1, -1), generator(), shift=0.1, zoom=0)
     centres = torch.tensor([centre(m) for m in moved])
     assert (centres - 9.5).abs().max() < 0.1 * 40 + 0.5
     assert (centres - 9.5).std(0).min() > 1  # but it does shift
@@ -58,7 +58,7 @@ def test_it_never_mirrors_and_shifts_no_further_than_told() -> None:
 def test_it_zooms_no_further_than_told(zoom: float) -> None:
     picture = torch.zeros(3, 60, 60, dtype=torch.uint8)
     picture[:, 20:40, 20:40] = 255
-    moved = augmented(picture.expand(200, -1, -1, -1), generator(), shift=0, zoom=zoom)
+    moved = augment(picture.expand(200, -1, -1, -1), generator(), shift=0, zoom=zoom)
     sides = (moved[:, 0].float() / 255).sum((1, 2)).sqrt() / 20
     assert 1 / (1 + zoom) - 0.03 < sides.min() < 1 - zoom / 3
     assert 1 + zoom / 3 < sides.max() < 1 / (1 - zoom) + 0.03
@@ -66,11 +66,11 @@ def test_it_zooms_no_further_than_told(zoom: float) -> None:
 
 def test_edges_are_repeated() -> None:
     white = torch.full((20, 3, 16, 16), 255, dtype=torch.uint8)
-    assert torch.equal(augmented(white, generator(), shift=0.3, zoom=0.5), white)
+    assert torch.equal(augment(white, generator(), shift=0.3, zoom=0.5), white)
 
 
 def test_what_it_shows_is_kept() -> None:
     smooth = F.interpolate(torch.rand(8, 3, 4, 4, generator=generator()) * 255, size=64, mode="bilinear")
-    moved = augmented(smooth.to(torch.uint8), generator())
+    moved = augment(smooth.to(torch.uint8), generator())
     upright, mirrored = ((moved.float() - other).abs().mean((1, 2, 3)) for other in (smooth, smooth.flip(3)))
     assert (upright < mirrored).all()

@@ -14,7 +14,7 @@ from data.codes import CodesInfo, open_codes, require_tokenizer
 from data.source import open_source
 from data.store import Store
 from data.store_writer import Part, begin, finish
-from tokenizer.augment import augmented
+from tokenizer.augment import augment
 from tokenizer.encode import EncodeOptions, _encode_share, encode_distributed, main, plan_codes
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.quantizers import CosineVQConfig
@@ -95,7 +95,7 @@ def test_views_are_small_shifts_and_zooms(
     pictures = open_source(photos, size=16, split="train", cache=cache)
     images = torch.stack([pictures[i] for i in range(20)])
     generator = torch.Generator().manual_seed(5)
-    expected = [images, augmented(images, generator), augmented(images, generator)]
+    expected = [images, augment(images, generator), augment(images, generator)]
     codes = codes_of(open_codes(tmp_path / "codes" / "train")).transpose(0, 1)
     for view, seen in zip(codes, expected, strict=True):
         assert torch.equal(view, tokenizer.encode(seen))

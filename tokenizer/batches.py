@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.captioned import CaptionedImages
-from tokenizer.augment import augmented
+from tokenizer.augment import augment
 from training.batches import Batch
 
 
@@ -21,4 +21,4 @@ class PictureBatches:
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
         """The pictures `indices`, each moved a little: `images`, uint8 (B, 3, H, W)."""
-        return {"images": augmented(torch.stack([self._pictures[int(i)] for i in indices]), generator)}
+        return {"images": augment(torch.stack([self._pictures[int(i)] for i in indices]), generator)}

@@ -21,7 +21,7 @@ from data.codes import CodesInfo
 from data.source import open_source
 from data.store import Store
 from data.store_writer import Part, begin, finish
-from tokenizer.augment import moved, moves
+from tokenizer.augment import move, random_moves
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
@@ -169,11 +169,11 @@ def _encode_share(
         for number, start in enumerate(tqdm(starts, f"encoding {one.pictures.name}", unit="batch", disable=not show)):
             rows = range(start, min(start + batch_size, len(one.pictures)))
             # drawn for all batches, so that a picture's views are the same whoever encodes it
-            shifts = [moves(len(rows), generator) for _ in range(one.info.views - 1)]
+            shifts = [random_moves(len(rows), generator) for _ in range(one.info.views - 1)]
             if number % state.num_processes != state.process_index or not missing[rows].any():
                 continue
             images = torch.stack([one.pictures[i] for i in rows])
-            seen = [images, *(moved(images, *shift) for shift in shifts)]
+            seen = [images, *(move(images, *shift) for shift in shifts)]
             part.write(start, **{name: torch.stack([encode(view.to(device)).cpu() for view in seen], dim=1).numpy()})
 
 
