@@ -166,7 +166,7 @@ class AdversarialTask(TokenizerTask):
     def losses(self, batch, step):
         images = to_float(batch["images"])
         made = self.modules["model"](images)
-        loss, scalars = self.lack(made, images)
+        loss, scalars = self.reconstruction_loss(made, images)
         yield Loss("model", loss - self.config.task.weight * self.judge(made.images).mean(), scalars)
         judge = self.modules["discriminator"]
         real, fake = judge(images), judge(made.images.detach())

@@ -33,9 +33,9 @@ class TokenizerTask(Task):
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
         """Of `images`, uint8 (B, 3, H, W)."""
         images = to_float(batch["images"])
-        yield Loss("model", *self.lack(self.modules["model"](images), images))
+        yield Loss("model", *self.reconstruction_loss(self.modules["model"](images), images))
 
-    def lack(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction_loss(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> what it lacks, a scalar; and what to log."""
         total, terms = self.objective(made, images)
         return total, {**terms, "psnr": psnr(made.images, images), **self.model.quantizer.health()}
