@@ -16,7 +16,7 @@ from diffusion.loss import bits_per_dimension, diffusion_loss
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.text import caption_ids, resolve_text_config
-from tokenizer.image_tokenizer import ImageTokenizer, require_own_grid
+from tokenizer.image_tokenizer import ImageTokenizer, require_matching_grid
 from tokenizer.text import TextTokenizer
 from training.batches import Batch
 from training.pretrained import start_from
@@ -30,7 +30,7 @@ def resolve_config(
 
     Raises `BadInput` where it has another grid.
     """
-    require_own_grid(config, tokenizer.config.grid)
+    require_matching_grid(config, tokenizer.config.grid)
     text_config, encoder = resolve_text_config(config.text, text)
     return dataclasses.replace(
         config, text=text_config, channels=tokenizer.config.quantizer.dim, grid=tokenizer.config.grid,

@@ -13,7 +13,7 @@ from data.store import Store
 from seq2seq.loss import token_loss
 from seq2seq.model import TokenModel, TokenModelConfig
 from seq2seq.options import TokenTrainingConfig
-from tokenizer.image_tokenizer import ImageTokenizer, require_own_grid
+from tokenizer.image_tokenizer import ImageTokenizer, require_matching_grid
 from tokenizer.text import TextTokenizer
 from training.batches import Batch
 from training.pretrained import start_from
@@ -22,7 +22,7 @@ from training.task import Draw, Loss, Task
 
 def resolve_config(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
     """A model that reads the captions of `text` and writes such codes. Raises `BadInput` where it has another grid."""
-    require_own_grid(config, codes.columns)
+    require_matching_grid(config, codes.columns)
     return dataclasses.replace(
         config, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
         codebook_size=codes.codebook_size, grid=codes.columns, codes_id=codes.codes_id,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from diffusion.model import DiffusionModelConfig
 from seq2seq.model import TokenModelConfig
-from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, require_own_grid, to_float, to_uint8
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, require_matching_grid, to_float, to_uint8
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
 from training.config import from_dict
@@ -295,8 +295,8 @@ def test_impossible_shapes(options: dict[str, Any], said: str) -> None:
 
 def test_a_grid_that_a_preset_states_is_not_overwritten() -> None:
     """A preset for pictures of 32 x 32 codes was trained on 8 x 8 without a word."""
-    require_own_grid(TokenModelConfig(), 16)  # nothing is stated
-    require_own_grid(TokenModelConfig(grid=32), 32)
+    require_matching_grid(TokenModelConfig(), 16)  # nothing is stated
+    require_matching_grid(TokenModelConfig(grid=32), 32)
     for config in (TokenModelConfig(grid=32), DiffusionModelConfig(grid=32)):
         with pytest.raises(BadInput, match="grid is 32, but the image tokenizer makes 8 codes a row"):
-            require_own_grid(config, 8)
+            require_matching_grid(config, 8)

@@ -49,7 +49,7 @@ class ImageTokenizerConfig:
         return {f"{part}.{name}" for part, config in parts.items() for name in getattr(config, group)}
 
 
-def require_own_grid(model: Any, grid: int) -> None:
+def require_matching_grid(model: Any, grid: int) -> None:
     """Raises `BadInput` where the config of a model states another `grid` than the image tokenizer has.
 
     Presets for large pictures state one; with an image tokenizer for small ones, another model than they say would be
