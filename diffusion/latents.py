@@ -74,7 +74,7 @@ def latents(store: Store[LatentsInfo], i: int, view: int = 0) -> Tensor:
     return torch.from_numpy(store.array("latents")[i, view].astype(np.float32))
 
 
-def bound(store: Store[LatentsInfo]) -> float:
+def magnitude_bound(store: Store[LatentsInfo]) -> float:
     """The magnitude that 99.5 % of the numbers stay below, over some thousand pictures."""
     kept = store.array("latents")
     some = torch.from_numpy(kept[:: max(1, len(kept) // 1024), 0].astype(np.float32)).abs().flatten()

@@ -30,7 +30,7 @@ def diffusion_loss(
     error = (said - process.target(x_0, noise, t)).square().flatten(1).mean(1)
     loss = (process.weight(t) * error).mean()  # eq. 14
     if share is not None:  # Improved DDPM eq. 16; the bound trains the variance alone
-        loss = loss + HYBRID * process.steps * bound(process, x_0, x_t, t, said.detach(), share).mean()
+        loss = loss + HYBRID * process.steps * bound_term(process, x_0, x_t, t, said.detach(), share).mean()
     return loss
 
 
@@ -50,11 +50,11 @@ def bits_per_dimension(
         t = torch.full((len(x_0),), float(step), device=x_0.device)
         x_t = process.add_noise(x_0, _noise_like(x_0, generator), t)
         said, share = split(denoise(x_t, t), x_0.shape[1])
-        total = total + weight * bound(process, x_0, x_t, t, said, share)
+        total = total + weight * bound_term(process, x_0, x_t, t, said, share)
     return total
 
 
-def bound(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, said: Tensor, share: Tensor | None) -> Tensor:
+def bound_term(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, said: Tensor, share: Tensor | None) -> Tensor:
     """The bound's term of time t, L_(t-1) of DDPM eq. 5, in bits per element: (B,)."""
     s = t - 1
     estimate, _ = process.estimates(said, x_t, t)

@@ -11,7 +11,7 @@ from torch import nn
 from data.grid import grid
 from data.store import Store
 from diffusion.condition import CaptionCache
-from diffusion.latents import LatentsInfo, bound, latents
+from diffusion.latents import LatentsInfo, latents, magnitude_bound
 from diffusion.loss import bits_per_dimension, diffusion_loss
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
@@ -34,7 +34,7 @@ def resolve_config(
     text_config, encoder = resolve_text_config(config.text, text)
     return dataclasses.replace(
         config, text=text_config, channels=tokenizer.config.quantizer.dim, grid=tokenizer.config.grid,
-        latent_bound=bound(trained), codes_id=tokenizer.codes_id,
+        latent_bound=magnitude_bound(trained), codes_id=tokenizer.codes_id,
         text_id="" if text_config.kind == "transformers" else text.text_id,
     ), encoder  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.loss import bits_per_dimension, bound, diffusion_loss
+from diffusion.loss import bits_per_dimension, bound_term, diffusion_loss
 from diffusion.process import Process, ProcessConfig, Target
 
 SETTINGS: list[tuple[str, Target]] = [
@@ -133,5 +133,5 @@ def test_a_term_of_the_bound_is_the_divergence_of_two_normals() -> None:
         torch.distributions.Normal(true, true_spread), torch.distributions.Normal(other, spread)
     ) / math.log(2)
     torch.testing.assert_close(
-        bound(found, x_0, x_t, t, said, share).double(), expected.flatten(), rtol=1e-4, atol=1e-6
+        bound_term(found, x_0, x_t, t, said, share).double(), expected.flatten(), rtol=1e-4, atol=1e-6
     )
