@@ -53,7 +53,7 @@ def mean_state(states: Tensor, mask: Tensor) -> Tensor:
     return (states * kept).sum(1) / kept.sum(1)
 
 
-def each_its_own(states: Tensor | None, readers: int) -> list[Tensor | None]:
+def view_per_reader(states: Tensor | None, readers: int) -> list[Tensor | None]:
     """A view of the caption states a reader. Their gradients add up in the order of these, whenever each reader reads:
     what is trained does not depend on where in a block the caption is."""
     return [None if states is None else states.view_as(states) for _ in range(readers)]

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusion.condition import CaptionCache, TimeEmbedding, each_its_own, mean_state
+from diffusion.condition import CaptionCache, TimeEmbedding, mean_state, view_per_reader
 from seq2seq.layers import CrossBlock, Memory, RMSNorm
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
@@ -69,7 +69,7 @@ class DiT(nn.Module):
 
         `states` of captions (B, S, D) are read into `caption`; None where they have been.
         """
-        views = each_its_own(states, len(self.blocks))
+        views = view_per_reader(states, len(self.blocks))
         if states is not None:
             caption.pooled = self.pool(mean_state(states, caption.mask[:, 0, 0]))
         h, w = x.shape[2:]
