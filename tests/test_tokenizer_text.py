@@ -246,7 +246,7 @@ def test_the_command_trains_on_a_user_s_captions(
 
     assert "and these captions make another" in refused("--model.max_length", "10")
     ImageTokenizer(IMAGES).save_pretrained(tmp_path / "model")  # whose config.json it once replaced
-    assert "holds something else than a text tokenizer" in refused("--out", str(tmp_path / "model"))
+    assert "holds something other than a text tokenizer" in refused("--out", str(tmp_path / "model"))
     assert ImageTokenizer.from_pretrained(tmp_path / "model").config == IMAGES
     assert TextTokenizer.from_pretrained(tmp_path / "text").text_id == text.text_id
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--vocab_size", "200"])

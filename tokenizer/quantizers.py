@@ -1,4 +1,4 @@
-"""Quantizers (see `tokenizer.parts` for what they promise)."""
+"""Quantizers. `tokenizer.parts` has their interface."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,9 +23,9 @@ class CosineVQConfig(QuantizerConfig):
     size: int = 2048
     """Number of codes."""
     dim: int = 16
-    """Dimensions in which codes are compared."""
+    """Dimensions in which vectors are compared with codes."""
     commitment: float = 0.5
-    """Pull of the encoder's output towards its code."""
+    """Weight of the commitment loss, which pulls the encoder's output towards its code."""
 
     def __post_init__(self) -> None:
         require(self, "size", 2 <= self.size <= 2**24, "from 2 to 16777216")
@@ -33,21 +33,21 @@ class CosineVQConfig(QuantizerConfig):
         require(self, "commitment", self.commitment >= 0, "0 or more")
 
     def build(self, width: int) -> "CosineVQ":
-        """Makes the module, for vectors of this width."""
+        """Builds the module for vectors of this width."""
         return CosineVQ(width, self)
 
 
 class CosineVQ(VectorQuantize, Quantizer):  # type: ignore[misc]
-    """The nearest code by cosine.
+    """Chooses the code with the largest cosine similarity.
 
-    Codes follow the encoder by a moving average; one used less than a tenth of the mean is replaced by a vector of the
-    batch.
+    In training, codes are a moving average of the vectors assigned to them. A code that is used less than a tenth as
+    often as the mean is replaced by a vector of the batch.
     """
 
     codes_tensors = ("project_in.", "_codebook.embed.")
     pixels_tensors = ("project_out.", "_codebook.embed.")
 
-    # of its base, which has no types
+    # attributes of VectorQuantize, which has no types
     project_in: Any
     codebook: Any
     _codebook: Any
@@ -65,7 +65,7 @@ class CosineVQ(VectorQuantize, Quantizer):  # type: ignore[misc]
         )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(B, h, w, D) -> quantized, codes, and how far the encoder's output is from its code (mean square)."""
+        """(B, h, w, D) -> quantized, codes, and the commitment loss: the mean squared distance of z from its codes."""
         quantized, codes, commitment = VectorQuantize.forward(self, rearrange(z, "b h w d -> b (h w) d"))
         h = z.shape[1]
         quantized = rearrange(quantized, "b (h w) d -> b h w d", h=h)
@@ -76,7 +76,7 @@ class CosineVQ(VectorQuantize, Quantizer):  # type: ignore[misc]
         return F.normalize(self.project_in(z), dim=-1)
 
     def nearest(self, vectors: Tensor) -> Tensor:
-        """(B, h, w, C) -> codes (B, h, w) of the largest inner product."""
+        """(B, h, w, C) -> codes (B, h, w) with the largest inner product."""
         return (vectors @ self.codebook.T).argmax(-1)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class CosineVQ(VectorQuantize, Quantizer):  # type: ignore[misc]
         return self.get_output_from_indices(codes)
 
     def health(self) -> dict[str, Tensor]:
-        """Share of the codes in use and their perplexity over about the last hundred training steps."""
+        """Share of the codes in use, and their perplexity, over about the last hundred training steps."""
         counts = self._codebook.cluster_size.flatten()
         p = counts / counts.sum().clamp_min(1e-10)
         return {"usage": (counts > 0.1).float().mean(), "perplexity": torch.exp(torch.special.entr(p).sum())}

@@ -1,4 +1,4 @@
-"""What the image tokenizer learns: to give a picture back."""
+"""The training task of the image tokenizer: to reconstruct a picture."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.task import Loss, Task
 
 
 class TokenizerTask(Task):
-    """Trains the tokenizer of a config on pictures; `unseen` ones are rebuilt on the way."""
+    """Trains an image tokenizer on pictures. Validation pictures are reconstructed from time to time."""
 
     def __init__(
         self, config: TokenizerTrainingConfig, pictures: CaptionedImages, unseen: CaptionedImages, device: torch.device
@@ -31,24 +31,24 @@ class TokenizerTask(Task):
         super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        """Of `images`, uint8 (B, 3, H, W)."""
+        """Yields the loss of a batch of `images`, uint8 (B, 3, H, W)."""
         images = to_float(batch["images"])
         yield Loss("model", *self.reconstruction_loss(self.modules["model"](images), images))
 
     def reconstruction_loss(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> what it lacks, a scalar; and what to log."""
+        """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> scalar loss, and scalars for the log by name."""
         total, terms = self.objective(made, images)
         return total, {**terms, "psnr": psnr(made.images, images), **self.model.quantizer.health()}
 
     def evaluate(self, average: ImageTokenizer, file: Path) -> dict[str, float]:
-        """Draws validation pictures over their reconstructions."""
+        """Writes an image file with validation pictures above their reconstructions; returns their PSNR."""
         rebuilt = average.decode(average.encode(self.shown))
         grid([*self.shown[:16], *rebuilt[:16]], columns=min(16, len(self.shown))).save(file, format="PNG")
         return {"validation_psnr": psnr(to_float(rebuilt), to_float(self.shown)).item()}
 
     def export(self, average: ImageTokenizer, folder: Path) -> None:
-        """Latents are standardised by those of the weights as they are released."""
+        """Standardises latents anew, for the exported weights, and then exports as the base class does."""
         average.load_state_dict(exported(average))
-        some = range(0, len(self.pictures), max(1, len(self.pictures) // 1024))
-        average.calibrate([self.pictures[i][None].to(self.device) for i in some])
+        sample = range(0, len(self.pictures), max(1, len(self.pictures) // 1024))
+        average.calibrate([self.pictures[i][None].to(self.device) for i in sample])
         super().export(average, folder)

@@ -17,11 +17,11 @@ from training.files import write_bytes, write_json
 from training.strict_json import read_bytes, read_json
 
 PAD, EOS, NULL, UNKNOWN = range(4)
-"""Ids of the special pieces. `UNKNOWN` exists because SentencePiece wants one; byte fallback never needs it."""
+"""Ids of the special pieces. SentencePiece requires `UNKNOWN`, but with byte fallback it is never used."""
 
 
 class CaptionCut(UserWarning):
-    """A caption is longer than the model reads."""
+    """A caption is longer than the model can read, so that its end is cut off."""
 
 
 @dataclass(kw_only=True)
@@ -29,26 +29,29 @@ class TextTokenizerConfig:
     """Shape of encoded captions."""
 
     max_length: int = 64
-    """Ids a caption is padded or cut to, its end mark included."""
+    """Ids in an encoded caption, with its end mark. Captions are padded or cut to this."""
 
     def __post_init__(self) -> None:
         require(self, "max_length", 2 <= self.max_length <= MOST_WIDTH, f"from 2 to {MOST_WIDTH}")
 
 
 class TextTokenizer:
-    """Byte fallback and identity normalisation: every input has ids, none is unknown."""
+    """Maps captions to ids, and back. Byte fallback encodes any text, so that no input is unknown."""
 
     def __init__(self, config: TextTokenizerConfig, spiece: bytes) -> None:
         if not spiece:
-            raise RuntimeError("no model")  # SentencePiece would take it for a model without pieces
+            raise RuntimeError("no model")  # SentencePiece would load it as a model without pieces
         self.config = config
         self._spiece = spiece
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=spiece)
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int, config: TextTokenizerConfig) -> "TextTokenizer":
-        """Trains a unigram model of at most `vocab_size` pieces. Raises `BadInput` when there is no caption."""
-        captions = sorted({caption.strip() for caption in captions} - {""})  # the order must not matter
+        """Trains a unigram model of at most `vocab_size` pieces.
+
+        Raises `BadInput` when there is no caption, or more letters than pieces.
+        """
+        captions = sorted({caption.strip() for caption in captions} - {""})  # so that their order does not matter
         if not captions:
             raise BadInput("there is no caption to train the text tokenizer on")
         model = io.BytesIO()
@@ -88,18 +91,18 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special ones included."""
+        """Number of ids, with the special ones."""
         return int(self._pieces.get_piece_size())
 
     @property
     def text_id(self) -> str:
-        """Names the model: the same ids for the same captions."""
+        """Hash of the model: text tokenizers with the same `text_id` give the same ids."""
         return hashlib.sha256(self._spiece + str(self.config.max_length).encode()).hexdigest()[:16]
 
     def encode(self, captions: Sequence[str | None]) -> Tensor:
         """Captions -> ids (B, max_length) int64, padded with `PAD`; `None` is the null caption.
 
-        A caption that does not fit is cut, with a warning.
+        Cuts a caption that is too long, with the warning `CaptionCut`. Raises `BadInput` for half a surrogate pair.
         """
         ids = torch.full((len(captions), self.config.max_length), PAD)
         for row, caption in zip(ids, captions, strict=True):
@@ -108,14 +111,14 @@ class TextTokenizer:
         return ids
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids (B, L) -> captions, special ids left out."""
+        """Ids (B, L) -> captions, without special ids."""
         return [self._pieces.decode([i for i in row if i > UNKNOWN]) for row in ids.tolist()]
 
     def _fitting(self, caption: str) -> list[int]:
         try:
             pieces = self._pieces.encode(caption)
         except RuntimeError:
-            raise BadInput(f"{caption!r} is not text: it has half of a surrogate pair in it") from None
+            raise BadInput(f"{caption!r} is not text: it contains half of a surrogate pair") from None
         room = self.config.max_length - 1
         if len(pieces) > room:
             kept = self._pieces.decode(pieces[:room])
@@ -126,7 +129,8 @@ class TextTokenizer:
 
 
 def trim_padding(ids: Tensor) -> Tensor:
-    """Ids (B, L) -> (B, length of the longest caption): padding is masked wherever ids are read, so that columns of
-    nothing else cost time and change no state. Reads the ids: for a batch on its way to the device.
+    """Cuts columns that are all padding: ids (B, L) -> (B, length of the longest caption).
+
+    Models mask padding, so that these columns only cost time. Call it before ids go to a GPU: it reads their values.
     """
     return ids[:, : int((ids != PAD).sum(1).max())]

@@ -11,12 +11,12 @@ from training.trainer import Trainer, accelerator_for
 
 
 def main(config: TokenizerTrainingConfig) -> None:
-    """Opens the pictures and trains on them."""
+    """Opens the pictures, and trains the image tokenizer on them."""
     accelerator = accelerator_for(config)
     source = functools.partial(
         open_source, config.data, size=config.model.image_size, cache=config.cache, strict=config.strict
     )
-    pictures = source(split="train", limit=config.limit)  # of several processes one draws them, once
+    pictures = source(split="train", limit=config.limit)  # the first process renders them, once for all
     unseen = source(split="validation", limit=128)
     if config.verify:
         pictures.store.verify()

@@ -1,4 +1,4 @@
-"""Trains the text tokenizer on a corpus's captions: `python -m tokenizer.train_text --data emoji --out FOLDER`."""
+"""Trains the text tokenizer on the captions of a corpus: `python -m tokenizer.train_text --data emoji --out FOLDER`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,13 @@ class TextTrainingOptions:
     out: Path
     """Folder to write."""
     vocab_size: int = 4096
-    """Most pieces to make; fewer when the captions do not hold as many."""
+    """Largest number of pieces. There are fewer when the captions do not contain as many."""
     limit: int | None = None
-    """Use only this many pictures' captions."""
+    """Use the captions of at most this many pictures."""
     size: int = 64
-    """Picture size of the corpus; only decides which prepared copy is read."""
+    """Size of the corpus's pictures in pixels. It only selects the prepared copy to read captions from."""
     cache: Path | None = None
-    """Folder for prepared pictures; by default the user's cache folder."""
+    """Folder for prepared pictures. The default is your cache folder."""
     model: TextTokenizerConfig = field(default_factory=TextTokenizerConfig)
     """Shape of encoded captions."""
 
@@ -35,7 +35,7 @@ class TextTrainingOptions:
 
 
 def main(options: TextTrainingOptions) -> None:
-    """Trains, saves, and says where. Raises `BadInput` where `out` holds anything but this text tokenizer."""
+    """Trains and saves a text tokenizer. Raises `BadInput` where `out` holds anything but this text tokenizer."""
     _require_free(options.out)
     pictures = open_source(options.data, size=options.size, split="train", cache=options.cache, limit=options.limit)
     captions = [caption for i in range(len(pictures)) for caption in pictures.captions(i)]
@@ -45,7 +45,7 @@ def main(options: TextTrainingOptions) -> None:
         if there != text.text_id:
             raise BadInput(
                 f"{options.out}: holds the text tokenizer {there}, and these captions make another, {text.text_id}; "
-                "models may rest on it, so choose another --out"
+                "models may depend on it, so choose another --out"
             )
     with atomic(options.out) as temporary:
         text.save_pretrained(temporary)
@@ -53,11 +53,11 @@ def main(options: TextTrainingOptions) -> None:
 
 
 def _require_free(out: Path) -> None:
-    """Raises `BadInput` unless `out` is free, or a text tokenizer; before time is spent on one."""
+    """Raises `BadInput` unless `out` is empty or holds only a text tokenizer, before time is spent on training."""
     if out.is_dir() and any(out.iterdir()):
         others = {file.name for file in out.iterdir()} - {"config.json", "spiece.model"}
         if others:
-            raise BadInput(f"{out}: holds something else than a text tokenizer ({min(others)}); choose another --out")
+            raise BadInput(f"{out}: holds something other than a text tokenizer ({min(others)}); choose another --out")
         TextTokenizer.from_pretrained(out)
 
 

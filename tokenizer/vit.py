@@ -1,4 +1,4 @@
-"""The backbone of the ViT-VQGAN (arXiv 2110.04627).
+"""The vision transformers of ViT-VQGAN (arXiv 2110.04627): encoder and decoder of the image tokenizer.
 
 Dimension names: B batch, N patches (h * w), D width, H heads.
 """
@@ -18,13 +18,13 @@ from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 @BACKBONES.register("vit")
 @dataclass(kw_only=True)
 class ViTConfig(BackboneConfig):
-    """Two vision transformers (ViT-VQGAN)."""
+    """Shape of the two vision transformers of ViT-VQGAN."""
 
     codes_only: ClassVar = frozenset({"encoder_depth"})
     pixels_only: ClassVar = frozenset({"decoder_depth", "pixel_width"})
 
     patch_size: int = 8
-    """Height and width in pixels that one code stands for."""
+    """Height and width of a patch in pixels. Each patch becomes one code."""
     width: int = 256
     """Width of both transformers."""
     encoder_depth: int = 4
@@ -32,9 +32,9 @@ class ViTConfig(BackboneConfig):
     decoder_depth: int = 6
     """Blocks of the decoder."""
     heads: int = 4
-    """Attention heads; they divide the width."""
+    """Attention heads. The width must be a multiple of them."""
     pixel_width: int = 32
-    """Channels of the convolutions that close the seams between patches."""
+    """Channels of the decoder's convolutions, which smooth the borders of patches."""
 
     def __post_init__(self) -> None:
         require_sizes(
@@ -49,11 +49,11 @@ class ViTConfig(BackboneConfig):
         return self.patch_size
 
     def encoder(self, image_size: int) -> "Encoder":
-        """Makes the encoder."""
+        """Builds the encoder."""
         return Encoder(image_size, self.patch_size, self.width, self.encoder_depth, self.heads)
 
     def decoder(self, image_size: int) -> "Decoder":
-        """Makes the decoder."""
+        """Builds the decoder."""
         return Decoder(image_size, self.patch_size, self.width, self.decoder_depth, self.heads, self.pixel_width)
 
 
@@ -88,7 +88,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks over a grid of vectors with a learned embedding for each row and each column."""
+    """Blocks over a grid of vectors, with a learned embedding for each row and for each column."""
 
     def __init__(self, grid: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, D) -> (B, h, w, D), h and w up to the trained grid."""
+        """(B, h, w, D) -> (B, h, w, D), h and w at most the grid."""
         _, h, w, _ = x.shape
         x = x + self.rows[:h] + self.columns[:, :w]
         x = self.norm(self.blocks(rearrange(x, "b h w d -> b (h w) d")))
@@ -122,7 +122,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Grid of vectors -> image: a transformer, then two convolutions over pixels that close the seams of patches."""
+    """Grid of vectors -> image: a transformer, then two convolutions over pixels that smooth the borders of patches."""
 
     def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int, pixel_width: int) -> None:
         super().__init__()
