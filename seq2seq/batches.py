@@ -1,4 +1,4 @@
-"""What the token model is trained on."""
+"""Training batches of the token model."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from training.turns import Turns
 
 
 class TokenBatches:
-    """Makes the batches of a token model from stores of codes. It can be pickled, for the workers of a loader."""
+    """Makes batches from stores of codes. It can be pickled, for the workers of a data loader."""
 
     def __init__(
         self, codes: Store[CodesInfo], unseen: Store[CodesInfo], text: TextTokenizer, config: TokenTrainingConfig
@@ -28,9 +28,9 @@ class TokenBatches:
         return len(self._turns)
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Of the turns `indices`: a view, a caption or none, and what the decoder is shown of the tokens.
+        """Makes a batch of the turns `indices`, with a random view and a random caption, or the null caption, of each.
 
-        `text` (B, S), `tokens` and `read` (B, T), all int64.
+        Returns `text` (B, S) caption ids, `tokens` (B, T), and `inputs` (B, T) for the decoder; all int64.
         """
         captions: list[str | None] = []
         views = []
@@ -43,5 +43,5 @@ class TokenBatches:
         dropped = torch.rand(len(captions), generator=generator) < self._caption_dropout
         captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         tokens = torch.from_numpy(np.stack(views).astype(np.int64)).flatten(1)
-        read = drop_tokens(tokens, self._token_dropout, self._bos, generator)
-        return {"text": trim_padding(self._text.encode(captions)), "tokens": tokens, "inputs": read}
+        inputs = drop_tokens(tokens, self._token_dropout, self._bos, generator)
+        return {"text": trim_padding(self._text.encode(captions)), "tokens": tokens, "inputs": inputs}

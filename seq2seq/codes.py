@@ -1,4 +1,4 @@
-"""Where a trainer of the token model finds its image codes."""
+"""Finds or makes the image codes that the token model is trained on."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from training.run import RunFolder
 
 
 def code_folder(config: TokenTrainingConfig) -> Path:
-    """`config.data` where that holds stores of codes; else `codes/` in the run folder."""
+    """The folder of the stores of codes: `config.data` if it holds them, else `codes/` in the run folder."""
     given = (Path(config.data) / "train" / HEAD).is_file()
     return Path(config.data) if given else Path(config.out) / "codes"
 
 
 def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
-    """Encodes the pictures `config.data` into the run folder, except where their codes are there already.
+    """Encodes the pictures of `config.data` into the run folder, unless their codes are there already.
 
-    Every process must call it, and encodes its share. Raises `BadInput` when another trainer is in the folder, or one
-    has learnt from other codes there.
+    Every process must call it, and encodes its share. Raises `BadInput` when another trainer is using the folder, or
+    when the run was trained on other codes.
     """
     device = tokenizer.latent_mean.device
     options = EncodeOptions(

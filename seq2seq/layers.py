@@ -15,22 +15,22 @@ from seq2seq.cache import BlockCache, KeysValues
 from training.attention import attention
 
 Memory = Callable[..., KeysValues]
-"""Takes in new keys and values (B, H, S, K), or nothing; returns all that may be attended on."""
+"""Stores new keys and values (B, H, S, K), or nothing; returns all keys and values to attend to."""
 
 
 class Text(NamedTuple):
-    """Captions, as the decoder attends on them."""
+    """Captions, for the decoder's cross-attention."""
 
     mask: Tensor
     """bool (B, 1, 1, S), False at padding."""
     states: Tensor | None = None
-    """(B, S, D); None where a cache has kept what the blocks made of them."""
+    """Encoder states (B, S, D); None where a cache has the keys and values that the blocks made of them."""
     null: Tensor | None = None
     """State of the null caption (1, 1, D), for guidance."""
 
 
 class RMSNorm(nn.RMSNorm):
-    """Root-mean-square norm (arXiv 1910.07467) whose gain takes the input's dtype: fused under autocast."""
+    """Root-mean-square norm (arXiv 1910.07467). Its gain is cast to the input's dtype, so that autocast can fuse it."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
@@ -41,9 +41,9 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of a sequence on itself or on another one.
+    """Multi-head attention of a sequence to itself or to another one.
 
-    Queries and keys are RMS-normalised a head (arXiv 2302.05442, section 2), which keeps logits bounded in bf16.
+    Queries and keys of each head are RMS-normalised (arXiv 2302.05442, section 2), which keeps logits bounded in bf16.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -67,18 +67,18 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D).
 
         Args:
-            x: what queries are made of.
-            source: what new keys and values are made of, (B, S, D); None where all are in the memory.
-            memory: takes the new ones in and says what to attend on; by default the new ones alone.
+            x: the sequence that makes queries. With T = 0, the layer only fills the memory.
+            source: the sequence that makes new keys and values, (B, S, D); None where all are in the memory.
+            memory: stores new keys and values, and returns those to attend to; by default only the new ones.
             mask: bool, True where attention is allowed, broadcast to (B, H, T, S).
-            causal: query t attends on keys 0..t alone.
+            causal: query t attends only to keys 0..t.
         """
         new: tuple[Tensor, ...] = ()
         if source is not None:
             k, v = rearrange(self.key_value(source), "b s (two h k) -> two b h s k", two=2, h=self.heads)
             new = self.key_norm(k), v
         k, v = memory(*new) if memory else new
-        if not x.shape[1]:  # nothing is asked, the memory was to be filled
+        if not x.shape[1]:  # no queries: this call only fills the memory
             return x
         q = self.query_norm(rearrange(self.query(x), "b t (h k) -> b h t k", h=self.heads))
         y = attention(q, k, v, mask=mask, causal=causal)
@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Two linear layers with a GELU between."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False))
@@ -109,7 +109,7 @@ class EncoderBlock(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """The layers of a block that attends on its own sequence, then on the caption, and has an MLP."""
+    """The layers of a block with self-attention, cross-attention to the caption, and an MLP."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()
@@ -122,29 +122,29 @@ class CrossBlock(nn.Module):
 class DecoderBlock(CrossBlock):
     """Causal self-attention over image tokens, cross-attention to the caption, then an MLP."""
 
-    def forward(self, x: Tensor, text: Text, past: BlockCache | None = None) -> Tensor:
-        """One or more new image tokens (B, T, D) -> (B, T, D).
+    def forward(self, x: Tensor, text: Text, cache: BlockCache | None = None) -> Tensor:
+        """Image tokens (B, T, D) -> (B, T, D).
 
         Args:
-            x: with `past`, tokens to be appended to it; without, the whole sequence. Where `past` is guided, the second
-                half of them has the null caption.
-            text: the captions. With their states, a pass with `past` is the one that reads them: it has no tokens.
-            past: this block's cache.
+            x: without a cache, the whole sequence; with a cache, new tokens, which are appended to it. With a guided
+                cache, the second half of the batch has the null caption.
+            text: the captions. With a cache and `text.states`, the call only reads the captions: `x` has no tokens.
+            cache: this block's part of the cache.
         """
-        if past and text.states is not None:
-            self.cross(x, text.states, past.text)
-            if text.null is not None:  # one id: there is nothing to choose from, so every query reads the same
-                past.keep_null(self.cross(text.null, text.null))
+        if cache and text.states is not None:
+            self.cross(x, text.states, cache.text)
+            if text.null is not None:  # it is one id, so attention gives every query the same output
+                cache.keep_null(self.cross(text.null, text.null))
             return x
         normed = self.norm1(x)
-        if past is None:
+        if cache is None:
             y = self.attention(normed, normed, causal=True)
         else:
-            y = self.attention(normed, normed, past.own, mask=past.mask)
+            y = self.attention(normed, normed, cache.own, mask=cache.mask)
         x = x + self.dropout(y)
-        said = past.text if past else None
-        y = self.cross(self.norm2(x[: len(text.mask)]), text.states, said, mask=text.mask)
-        if past and past.guided:
-            y = torch.cat([y, past.null.expand_as(y)])
+        memory = cache.text if cache else None
+        y = self.cross(self.norm2(x[: len(text.mask)]), text.states, memory, mask=text.mask)
+        if cache and cache.guided:
+            y = torch.cat([y, cache.null.expand_as(y)])
         x = x + self.dropout(y)
         return x + self.dropout(self.mlp(self.norm3(x)))

@@ -1,4 +1,4 @@
-"""The token model's loss."""
+"""Loss and likelihood of the token model."""
 
 import torch
 from torch import Tensor
@@ -6,15 +6,15 @@ from torch.nn import functional as F
 
 
 def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Negative log-likelihood of pictures, EOS included, in nats an image token.
+    """Negative log-likelihood of pictures with EOS, in nats per image token.
 
     Args:
-        logits: (B, T + 1, K + 1).
+        logits: predictions (B, T + 1, K + 1).
         tokens: whole pictures, (B, T) int64.
         eos: the token that ends a picture.
 
     Returns:
-        The loss, and the share of tokens whose most likely value was the true one.
+        The loss, a scalar, and the accuracy: the share of tokens whose most likely value is the true one.
     """
     targets = F.pad(tokens, (0, 1), value=eos)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / tokens.numel()
@@ -23,17 +23,17 @@ def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[s
 
 
 def drop_tokens(tokens: Tensor, most: float, unknown: int, generator: torch.Generator) -> Tensor:
-    """Pictures (B, T) with a share of their tokens, drawn a picture from 0 to `most`, replaced by the token `unknown`.
+    """Replaces a random share of each picture's tokens (B, T) by the token `unknown`; the share is from 0 to `most`.
 
-    What a model reads in place of the tokens that it is to predict: the word dropout of arXiv 1511.06349, section 3.1,
-    which keeps a decoder from ignoring what it is conditioned on.
+    This is the word dropout of arXiv 1511.06349, section 3.1, for the decoder's inputs. Without it, a decoder may learn
+    to ignore what it is conditioned on.
     """
     share = most * torch.rand(len(tokens), 1, generator=generator)
     return torch.where(torch.rand(tokens.shape, generator=generator) < share, unknown, tokens)
 
 
 def log_likelihood(logits: Tensor, tokens: Tensor, eos: int) -> Tensor:
-    """Log-probability of each picture, EOS included, in nats: logits (B, T + 1, K + 1), tokens (B, T) -> (B,)."""
+    """Log-probability of each picture with EOS, in nats: logits (B, T + 1, K + 1), tokens (B, T) -> (B,)."""
     targets = F.pad(tokens, (0, 1), value=eos)
     chosen = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None])
     return chosen.squeeze(-1).sum(-1)

@@ -1,4 +1,4 @@
-"""The token model of Parti (arXiv 2206.10789): caption ids -> image tokens, raster order, then EOS.
+"""The token model of Parti (arXiv 2206.10789): caption ids -> image tokens in raster order, then EOS.
 
 Dimension names: B batch, S caption ids, T image tokens, D width, K codes of the image tokenizer.
 """
@@ -26,7 +26,7 @@ class TokenModelConfig:
     mlp_width: int = 1024
     """Hidden width of the MLPs."""
     heads: int = 4
-    """Attention heads; they divide the width."""
+    """Attention heads. The width must be a multiple of them."""
     encoder_depth: int = 3
     """Blocks of the text encoder."""
     decoder_depth: int = 6
@@ -34,17 +34,17 @@ class TokenModelConfig:
     dropout: float = 0.1
     """Dropout on the output of every attention and MLP."""
     text_vocab_size: int = 4096
-    """Ids of the text tokenizer. The trainer sets it."""
+    """Number of ids of the text tokenizer. The trainer sets it."""
     text_length: int = 64
-    """Ids a caption. The trainer sets it."""
+    """Largest number of ids in a caption. The trainer sets it."""
     codebook_size: int = 2048
-    """Codes of the image tokenizer, K. The trainer sets it."""
+    """Number of codes of the image tokenizer, K. The trainer sets it."""
     grid: int = 8
-    """Codes a row, and most rows a picture. The trainer sets it."""
+    """Codes in a row, and largest number of rows in a picture. The trainer sets it."""
     codes_id: str = ""
-    """The image tokenizer whose codes the model speaks. The trainer sets it."""
+    """Id of the image tokenizer whose codes the model predicts. The trainer sets it."""
     text_id: str = ""
-    """The text tokenizer whose ids the model reads. The trainer sets it."""
+    """Id of the text tokenizer whose ids the model reads. The trainer sets it."""
 
     def __post_init__(self) -> None:
         require_sizes(
@@ -61,12 +61,12 @@ class TokenModelConfig:
 
     @property
     def bos(self) -> int:
-        """Token that begins a picture, K + 1. Only ever read, never predicted."""
+        """Token that begins a picture, K + 1. It is read, but never predicted."""
         return self.codebook_size + 1
 
     @property
     def length(self) -> int:
-        """Most image tokens of a picture, EOS not counted."""
+        """Largest number of image tokens in a picture, without EOS."""
         return self.grid**2
 
 
@@ -91,20 +91,22 @@ class TokenModel(PretrainedModel):
     def forward(
         self, text: Tensor | None, tokens: Tensor, positions: Positions | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        """Teacher forcing: logits of every token given the caption and the tokens before it. Or, with positions and a
-        cache, what `read` and `extend` do: they come this way so that sharded weights are gathered for them too.
+        """Predicts every token from the caption and the tokens before it (teacher forcing).
+
+        With positions and a cache, it does what `read` and `extend` need. They call `forward`, because sharded weights
+        are gathered only for it.
 
         Args:
-            text: caption ids (B, S) int64, padded with `PAD`; None: those that the cache was filled from.
-            tokens: image tokens (B, T) int64 in raster order, without BOS and EOS, T up to `config.length`; with
-                positions, each the one before its position.
-            positions: of the logits; by default 0..T.
-            cache: of the tokens before these; by default there are none.
+            text: caption ids (B, S) int64, padded with `PAD`; None for the captions that are in the cache.
+            tokens: image tokens (B, T) int64 in raster order, without BOS and EOS, T up to `config.length`. With
+                positions, each is the token before its position.
+            positions: positions of the logits; by default 0..T.
+            cache: keys and values of earlier tokens; by default there are none.
 
         Returns:
-            logits (B, T + 1, K + 1); position t is token t's, position T EOS's. EOS is -inf inside rows, and after
-            the last row everything else is: so the probabilities of all pictures add up to 1. With positions,
-            (B, T, K + 1).
+            logits (B, T + 1, K + 1): position t predicts token t, and position T predicts EOS. EOS has -inf inside
+            rows, and everything else has -inf after the last row, so the probabilities of all pictures add up to 1.
+            With positions, (B, T, K + 1).
         """
         if positions is None:
             bos = tokens.new_full((len(tokens), 1), self.config.bos)
@@ -118,33 +120,32 @@ class TokenModel(PretrainedModel):
         if cache is not None:
             cache.begin(states, mask)
             if cache.guided:
-                unsaid = null_caption(text[:1])
-                null = self.encoder(unsaid, text_mask(unsaid))
+                ids = null_caption(text[:1])
+                null = self.encoder(ids, text_mask(ids))
         return self.decoder(tokens, positions, Text(mask, states, null), cache)
 
     def read(self, text: Tensor, guide: bool = False, cache: KVCache | None = None) -> KVCache:
-        """Reads captions (B, S) once, for `extend`: a pass of no tokens that fills a cache.
+        """Reads captions (B, S) into a cache for `extend`.
 
-        To `guide`, the cache is for 2 B pictures, the second half with the null caption. It is a new one, or one that
-        was filled from as many captions before, and as guided.
+        With `guide`, the cache is for 2 B pictures, and the second half has the null caption. Pass a `cache` to use it
+        again: it must have been made for as many captions, with the same `guide`.
         """
         c = self.config
         cache = cache or KVCache(c.decoder_depth, c.heads, c.length + 1, guide)
-        none = text.new_empty(len(text) * (2 if cache.guided else 1), 0)
-        self(text, none, Positions(none), cache)
+        no_tokens = text.new_empty(len(text) * (2 if cache.guided else 1), 0)
+        self(text, no_tokens, Positions(no_tokens), cache)
         return cache
 
     def extend(self, tokens: Tensor, positions: Positions, cache: KVCache) -> Tensor:
-        """Tokens (B, T), each the one before its position, BOS before position 0 -> logits (B, T, K + 1).
+        """Tokens (B, T), each the token before its position (BOS before position 0) -> logits (B, T, K + 1).
 
-        They are appended to the cache. A position that was appended before is written again, and what stood at later
-        ones is not looked at.
+        Adds them to the cache. A position that is in the cache already is overwritten, and later ones are not read.
         """
         return self(None, tokens, positions, cache)
 
 
 class TextEncoder(nn.Module):
-    """Caption ids -> states, bidirectional."""
+    """A bidirectional transformer: caption ids -> states."""
 
     def __init__(self, config: TokenModelConfig) -> None:
         super().__init__()
@@ -157,8 +158,8 @@ class TextEncoder(nn.Module):
         )
         self.norm = RMSNorm(c.width)
         self.apply(_initialize)
-        # A word must outweigh what blocks add to it from the start: at 0.02, as elsewhere, a model that had seen every
-        # picture 16 times paid no heed to captions; at 0.4 it was bound by them.
+        # At first, a word must be larger than what the blocks add to it. At 0.02, as elsewhere, a model that had seen
+        # every picture 16 times ignored captions; at 0.4 it followed them.
         nn.init.normal_(self.embed.weight, std=0.4)
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class TextEncoder(nn.Module):
 
 
 class ImageTokenDecoder(nn.Module):
-    """Image tokens -> logits of the next, with a learned position for the row and the column of the token to come."""
+    """Image tokens -> logits of the next token, with a learned embedding of the next token's row and of its column."""
 
     def __init__(self, config: TokenModelConfig) -> None:
         super().__init__()
@@ -186,23 +187,25 @@ class ImageTokenDecoder(nn.Module):
         self.head = nn.Linear(c.width, c.codebook_size + 1, bias=False)
 
     def forward(self, tokens: Tensor, positions: Positions, text: Text, cache: KVCache | None = None) -> Tensor:
-        """Tokens (B, T), each the one before its position -> logits (B, T, K + 1).
+        """Tokens (B, T), each the token before its position -> logits (B, T, K + 1).
 
-        Without a cache they are the whole sequence; with one they are appended to it.
+        Without a cache, they are the whole sequence; with a cache, they are added to it.
         """
         x = self.dropout(self.embed(tokens) + self.positions(positions.at))
-        pasts = cache.at(positions) if cache else [None] * len(self.blocks)
-        for block, past in zip(self.blocks, pasts, strict=True):
-            x = block(x, text, past)
+        caches = cache.at(positions) if cache else [None] * len(self.blocks)
+        for block, its_cache in zip(self.blocks, caches, strict=True):
+            x = block(x, text, its_cache)
         return self.mask_impossible(self.head(self.norm(x)), positions.at)
 
     def positions(self, t: Tensor) -> Tensor:
-        """Positions (..., T) -> (..., T, D): t is row t // grid and column t % grid of the token predicted there."""
+        """Positions t (..., T) -> (..., T, D): the embeddings of row t // grid and column t % grid, summed."""
         return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
 
     def mask_impossible(self, logits: Tensor, t: Tensor) -> Tensor:
-        """Logits (B, T, K + 1) at positions (..., T) -> float32, -inf for EOS inside rows and for codes after the last
-        row."""
+        """Sets impossible tokens to -inf: EOS inside rows, and codes after the last row.
+
+        Logits (B, T, K + 1) at positions (..., T) -> (B, T, K + 1) float32.
+        """
         at_row_end = (t > 0) & (t % self.config.grid == 0)
         is_eos = torch.arange(logits.shape[-1], device=logits.device) == self.config.eos
         allowed = torch.where(is_eos, at_row_end[..., None], (t < self.config.length)[..., None])
@@ -210,12 +213,12 @@ class ImageTokenDecoder(nn.Module):
 
 
 def null_caption(text: Tensor) -> Tensor:
-    """Ids of as many null captions as there are captions in (B, S): (B, 1) int64."""
+    """Ids of a null caption for each caption of `text` (B, S): (B, 1) int64."""
     return torch.full_like(text[:, :1], NULL)
 
 
 def text_mask(text: Tensor) -> Tensor:
-    """Caption ids (B, S) -> bool (B, 1, 1, S), True where there is a caption."""
+    """Caption ids (B, S) -> bool (B, 1, 1, S), False at padding."""
     return (text != PAD)[:, None, None, :]
 
 

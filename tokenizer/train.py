@@ -16,7 +16,7 @@ def main(config: TokenizerTrainingConfig) -> None:
     source = functools.partial(
         open_source, config.data, size=config.model.image_size, cache=config.cache, strict=config.strict
     )
-    pictures = source(split="train", limit=config.limit)  # the first process renders them, once for all
+    pictures = source(split="train", limit=config.limit)  # one process renders them for all
     unseen = source(split="validation", limit=128)
     if config.verify:
         pictures.store.verify()
