@@ -26,7 +26,7 @@ def diffusion_loss(
     t = process.sample_times(len(x_0), generator).to(x_0.device)
     noise = _noise_like(x_0, generator)
     x_t = process.add_noise(x_0, noise, t)
-    said, share = split(denoise(x_t, t), x_0.shape[1])
+    said, share = split_output(denoise(x_t, t), x_0.shape[1])
     error = (said - process.target(x_0, noise, t)).square().flatten(1).mean(1)
     loss = (process.weight(t) * error).mean()  # eq. 14
     if share is not None:  # Improved DDPM eq. 16; the bound trains the variance alone
@@ -49,7 +49,7 @@ def bits_per_dimension(
     for step, weight in _standing_for(process.steps, times):
         t = torch.full((len(x_0),), float(step), device=x_0.device)
         x_t = process.add_noise(x_0, _noise_like(x_0, generator), t)
-        said, share = split(denoise(x_t, t), x_0.shape[1])
+        said, share = split_output(denoise(x_t, t), x_0.shape[1])
         total = total + weight * bound_term(process, x_0, x_t, t, said, share)
     return total
 
@@ -68,7 +68,7 @@ def bound_term(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, said: Tens
     return (nats / math.log(2)).flatten(1).mean(1).to(x_0.dtype)
 
 
-def split(said: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+def split_output(said: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     """What the denoiser says: the target, and the share of the variance where that is learned."""
     return said[:, :channels], said[:, channels:] if said.shape[1] > channels else None
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.condition import CaptionCache
-from diffusion.loss import split
+from diffusion.loss import split_output
 from diffusion.model import DiffusionModel
 from diffusion.process import Process
 from sampling.logits import guided
@@ -75,10 +75,10 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         if guide:
-            both, both_shares = split(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
+            both, both_shares = split_output(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
             said, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
-            said, share = split(model(x, t, caption), x.shape[1])
+            said, share = split_output(model(x, t, caption), x.shape[1])
         x_0, _ = model.process.estimates(said, x, t)
         if options.threshold:
             x_0 = thresholded(x_0, options.threshold, model.config.latent_bound)
