@@ -1,4 +1,4 @@
-"""What the diffusion model is trained on."""
+"""Training batches of the diffusion model."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from training.turns import Turns
 
 
 class LatentBatches:
-    """Makes the batches of a diffusion model from stores of latents. It can be pickled, for a loader's workers."""
+    """Makes batches from stores of latents. It can be pickled, for the workers of a data loader."""
 
     def __init__(
         self, trained: Store[LatentsInfo], unseen: Store[LatentsInfo], text: TextTokenizer,
@@ -29,7 +29,10 @@ class LatentBatches:
         return len(self._turns)
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Of the turns `indices`: a view's `latents`, (B, C, h, w) float32, and a caption or none, `text` (B, S)."""
+        """Makes a batch of the turns `indices`, with a random view and a random caption, or the null caption, of each.
+
+        Returns `text` (B, S) int64 caption ids, and `latents` (B, C, h, w) float32.
+        """
         captions: list[str | None] = []
         views = []
         for turn in map(int, indices):

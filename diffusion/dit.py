@@ -1,8 +1,8 @@
-"""The diffusion transformer (DiT, arXiv 2212.09748) on the latents of the image tokenizer, a token each.
+"""The diffusion transformer (DiT, arXiv 2212.09748). Each latent of the image tokenizer is a token.
 
-Time enters by adaLN-zero, whose regression all blocks share (adaLN-single, PixArt-alpha, arXiv 2310.00426, section
-2.3): so a block has the parameters of the token decoder's. Captions enter by cross-attention, and their mean beside the
-time, as in Imagen (arXiv 2205.11487): from it every latent knows at once what the picture is of.
+The time enters by adaLN-zero. All blocks share its regression (adaLN-single, PixArt-alpha, arXiv 2310.00426, section
+2.3), so a block has as many parameters as a block of the token decoder. Captions enter by cross-attention, and their
+mean state is added to the time embedding, as in Imagen (arXiv 2205.11487), so that every latent knows the subject.
 
 Dimension names: B batch, N latents of a picture (h * w), S caption ids, D width, C channels of a latent.
 """
@@ -20,7 +20,7 @@ from seq2seq.layers import CrossBlock, Memory, RMSNorm
 from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
 
 _EMBEDDING_STD = 0.4
-"""Of positions at first: small ones are drowned by what the blocks add, as small text embeddings are."""
+"""Standard deviation of initial position embeddings. Smaller ones are lost in what blocks add, as with text."""
 
 
 @dataclass(kw_only=True)
@@ -30,9 +30,9 @@ class DiTConfig:
     mlp_width: int = 1024
     """Hidden width of the MLPs."""
     heads: int = 4
-    """Attention heads; they divide the width."""
+    """Attention heads. The width must be a multiple of them."""
     depth: int = 6
-    """Blocks."""
+    """Number of blocks."""
     dropout: float = 0.1
     """Dropout on the output of every attention and MLP."""
 
@@ -42,7 +42,7 @@ class DiTConfig:
 
 
 class DiT(nn.Module):
-    """Noisy latents, time and caption states -> the prediction at each latent."""
+    """Noisy latents, time and caption states -> a prediction for each latent."""
 
     def __init__(self, config: DiTConfig, width: int, channels: int, out_channels: int, grid: int) -> None:
         super().__init__()
@@ -60,14 +60,14 @@ class DiT(nn.Module):
         self.head = nn.Linear(width, out_channels)
         self.apply(_initialize)
         nn.init.normal_(self.embed.weight, std=channels**-0.5)
-        # adaLN-zero: at first every block is the identity and the prediction is zero
+        # adaLN-zero: at first, every block is the identity and the prediction is zero
         for layer in (self.modulation, self.last_modulation, self.head, *(block.cross.out for block in self.blocks)):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:
-        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).
+        """Latents (B, C, h, w), times (B,) from 0 (clean) to 1 (noise) -> (B, C out, h, w).
 
-        `states` of captions (B, S, D) are read into `caption`; None where they have been.
+        Reads the caption states (B, S, D) into `caption`; `states` is None once that is done.
         """
         views = view_per_reader(states, len(self.blocks))
         if states is not None:
@@ -84,14 +84,14 @@ class DiT(nn.Module):
 
 
 class Block(CrossBlock):
-    """Self-attention over the latents, cross-attention to the caption, MLP; the first and last modulated by time."""
+    """Self-attention over latents, cross-attention to the caption, and an MLP; time modulates the first and last."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__(width, heads, mlp_width, dropout)
-        self.table = nn.Parameter(torch.zeros(6, width))  # what is this block's own in the modulation
+        self.table = nn.Parameter(torch.zeros(6, width))  # added to the shared modulation, for this block
 
     def forward(self, x: Tensor, modulation: Tensor, states: Tensor | None, mask: Tensor, kept: Memory) -> Tensor:
-        """(B, N, D), modulation by time (B, 6, D), caption states (B, S, D) or None once they are kept -> (B, N, D)."""
+        """(B, N, D), modulation by time (B, 6, D), caption states (B, S, D) or None once they are read -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table)[:, :, None].unbind(1)  # (B, 1, D)
         normed = _modulated(self.norm1(x), shift1, scale1)
         x = x + gate1 * self.dropout(self.attention(normed, normed))

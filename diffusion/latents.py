@@ -1,4 +1,4 @@
-"""Latents of a corpus, computed once and kept beside the run, so that training needs no pictures."""
+"""Latents of a corpus. They are computed once and kept in the run folder, so that training reads no pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,39 +19,39 @@ from training.run import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsInfo:
-    """What a store of latents says of itself."""
+    """Description of a store of latents."""
 
     kind: ClassVar[str] = "latents"
 
     codes_id: str
-    """Image tokenizer that made them."""
+    """Id of the image tokenizer that made them."""
     fingerprint: str
     """Content hash of the corpus."""
     channels: int
-    """Numbers a latent."""
+    """Channels of a latent, C."""
     grid: int
-    """Rows of latents a picture, and latents a row."""
+    """Rows of latents in a picture, and latents in a row."""
     views: int
-    """Augmented views a picture; the first is the picture itself."""
+    """Views of each picture. The first is the picture itself; the others are augmented."""
     seed: int
-    """Fixed the augmentation."""
+    """Seed of the augmentation."""
 
     @property
     def arrays(self) -> Mapping[str, Array]:
-        """Latents of each picture's views, in half precision, whose error is far below a code's cell."""
+        """Latents of each picture's views, in float16: its error is far smaller than the distance between codes."""
         return {"latents": Array("float16", (self.views, self.channels, self.grid, self.grid))}
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What a run that goes on must find again."""
+        """The values that must not change when a run is resumed."""
         return {"codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views, "seed": self.seed}
 
 
 def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
-    """Encodes the training and validation splits into the run folder, except where they are there already.
+    """Encodes the training and validation splits into the run folder, unless they are there already.
 
-    Every process must call it, and encodes its share. Raises `BadInput` when another trainer is in the folder, or one
-    has learnt from other latents there.
+    Every process must call it, and encodes its share. Raises `BadInput` when another trainer is using the folder, or
+    when the run was trained on other latents.
     """
 
     def info(pictures: CaptionedImages, views: int) -> LatentsInfo:
@@ -65,17 +65,17 @@ def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: Imag
 
 
 def latent_folder(config: DiffusionTrainingConfig, split: str) -> Path:
-    """Where a run keeps the latents of a split."""
+    """The folder of a run's latents of one split."""
     return Path(config.out) / "latents" / split
 
 
 def latents(store: Store[LatentsInfo], i: int, view: int = 0) -> Tensor:
-    """Those of picture `i`, (C, h, w) float32."""
+    """Latents of one view of picture `i`, (C, h, w) float32."""
     return torch.from_numpy(store.array("latents")[i, view].astype(np.float32))
 
 
 def magnitude_bound(store: Store[LatentsInfo]) -> float:
-    """The magnitude that 99.5 % of the numbers stay below, over some thousand pictures."""
-    kept = store.array("latents")
-    some = torch.from_numpy(kept[:: max(1, len(kept) // 1024), 0].astype(np.float32)).abs().flatten()
-    return float(some.kthvalue(max(1, round(0.995 * len(some)))).values)
+    """The magnitude that 99.5 % of the numbers do not exceed, measured on about a thousand pictures."""
+    stored = store.array("latents")
+    sample = torch.from_numpy(stored[:: max(1, len(stored) // 1024), 0].astype(np.float32)).abs().flatten()
+    return float(sample.kthvalue(max(1, round(0.995 * len(sample)))).values)

@@ -1,4 +1,4 @@
-"""The diffusion model's losses: the one it is trained with, and the variational bound.
+"""The training loss of the diffusion model, and the variational bound.
 
 Dimension names: B batch, C channels, h and w rows and columns of latents, T steps.
 """
@@ -13,68 +13,72 @@ from torch import Tensor
 from diffusion.process import Process
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""x_t (B, C, h, w) and t (B,) -> what is predicted there, (B, C, h, w), or (B, 2 C, h, w) with learned variance."""
+"""x_t (B, C, h, w), t (B,) -> predicted target (B, C, h, w); with learned variance, (B, 2 C, h, w)."""
 
 HYBRID = 0.001
-"""Weight of the bound beside the simple loss where the variance is learned (Improved DDPM section 3.1)."""
+"""Weight of the variational bound in the hybrid loss, with learned variance (Improved DDPM section 3.1)."""
 
 
 def diffusion_loss(
     denoise: Denoiser, process: Process, x_0: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """DDPM algorithm 1, lines 2 to 5: the loss of one step on clean latents x_0 (B, C, h, w)."""
+    """Training loss at random times for clean latents x_0 (B, C, h, w): a scalar (DDPM algorithm 1, lines 2 to 5)."""
     t = process.sample_times(len(x_0), generator).to(x_0.device)
     noise = _noise_like(x_0, generator)
     x_t = process.add_noise(x_0, noise, t)
-    said, share = split_output(denoise(x_t, t), x_0.shape[1])
-    error = (said - process.target(x_0, noise, t)).square().flatten(1).mean(1)
+    predicted, v = split_output(denoise(x_t, t), x_0.shape[1])
+    error = (predicted - process.target(x_0, noise, t)).square().flatten(1).mean(1)
     loss = (process.weight(t) * error).mean()  # eq. 14
-    if share is not None:  # Improved DDPM eq. 16; the bound trains the variance alone
-        loss = loss + HYBRID * process.steps * bound_term(process, x_0, x_t, t, said.detach(), share).mean()
+    if v is not None:  # Improved DDPM eq. 16; the bound trains only the variance
+        loss = loss + HYBRID * process.steps * bound_term(process, x_0, x_t, t, predicted.detach(), v).mean()
     return loss
 
 
 def bits_per_dimension(
     denoise: Denoiser, process: Process, x_0: Tensor, generator: torch.Generator, times: int | None = None
 ) -> Tensor:
-    """The variational bound on -log2 p(x_0) per element (DDPM eq. 5), of each latent: (B,).
+    """The variational bound on -log2 p(x_0) per element (DDPM eq. 5) of each picture's latents x_0 (B, C, h, w): (B,).
 
-    Exact sums over all T steps need T passes; with `times`, at most that many stand for the rest.
-    It is of the density of standardised latents, so it compares models of one image tokenizer, and may be negative.
+    It sums over all T steps, which takes T passes of the denoiser; `times` limits them to a weighted sample of steps.
+    p is a density of standardised latents. So the bound may be negative, and only compares models that have the same
+    image tokenizer.
     """
     alpha, sigma = process.alpha[-1], process.sigma[-1]
     # L_T: KL of q(x_T | x_0) from a standard normal
     prior = 0.5 * (alpha.square() * x_0.double().square() + sigma.square() - 1 - 2 * sigma.log()) / math.log(2)
     total = prior.flatten(1).mean(1).to(x_0.dtype)
-    for step, weight in _standing_for(process.steps, times):
+    for step, weight in _weighted_times(process.steps, times):
         t = torch.full((len(x_0),), float(step), device=x_0.device)
         x_t = process.add_noise(x_0, _noise_like(x_0, generator), t)
-        said, share = split_output(denoise(x_t, t), x_0.shape[1])
-        total = total + weight * bound_term(process, x_0, x_t, t, said, share)
+        predicted, v = split_output(denoise(x_t, t), x_0.shape[1])
+        total = total + weight * bound_term(process, x_0, x_t, t, predicted, v)
     return total
 
 
-def bound_term(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, said: Tensor, share: Tensor | None) -> Tensor:
-    """The bound's term of time t, L_(t-1) of DDPM eq. 5, in bits per element: (B,)."""
+def bound_term(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, predicted: Tensor, v: Tensor | None) -> Tensor:
+    """The term of the bound at time t, L_(t-1) of DDPM eq. 5, in bits per element: (B,)."""
     s = t - 1
-    estimate, _ = process.estimates(said, x_t, t)
+    estimate, _ = process.estimates(predicted, x_t, t)
     true, mean = process.posterior_mean(x_0, x_t, s, t), process.posterior_mean(estimate, x_t, s, t)
-    true_log, log_variance = process.log_variance(s, t), process.log_variance(s, t, share)
+    true_log, log_variance = process.log_variance(s, t), process.log_variance(s, t, v)
     squared = (true - mean).double().square()
     kl = 0.5 * (log_variance - true_log + ((true_log - log_variance).exp() - 1) + squared * (-log_variance).exp())
-    # the last step back is a likelihood; its posterior is x_0 itself
+    # L_0 is a likelihood: there, the posterior is x_0 itself
     nll = 0.5 * (math.log(2 * math.pi) + log_variance + squared * (-log_variance).exp())
     nats = torch.where(t.view(-1, 1, 1, 1) > 1, kl, nll)
     return (nats / math.log(2)).flatten(1).mean(1).to(x_0.dtype)
 
 
-def split_output(said: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """What the denoiser says: the target, and the share of the variance where that is learned."""
-    return said[:, :channels], said[:, channels:] if said.shape[1] > channels else None
+def split_output(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """Splits the denoiser's output into the predicted target and v of `Process.log_variance`; None without v."""
+    return output[:, :channels], output[:, channels:] if output.shape[1] > channels else None
 
 
-def _standing_for(steps: int, times: int | None) -> list[tuple[int, int]]:
-    """Times of 1..T, each with the number of times that it stands for: denser where the terms are larger, near 1."""
+def _weighted_times(steps: int, times: int | None) -> list[tuple[int, int]]:
+    """At most `times` of the times 1..T, each with its weight: the number of times that it represents.
+
+    They are denser near 1, where the terms of the bound are larger.
+    """
     if times is None or times >= steps:
         return [(t, 1) for t in range(1, steps + 1)]
     chosen = sorted({round(steps ** (k / max(1, times - 1))) for k in range(times)})

@@ -1,4 +1,4 @@
-"""The diffusion model: noisy latents, time and caption -> what the noise process asks of it.
+"""The diffusion model: noisy latents, time and caption -> the target of the noise process.
 
 Dimension names: B batch, S caption ids, C channels of a latent, h and w rows and columns of latents, D width.
 """
@@ -22,27 +22,27 @@ class DiffusionModelConfig:
     """Shape of the diffusion model."""
 
     denoiser: Literal["dit", "unet"] = "dit"
-    """A transformer or a U-Net."""
+    """`dit`, a diffusion transformer, or `unet`, a U-Net."""
     width: int = 256
-    """Width of the transformer, and of the caption states that either attends on."""
+    """Width of the transformer, and of the caption states that either denoiser attends to."""
     dit: DiTConfig = field(default_factory=DiTConfig)
-    """The transformer, where it is that."""
+    """Shape of the transformer, for denoiser `dit`."""
     unet: UNetConfig = field(default_factory=UNetConfig)
-    """The U-Net, where it is that."""
+    """Shape of the U-Net, for denoiser `unet`."""
     text: TextConfig = field(default_factory=TextConfig)
     """The text encoder."""
     process: ProcessConfig = field(default_factory=ProcessConfig)
-    """How noise is added, and what is predicted."""
+    """The noise process, and what the denoiser predicts."""
     channels: int = 16
     """Channels of the image tokenizer's latents, C. The trainer sets it."""
     grid: int = 8
-    """Latents a row, and rows a picture. The trainer sets it."""
+    """Latents in a row, and rows in a picture. The trainer sets it."""
     latent_bound: float = 3.0
-    """Magnitude that 99.5 % of true latents stay below, for dynamic thresholding. The trainer sets it."""
+    """Magnitude that 99.5 % of true latents do not exceed, for dynamic thresholding. The trainer sets it."""
     codes_id: str = ""
-    """The image tokenizer whose latents the model denoises. The trainer sets it."""
+    """Id of the image tokenizer whose latents the model denoises. The trainer sets it."""
     text_id: str = ""
-    """The text tokenizer whose ids the model reads; empty where it reads with `transformers`. The trainer sets it."""
+    """Id of the text tokenizer whose ids the model reads; empty with kind `transformers`. The trainer sets it."""
 
     def __post_init__(self) -> None:
         require_sizes(self, width=MOST_WIDTH, channels=MOST_WIDTH, grid=1024)
@@ -78,24 +78,25 @@ class DiffusionModel(PretrainedModel):
         return self.config.channels, self.config.grid, self.config.grid
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor | CaptionCache) -> Tensor:
-        """Predicts the process's target.
+        """Predicts the target of the noise process.
 
         Args:
             x: noisy latents (B, C, h, w).
             t: their times (B,), from 0 to the process's T.
-            text: caption ids (B, S) int64, from `diffusion.text.caption_ids`; or these as a `CaptionCache`, to be read once.
+            text: caption ids (B, S) int64 from `diffusion.text.caption_ids`; or a `CaptionCache` of them, which
+                several passes read only once.
 
         Returns:
-            (B, C, h, w) float32; with learned variance (B, 2 C, h, w), the second half its share from -1 to 1 (not
-            clamped).
+            (B, C, h, w) float32; with learned variance (B, 2 C, h, w), where the second half is v of
+            `Process.log_variance`, about [-1, 1], not clamped.
         """
         caption = text if isinstance(text, CaptionCache) else CaptionCache(text)
         states, dtype = None, next(self.denoiser.parameters()).dtype
         if caption.text is not None:
-            states, mask = self.text(caption.text) if self.text is not None else self._foreign(caption.text)
+            states, mask = self.text(caption.text) if self.text is not None else self._transformers_states(caption.text)
             states, caption.mask, caption.text = self.project(states), mask[:, None, None], None
         return self.denoiser(x.to(dtype), t / self.process.steps, states, caption).float()
 
-    def _foreign(self, text: Tensor) -> tuple[Tensor, Tensor]:
+    def _transformers_states(self, text: Tensor) -> tuple[Tensor, Tensor]:
         states, mask = transformers_encoder(self.config.text.source)(text)
         return states.to(next(self.denoiser.parameters()).dtype), mask

@@ -15,7 +15,7 @@ TASKS: Registry[type["DenoisingConfig"]] = Registry("diffusion-task")
 @TASKS.register("denoising")
 @dataclass(kw_only=True)
 class DenoisingConfig(TaskConfig):
-    """To take noise off latents, given a caption."""
+    """Remove noise from latents, given a caption."""
 
     registry: ClassVar = TASKS
     task: ClassVar = "diffusion.task.DiffusionTask"
@@ -30,19 +30,19 @@ class DiffusionTrainingConfig(TrainingConfig):
     tokenizer: str
     """Image tokenizer: the `model` folder of its run."""
     text: str
-    """Text tokenizer."""
+    """Text tokenizer: a folder."""
     limit: int | None = None
-    """Train on only this many pictures."""
+    """Train on at most this many pictures."""
     strict: bool = False
-    """Stop at an unreadable picture; otherwise it is skipped and listed."""
+    """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     views: int = 4
-    """Views of a training picture, itself and small shifts and zooms of it."""
+    """Views of each training picture: the picture itself, and small shifts and zooms of it."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
     model: DiffusionModelConfig = field(default_factory=DiffusionModelConfig)
     """Shape of the model."""
     task: DenoisingConfig = field(default_factory=DenoisingConfig)
-    """What to learn."""
+    """What the model learns to do."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

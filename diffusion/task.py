@@ -1,4 +1,4 @@
-"""What the diffusion model learns: to take noise off latents, given a caption."""
+"""The training task of the diffusion model: to remove noise from latents, given a caption."""
 
 import dataclasses
 import functools
@@ -26,9 +26,9 @@ from training.task import Draw, Loss, Task
 def resolve_config(
     config: DiffusionModelConfig, text: TextTokenizer, tokenizer: ImageTokenizer, trained: Store[LatentsInfo]
 ) -> tuple[DiffusionModelConfig, nn.Module | None]:
-    """A model that reads the captions of `text` and draws for `tokenizer`; and its frozen text encoder, if any.
+    """Fills in what the tokenizers and the training latents decide; also returns the frozen text encoder, if any.
 
-    Raises `BadInput` where it has another grid.
+    Raises `BadInput` where the config sets another grid.
     """
     require_matching_grid(config, tokenizer.config.grid)
     text_config, encoder = resolve_text_config(config.text, text)
@@ -40,7 +40,7 @@ def resolve_config(
 
 
 class DiffusionTask(Task):
-    """Trains the diffusion model of a `resolve_config` config; captions of `unseen` pictures are drawn on the way."""
+    """Trains a diffusion model from a resolved config. It draws validation captions from time to time."""
 
     def __init__(
         self, config: DiffusionTrainingConfig, unseen: Store[LatentsInfo], text: TextTokenizer,
@@ -51,17 +51,17 @@ class DiffusionTask(Task):
         if encoder is not None and self.model.text is not None:
             self.model.text.encoder.load_state_dict(encoder.state_dict())
         if config.init:
-            start_from(self.model, config.init, free={"latent_bound"})  # it is measured on the pictures at hand
+            start_from(self.model, config.init, free={"latent_bound"})  # it is measured on the training pictures
         super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        """Of `latents` (B, C, h, w), and the captions' `text` (B, S)."""
+        """Yields the loss of `latents` (B, C, h, w) with caption ids `text` (B, S)."""
         denoise = functools.partial(self.modules["model"], text=batch["text"])
         yield Loss("model", diffusion_loss(denoise, self.model.process, batch["latents"]), {})
 
     @torch.no_grad()
     def evaluate(self, average: DiffusionModel, file: Path) -> dict[str, float]:
-        """Draws the first validation captions over the true pictures; loss and bound on validation pictures."""
+        """Draws the first validation captions above the true pictures; returns the validation loss and bound."""
         process, some = self.model.process, range(min(256, len(self.unseen)))
         captions = [self.unseen.captions(i)[0] for i in some]
         pictures = torch.stack([latents(self.unseen, i) for i in some]).to(next(average.parameters()).device)

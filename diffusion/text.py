@@ -24,24 +24,25 @@ class TextConfig:
     """The text encoder."""
 
     kind: Literal["own", "seq2seq", "transformers"] = "own"
-    """Trained along; or frozen, from a token model or from `transformers`."""
+    """`own` is trained with the denoiser. `seq2seq` and `transformers` are frozen: from a token model, or from the
+    library."""
     source: str = ""
-    """Where a frozen one comes from: the `model` folder of a seq2seq run; or of `transformers` a folder or
-    `hf://owner/name`. The trainer adds what names the weights: `@` and the commit, or `@sha256:` and their hash."""
+    """Where a frozen encoder is: the `model` folder of a seq2seq run; for `transformers`, a folder or `hf://owner/name`.
+    The trainer adds the version of the weights: `@` and the commit, or `@sha256:` and their hash."""
     width: int = 256
-    """Width of the states. The trainer sets it, and all that follows, for a frozen one."""
+    """Width of the states. For a frozen encoder, the trainer sets this and all options below."""
     mlp_width: int = 1024
     """Hidden width of the MLPs."""
     heads: int = 4
     """Attention heads."""
     depth: int = 3
-    """Blocks."""
+    """Number of blocks."""
     dropout: float = 0.1
     """Dropout on the output of every attention and MLP."""
     vocab_size: int = 4096
-    """Ids of the text tokenizer. The trainer sets it."""
+    """Number of ids of the text tokenizer. The trainer sets it."""
     length: int = 64
-    """Ids a caption. The trainer sets it."""
+    """Largest number of ids in a caption. The trainer sets it."""
 
     def __post_init__(self) -> None:
         require_sizes(
@@ -53,7 +54,7 @@ class TextConfig:
 
     @property
     def shape(self) -> TokenModelConfig:
-        """As the token model's text encoder takes it."""
+        """The same shape as a config of the token model, for `TextEncoder`."""
         return TokenModelConfig(
             width=self.width, mlp_width=self.mlp_width, heads=self.heads, encoder_depth=self.depth,
             dropout=self.dropout, text_vocab_size=self.vocab_size, text_length=self.length,
@@ -61,7 +62,7 @@ class TextConfig:
 
 
 class CaptionEncoder(nn.Module):
-    """Caption ids -> states, for every kind but `transformers`'."""
+    """The text encoder of every kind but `transformers`: caption ids -> states."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class CaptionEncoder(nn.Module):
         self.requires_grad_(not self.frozen)
 
     def train(self, mode: bool = True) -> "CaptionEncoder":
-        """A frozen encoder stays in eval mode."""
+        """Keeps a frozen encoder in eval mode."""
         return super().train(mode and not self.frozen)
 
     def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,30 +81,30 @@ class CaptionEncoder(nn.Module):
 
 
 class TransformersEncoder:
-    """A frozen encoder of `transformers` with its tokenizer. Not a module: its weights are in no model of ours."""
+    """A frozen encoder of `transformers`, with its tokenizer. It is not a module, so models are saved without it."""
 
     def __init__(self, source: str) -> None:
-        """Raises `BadInput` when there is no such encoder, or another one than the hash in `source` names."""
+        """Raises `BadInput` if there is no such encoder, or if its hash is not the one in `source`."""
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
-        folder, _ = _located(source, download=False)
+        folder, _ = _locate(source, download=False)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
-            of_t5 = AutoConfig.from_pretrained(folder, **SAFELY).is_encoder_decoder
-            kind = AutoModelForTextEncoding if of_t5 else AutoModel
+            is_t5 = AutoConfig.from_pretrained(folder, **SAFELY).is_encoder_decoder
+            kind = AutoModelForTextEncoding if is_t5 else AutoModel
             self.model = complete(kind, folder)
             self.width = int(self.model.config.hidden_size)
-        except Exception as error:  # whatever `transformers` raises for what it cannot read
+        except Exception as error:  # `transformers` raises many types for files that it cannot read
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BadInput(f"{source}: no text encoder of transformers is there ({reason})") from None
         self.model.eval().requires_grad_(False)
 
     def encode(self, captions: Sequence[str | None], length: int) -> Tensor:
-        """Captions -> ids (B, S) int64, S at most `length`, -1 at padding; the null caption is the empty one."""
+        """Captions -> ids (B, S) int64, S at most `length`, -1 at padding. The null caption is an empty one."""
         words = [caption or "" for caption in captions]
         out = self.tokenizer(words, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         ids: Tensor = out["input_ids"].masked_fill(out["attention_mask"] == 0, -1)
-        ids[:, 0] = ids[:, 0].clamp_min(0)  # an empty caption without marks: something must be there to attend on
+        ids[:, 0] = ids[:, 0].clamp_min(0)  # an empty caption may have no ids, but attention needs one
         return ids[:, : int((ids >= 0).sum(1).max())]
 
     @torch.no_grad()
@@ -117,18 +118,17 @@ class TransformersEncoder:
 
 @lru_cache(maxsize=1)
 def transformers_encoder(source: str) -> TransformersEncoder:
-    """The encoder at `source`, loaded once and named then, for it is in no bundle."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at every worker that is forked
-    print(f"captions are read by {source}, a model of transformers that comes from elsewhere", file=sys.stderr)
+    """Loads the encoder at `source` once, and names it on stderr, because bundles do not contain it."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns at each fork of a worker
+    print(f"captions are read by {source}, a model of transformers that is not part of the bundle", file=sys.stderr)
     return TransformersEncoder(source)
 
 
-def _located(source: str, *, download: bool) -> tuple[Path, str]:
-    """The folder of a source of `transformers`, and the source with what names its weights.
+def _locate(source: str, *, download: bool) -> tuple[Path, str]:
+    """Finds a source of `transformers`: returns its folder, and the source with the version of its weights.
 
-    It is only downloaded for who trains with it: a model that names it must find it here.
-
-    Raises `BadInput` where they are other weights than it names already.
+    Training downloads it (`download`); a trained model only uses a copy on this machine. Raises `BadInput` if the
+    weights are not those that `source` names.
     """
     path, _, named = source.partition("@sha256:")
     folder, pinned = fetched(path, FOREIGN, download=download)
@@ -145,19 +145,19 @@ def _located(source: str, *, download: bool) -> tuple[Path, str]:
 
 
 def caption_ids(config: TextConfig, text: TextTokenizer, captions: Sequence[str | None]) -> Tensor:
-    """Captions -> ids (B, S) int64 as the encoder of `config` reads them, S the longest caption's."""
+    """Captions -> ids (B, S) int64 for the encoder of `config`; S is the length of the longest caption."""
     if config.kind == "transformers":
         return transformers_encoder(config.source).encode(captions, config.length)
     return trim_padding(text.encode(captions))
 
 
 def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextEncoder | None]:
-    """The config with what its source and the text tokenizer say; and the token model's encoder, where it is used.
+    """Fills in what the source and the text tokenizer decide; also returns the token model's encoder, if it is used.
 
-    Raises `BadInput` when the source cannot be read or was trained with another text tokenizer.
+    Raises `BadInput` if the source cannot be read, or was trained with another text tokenizer.
     """
     if config.kind == "transformers":
-        _, source = _located(config.source, download=True)
+        _, source = _locate(config.source, download=True)
         width = transformers_encoder(source).width
         return replace(config, source=source, width=width, length=text.config.max_length), None
     if config.kind == "own":

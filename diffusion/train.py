@@ -16,7 +16,7 @@ from training.trainer import Trainer, accelerator_for
 
 
 def main(config: DiffusionTrainingConfig) -> None:
-    """Encodes the pictures where that is not done yet, trains on their latents, and puts a bundle together."""
+    """Encodes the pictures if needed, trains on their latents, and writes a bundle."""
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
@@ -26,7 +26,7 @@ def main(config: DiffusionTrainingConfig) -> None:
     for store in (trained, unseen) if config.verify else ():
         store.verify()
     config.model, encoder = resolve_config(config.model, text, tokenizer, trained)
-    warnings.simplefilter("ignore", CaptionCut)  # a long caption in the corpus is cut at every epoch
+    warnings.simplefilter("ignore", CaptionCut)  # the corpus's long captions are cut in every epoch
 
     draw = samples_by("diffusion", text, tokenizer)
     task = config.task.build(config, unseen, text, tokenizer, draw, encoder)

@@ -16,9 +16,9 @@ class UNetConfig:
     """Shape of the U-Net."""
 
     channels: tuple[int, ...] = (32, 128)
-    """Channels at each resolution, each half the one before; multiples of `head_width` and `groups`."""
+    """Channels at each resolution, which is half of the one before. Multiples of `head_width` and `groups`."""
     layers: int = 2
-    """Residual blocks a resolution."""
+    """Residual blocks at each resolution."""
     head_width: int = 32
     """Channels of an attention head."""
     groups: int = 32
@@ -37,35 +37,37 @@ class UNetConfig:
 
 
 class AttentionProcessor:
-    """A layer of `diffusers` by the rule of `training.attention`; to the caption, on keys and values that are computed
-    once, not at every step."""
+    """Computes an attention layer of `diffusers` by `training.attention`.
+
+    Keys and values of the caption are computed once, not at every step.
+    """
 
     def __init__(self, number: int | None = None) -> None:
-        """`number`: of a cross-attention to the caption; None for self-attention."""
+        """`number`: a number for each cross-attention to the caption; None for self-attention."""
         self.number = number
 
     def __call__(
         self, attn: Any, x: Tensor, encoder_hidden_states: Tensor | None = None, *, caption: CaptionCache, **_: Any
     ) -> Tensor:
-        """Queries from (B, N, C), caption states (B, S, D) or None once they are kept -> (B, N, C)."""
+        """(B, N, C), caption states (B, S, D) or None once they are read -> (B, N, C)."""
         source = x if self.number is None else encoder_hidden_states
-        new = [] if source is None else [_heads(made(source), attn.heads) for made in (attn.to_k, attn.to_v)]
+        new = [] if source is None else [_split_heads(layer(source), attn.heads) for layer in (attn.to_k, attn.to_v)]
         keys, values = new if self.number is None else caption.keep(self.number, *new)
         mask = None if self.number is None else caption.mask
-        y = attention(_heads(attn.to_q(x), attn.heads), keys, values, mask=mask)
+        y = attention(_split_heads(attn.to_q(x), attn.heads), keys, values, mask=mask)
         return attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
+def _split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, heads * K) -> (B, heads, N, K)."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 class UNet(nn.Module):
-    """Noisy latents, time and caption states -> the prediction at each latent."""
+    """Noisy latents, time and caption states -> a prediction for each latent."""
 
     def __init__(self, config: UNetConfig, width: int, channels: int, out_channels: int, grid: int) -> None:
-        """Raises `BadInput` where the grid cannot be halved as often as asked, or `diffusers` is not installed."""
+        """Raises `BadInput` if the grid cannot be halved for each resolution, or `diffusers` is not installed."""
         super().__init__()
         c, levels = config, len(config.channels)
         if grid % 2 ** (levels - 1):
@@ -83,13 +85,13 @@ class UNet(nn.Module):
             block_out_channels=c.channels,
             layers_per_block=c.layers,
             cross_attention_dim=width,
-            time_cond_proj_dim=width,  # the mean caption state beside the time
-            # whose name is a misnomer in diffusers: it is the number of heads
+            time_cond_proj_dim=width,  # width of the mean caption state, which is added to the time embedding
+            # in diffusers, this is the number of heads, despite its name
             attention_head_dim=tuple(n // c.head_width for n in c.channels),
             norm_num_groups=c.groups,
             dropout=c.dropout,
         )
-        for parameter in self.net.conv_out.parameters():  # at first the prediction is zero
+        for parameter in self.net.conv_out.parameters():  # at first, the prediction is zero
             nn.init.zeros_(parameter)
         own, cross = ([m for name, m in self.net.named_modules() if name.endswith(kind)] for kind in ("attn1", "attn2"))
         for layer in own:
@@ -98,11 +100,11 @@ class UNet(nn.Module):
             layer.set_processor(AttentionProcessor(number))
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:
-        """Latents (B, C, h, w), times (B,) in [0, 1], 1 is noise -> (B, C out, h, w).
+        """Latents (B, C, h, w), times (B,) from 0 (clean) to 1 (noise) -> (B, C out, h, w).
 
-        `states` of captions (B, S, D) are read into `caption`; None where they have been.
+        Reads the caption states (B, S, D) into `caption`; `states` is None once that is done.
         """
         if states is not None:
             caption.pooled = mean_state(states, caption.mask[:, 0, 0])
-        its = {"caption": caption}
-        return self.net(x, 1000 * t, states, timestep_cond=caption.pooled, cross_attention_kwargs=its).sample
+        arguments = {"caption": caption}
+        return self.net(x, 1000 * t, states, timestep_cond=caption.pooled, cross_attention_kwargs=arguments).sample
