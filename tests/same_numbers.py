@@ -1,8 +1,8 @@
-"""What must stay equal, to the bit, where code is only arranged anew: `python tests/same_numbers.py FOLDER`.
+"""Checks that a refactoring changes no number, to the bit: `python tests/same_numbers.py FOLDER`.
 
-Trains the debug chain and 20 steps of each emoji preset, draws the demo with the shipped bundle, and prints a hash of
-what was logged, of the weights' values, and of the pixels. Run it before and after a change, on one machine. Names of
-tensors and options are not hashed: they may change.
+It trains the debug chain and 20 steps of each emoji preset, draws the demo with the shipped bundle, and prints hashes
+of the logs, the weights and the pixels. Run it before and after a change, on the same machine, and compare. Names of
+tensors and options may change: they are not hashed.
 """
 
 import hashlib
@@ -60,18 +60,8 @@ def main(out: Path) -> None:
             print(preset, stage, "log", log(at / stage), "weights", weights(at / stage), flush=True)
     for bundle, backend in ((shipped, "autoregressive"), (shipped, "diffusion")):
         to = out / f"demo-{backend}"
-        run(
-            "-m",
-            "sampling.generate",
-            "--model",
-            bundle,
-            "--config",
-            "configs/demo.yaml",
-            "--backend",
-            backend,
-            "--out",
-            to,
-        )
+        demo = ["--config", "configs/demo.yaml", "--backend", backend]
+        run("-m", "sampling.generate", "--model", bundle, *demo, "--out", to)
         print("demo", backend, "pixels", pixels(to), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The whole chain as a user runs it: corpus, text, image tokenizer, codes, token model, bundle, picture."""
+"""The whole chain, as a user runs it: corpus, text tokenizer, image tokenizer, codes, models, bundle, pictures."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason=".venv was not built by make")
 @pytest.mark.timeout(400)
-def test_make_train_emoji_passes_the_whole_chain(tmp_path: Path) -> None:
+def test_make_train_emoji_runs_the_whole_chain(tmp_path: Path) -> None:
     run = tmp_path / "run"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = ["make", "train-emoji", "PRESET=debug", f"RUN={run}", f"PYTHON={sys.executable}"]

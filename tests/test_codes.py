@@ -1,4 +1,4 @@
-"""Image codes in a store, and what the trainer of the token model refuses."""
+"""Stores of image codes, and which stores the trainer of the token model refuses."""
 
 import dataclasses
 import sys
@@ -33,14 +33,14 @@ def write_codes(folder: Path, info: CodesInfo = INFO, count: int = 20) -> None:
 
 
 @pytest.mark.parametrize(("codebook_size", "dtype"), [(512, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
-def test_codes_take_no_more_room_than_they_need(tmp_path: Path, codebook_size: int, dtype: str) -> None:
+def test_codes_use_the_smallest_dtype(tmp_path: Path, codebook_size: int, dtype: str) -> None:
     write_codes(tmp_path / "store", dataclasses.replace(INFO, codebook_size=codebook_size))
     codes = open_codes(tmp_path / "store").array("codes")
     assert codes.dtype == dtype
     assert (codes == codebook_size - 1).all()
 
 
-def test_the_tokenizer_must_be_the_one_that_made_them(tmp_path: Path) -> None:
+def test_codes_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
     write_codes(tmp_path / "store")
     store = open_codes(tmp_path / "store")
     require_tokenizer(store, INFO.codes_id)
@@ -48,7 +48,7 @@ def test_the_tokenizer_must_be_the_one_that_made_them(tmp_path: Path) -> None:
         require_tokenizer(store, "fedcba9876543210")
 
 
-def test_no_store_says_how_to_write_one(tmp_path: Path) -> None:
+def test_a_missing_store_gives_the_command_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"write some with `python -m tokenizer.encode --out {tmp_path}`"):
         open_codes(tmp_path / "train")
 
@@ -78,7 +78,7 @@ def image_tokenizer() -> ImageTokenizer:
     ],
     ids=["another tokenizer's", "another's for validation", "damaged"],
 )
-def test_the_trainer_refuses_a_store_in_one_line(
+def test_the_trainer_refuses_a_bad_store_in_one_line(
     damage: Callable[[Path], None],
     said: str,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""The losses: nothing for who knows everything, the target's variance for who says nothing, entropy at the bound."""
+"""The training loss and the variational bound, against closed forms."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(("schedule", "target"), SETTINGS)
-def test_perfect_and_zero_predictors(schedule: str, target: Target) -> None:
+def test_the_loss_of_a_perfect_predictor_is_0_and_of_a_zero_predictor_the_variance(
+    schedule: str, target: Target
+) -> None:
     found, x_0 = process(schedule, target), normal(4000, 2, 2, 2)
 
     def perfect(x_t: Tensor, t: Tensor) -> Tensor:
@@ -40,8 +42,8 @@ def test_perfect_and_zero_predictors(schedule: str, target: Target) -> None:
     assert loss == pytest.approx(variance, rel=4 * math.sqrt(2 / x_0.numel()))
 
 
-def test_it_trains_on_what_algorithm_1_says() -> None:
-    """The denoiser is shown alpha_t x_0 + sigma_t noise, and asked for the noise."""
+def test_the_loss_follows_algorithm_1_of_ddpm() -> None:
+    """The denoiser is given alpha_t x_0 + sigma_t noise, and must predict the noise."""
     found, x_0, seen = process("linear", "epsilon"), normal(64, 1, 2, 2), []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def test_it_trains_on_what_algorithm_1_says() -> None:
     ],
 )
 def test_min_snr_weights_are_the_paper_s(target: Target, formula: Callable[[float], float]) -> None:
-    """Section 3.4 of arXiv 2303.09556, a formula a target; all of them are one weight on x_0."""
+    """Section 3.4 of arXiv 2303.09556 has a formula for each target. All give the same weight on x_0."""
     found = process("cosine", target, min_snr=5.0)
     t = torch.tensor([1.0, 100.0, 400.0, 800.0, 999.0])
     expected = [formula(snr) for snr in found.signal_to_noise(t).tolist()]
@@ -72,7 +74,7 @@ def test_min_snr_weights_are_the_paper_s(target: Target, formula: Callable[[floa
 
 
 def closed_form(found: Process, mean: float, variance: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The best prediction for latents that are N(mean, variance) each."""
+    """Builds the optimal denoiser for latents that are each N(mean, variance)."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = found.at(t)
@@ -83,9 +85,9 @@ def closed_form(found: Process, mean: float, variance: float) -> Callable[[Tenso
     return denoise
 
 
-def test_the_bound_is_above_the_entropy_and_comes_closer() -> None:
-    """The true density of a normal has 0.5 log2(2 pi e variance) bits. The bound is above it, less with more steps; not
-    all is made up, as fixed variances fit the first steps badly however short they are."""
+def test_the_bound_is_above_the_entropy_and_closer_with_more_steps() -> None:
+    """The entropy of a normal is 0.5 log2(2 pi e variance) bits. The bound is above it, and closer with more steps.
+    A gap remains, because fixed variances fit the first steps badly, however short they are."""
     mean, variance = 0.3, 0.25
     x_0 = mean + math.sqrt(variance) * normal(2000, 4, 1, 1)
     entropy = 0.5 * math.log2(2 * math.pi * math.e * variance)
@@ -102,7 +104,7 @@ def test_the_bound_is_above_the_entropy_and_comes_closer() -> None:
     assert worse.mean() > bits.mean() + 0.1
 
 
-def test_a_few_times_stand_for_all_of_the_bound() -> None:
+def test_the_bound_over_a_few_times_is_close_to_the_whole_sum() -> None:
     found = process("cosine", "v", steps=200)
     x_0, denoise = 0.5 * normal(500, 4, 2, 2), closed_form(process("cosine", "v", steps=200), 0.0, 0.25)
     exact = bits_per_dimension(denoise, found, x_0, torch.Generator().manual_seed(1)).mean()
@@ -111,7 +113,7 @@ def test_a_few_times_stand_for_all_of_the_bound() -> None:
 
 
 def test_the_hybrid_loss_trains_the_variance_by_the_bound_alone() -> None:
-    """Improved DDPM section 3.1: the bound's gradient does not reach the prediction, the simple loss's only that."""
+    """Improved DDPM section 3.1: the bound has no gradient for the prediction, the simple loss none for the variance."""
     learned, plain = process("cosine", "v", learned_variance=True), process("cosine", "v")
     x_0 = normal(32, 2, 2, 2)
     said = torch.zeros(32, 4, 2, 2, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The denoisers: what they read, what they start as, how large they are, and how they are kept."""
+"""The diffusion model: its inputs, its initial values, its size, its text encoders, and its files."""
 
 import dataclasses
 import hashlib
@@ -33,8 +33,8 @@ def unet() -> DiffusionModelConfig:
     return DiffusionModelConfig(denoiser="unet", width=32, dit=DiTConfig(heads=2), unet=UNET, text=text, grid=4)
 
 
-def test_at_first_it_predicts_zero() -> None:
-    """adaLN-zero, and for the U-Net its last convolution: an untrained model's loss is the target's variance."""
+def test_an_untrained_model_predicts_zero() -> None:
+    """By adaLN-zero, or the U-Net's last convolution. So the loss of an untrained model is the target's variance."""
     torch.manual_seed(0)
     model = DiffusionModel(diffusion_model().config).eval()
     assert not model(X, T, captions(3)).any()
@@ -53,18 +53,18 @@ def test_the_prediction_depends_on_latents_time_and_caption_but_not_on_padding_o
     alone = torch.cat([model(X[i : i + 1], T[i : i + 1], text[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(alone, said, atol=1e-5, rtol=1e-5)
     moved = model(X.roll(1, -1), T, text).roll(-1, -1)
-    assert (moved - said).abs().max() > 1e-3  # it knows where a latent is
+    assert (moved - said).abs().max() > 1e-3  # it depends on positions
 
 
-def test_the_caption_s_mean_leaves_padding_out() -> None:
+def test_the_mean_caption_state_ignores_padding() -> None:
     states = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]], [[1.0, 1.0], [2.0, 2.0], [6.0, 0.0]]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     torch.testing.assert_close(mean_state(states, mask), torch.tensor([[2.0, 4.0], [3.0, 1.0]]))
 
 
 @pytest.mark.parametrize("denoiser", ["dit", "unet"])
-def test_the_caption_s_mean_alone_tells_what_to_draw(denoiser: str) -> None:
-    """It stands beside the time, so that it need not be found by attention first."""
+def test_the_prediction_depends_on_the_mean_caption_state(denoiser: str) -> None:
+    """It is added to the time embedding, so that attention need not find it first."""
     torch.manual_seed(0)
     model = DiffusionModel(dataclasses.replace(unet(), denoiser=denoiser)).eval()  # type: ignore[arg-type]
     for parameter in model.parameters():
@@ -96,20 +96,20 @@ def test_learned_variance_doubles_the_channels() -> None:
     assert model(X, T, captions(3)).shape == (3, 2 * IMAGES.quantizer.dim, IMAGES.grid, IMAGES.grid)
 
 
-def test_captions_read_once_say_the_same() -> None:
+def test_a_caption_cache_gives_the_same_prediction() -> None:
     model, text = diffusion_model(), captions(3)
     assert torch.equal(model(X, T, CaptionCache(text)), model(X, T, text))
 
 
 @pytest.mark.parametrize("name", ["emoji", "parti-350m", "parti-750m", "parti-3b", "parti-20b"])
 def test_presets_match_the_token_model_in_parameters(name: str) -> None:
-    """Within 10 %: what makes the comparison of the two a fair one."""
+    """Within 10 %, so that the two can be compared fairly."""
     token = TokenModelConfig(**yaml.safe_load((CONFIGS / "seq2seq" / f"{name}.yaml").read_text())["model"])
     flags = ["--out", "x", "--tokenizer", "x", "--text", "x", "--data", "x"]
     config = parse(DiffusionTrainingConfig, [*flags, "--config", str(CONFIGS / "diffusion" / f"{name}.yaml")]).model
     text = dataclasses.replace(config.text, vocab_size=token.text_vocab_size, length=token.text_length)
     configs = [dataclasses.replace(config, text=text)]
-    if name == "emoji":  # the U-Net's defaults are of that size
+    if name == "emoji":  # the U-Net's defaults have the same size
         configs.append(dataclasses.replace(configs[0], denoiser="unet"))
     with torch.device("meta"):
         models = [TokenModel(token), *map(DiffusionModel, configs)]
@@ -118,7 +118,7 @@ def test_presets_match_the_token_model_in_parameters(name: str) -> None:
 
 
 def test_the_emoji_presets_take_the_same_compute() -> None:
-    """Within 2 %, for captions of 18 ids, the longest of a batch of emoji on average."""
+    """Within 2 %, for captions of 18 ids, the average length of the longest caption in a batch of emoji."""
     shapes = {"text_vocab_size": 2000, "text_length": 40}
     token = yaml.safe_load((CONFIGS / "seq2seq" / "emoji.yaml").read_text())
     model = TokenModel(TokenModelConfig(**token["model"], **shapes))
@@ -136,7 +136,7 @@ def test_the_emoji_presets_take_the_same_compute() -> None:
     assert other == pytest.approx(one, rel=0.02)
 
 
-def test_it_is_kept_as_a_folder(tmp_path: Path) -> None:
+def test_saving_and_loading_keep_the_model(tmp_path: Path) -> None:
     model = diffusion_model(codes_id="abc")
     model.save_pretrained(tmp_path)
     loaded = DiffusionModel.from_pretrained(tmp_path)
@@ -144,7 +144,7 @@ def test_it_is_kept_as_a_folder(tmp_path: Path) -> None:
     assert torch.equal(loaded(X, T, captions(3)), model(X, T, captions(3)))
 
 
-def test_a_token_model_s_text_encoder_is_taken_frozen(tmp_path: Path) -> None:
+def test_a_token_model_s_text_encoder_can_be_used_frozen(tmp_path: Path) -> None:
     text = text_tokenizer()
     config = dataclasses.replace(TOKENS, text_vocab_size=text.vocab_size, text_length=64, text_id=text.text_id)
     source = token_model(config)
@@ -181,7 +181,7 @@ def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
     assert ids.tolist() == [[2, 3], [0, -1]]
     model = DiffusionModel(dataclasses.replace(diffusion_model().config, text=settings))
     assert model(X[:2], T[:2], ids).shape == X[:2].shape
-    assert not [name for name in model.state_dict() if "text" in name]  # its weights are not ours to keep
+    assert not [name for name in model.state_dict() if "text" in name]  # its weights are not saved with the model
     states, mask = transformers_encoder(str(tmp_path))(ids)
     assert states.shape == (2, 2, 16)
     assert mask.sum(1).tolist() == [2, 1]
@@ -197,7 +197,7 @@ def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
         resolve_text_config(TextConfig(kind="transformers", source=str(tmp_path)), text)
 
 
-def test_the_null_caption_is_an_input_of_its_own() -> None:
+def test_the_null_caption_has_an_id() -> None:
     text = text_tokenizer()
     assert caption_ids(TextConfig(), text, [None]).tolist() == [[NULL]]
 

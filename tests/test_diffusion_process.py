@@ -1,4 +1,4 @@
-"""The noise process: its closed forms against composed steps, brute-force Bayes and each other."""
+"""The noise process: its closed forms against composed steps, Bayes' rule on a grid, and each other."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ def papers_betas(schedule: str) -> list[float]:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_marginal_is_the_composition_of_steps(schedule: str) -> None:
-    """x_t = sqrt(1 - beta_t) x_(t-1) + sqrt(beta_t) noise, a thousand times over."""
+    """Composes x_t = sqrt(1 - beta_t) x_(t-1) + sqrt(beta_t) noise a thousand times."""
     signal, variance = 1.0, 0.0
     found = process(schedule)
     for t, beta in enumerate(papers_betas(schedule), start=1):
@@ -38,7 +38,7 @@ def test_the_marginal_is_the_composition_of_steps(schedule: str) -> None:
         assert sigma.item() ** 2 == pytest.approx(variance, rel=1e-9)
 
 
-def test_noised_latents_have_the_marginal_s_moments() -> None:
+def test_noisy_latents_have_the_mean_and_variance_of_the_marginal() -> None:
     x_0, t = torch.full((20_000, 1, 1, 1), 2.0), torch.full((20_000,), 300.0)
     x_t = process("cosine").add_noise(x_0, torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)), t)
     alpha, sigma = (factor[0].item() for factor in process("cosine").at(t))
@@ -47,8 +47,8 @@ def test_noised_latents_have_the_marginal_s_moments() -> None:
 
 
 @pytest.mark.parametrize(("schedule", "s", "t"), [*itertools.product(SCHEDULES, [400, 99], [401, 700])])
-def test_the_posterior_is_bayes_on_a_grid(schedule: str, s: float, t: float) -> None:
-    """q(x_s | x_t, x_0) is q(x_s | x_0) q(x_t | x_s), normalised; a step or many at a time."""
+def test_the_posterior_agrees_with_bayes_rule_on_a_grid(schedule: str, s: float, t: float) -> None:
+    """q(x_s | x_t, x_0) is q(x_s | x_0) q(x_t | x_s), normalised, for one step and for many."""
     found, x_0, x_t = process(schedule), 0.7, -0.3
     times = torch.tensor([s, t])
     (alpha_s, alpha_t), (sigma_s, sigma_t) = (factor.flatten().tolist() for factor in found.at(times))
@@ -67,8 +67,8 @@ def test_the_posterior_is_bayes_on_a_grid(schedule: str, s: float, t: float) -> 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_target_converts_to_the_others(schedule: str) -> None:
-    """Through the x_0 and noise that a prediction amounts to, at any time; within 1e-5 in single precision wherever
-    there is signal enough to tell, and at all times in double."""
+    """It goes through the estimates of x_0 and noise, with errors below 1e-5: in single precision where there is enough
+    signal, and in double precision at all times."""
     found = process(schedule)
     generator = torch.Generator().manual_seed(0)
     for dtype, last in ((torch.float32, 900), (torch.float64, 999)):
@@ -78,13 +78,13 @@ def test_every_target_converts_to_the_others(schedule: str) -> None:
         for said, wanted in itertools.product(TARGETS, TARGETS):
             estimate, its_noise = found.estimates(found.target(x_0, noise, t, said), x_t, t, said)
             made, true = found.target(estimate, its_noise, t, wanted), found.target(x_0, noise, t, wanted)
-            # of an x_0, noise is told from what it leaves at small t, and the reverse at large t
+            # estimates divide by sigma, which is small at small t, or by alpha, which is small at large t
             alpha, sigma = found.at(t)
             room = 1e-5 if dtype == torch.float64 else 1e-6 / torch.minimum(alpha, sigma).clamp_max(0.1)
             assert ((made - true).abs() <= room).all(), (said, wanted)
 
 
-def test_flows_run_straight() -> None:
+def test_a_flow_moves_along_straight_lines() -> None:
     found = process("flow", target="velocity")
     x_0, noise = torch.randn(3, 2, 1, 1), torch.randn(3, 2, 1, 1)
     t = torch.tensor([100.0, 250.5, 900.0])
@@ -93,7 +93,7 @@ def test_flows_run_straight() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_it_goes_from_picture_to_noise(schedule: str) -> None:
+def test_times_go_from_clean_latents_to_noise(schedule: str) -> None:
     found = process(schedule)
     assert (found.alpha[0], found.sigma[0]) == (1, 0)
     ratio = found.signal_to_noise(torch.arange(1.0, 1001))
@@ -108,7 +108,7 @@ def test_it_goes_from_picture_to_noise(schedule: str) -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "flow"])
 def test_logit_normal_times(schedule: Literal["cosine", "flow"]) -> None:
-    """Against the distribution's own quantiles: those of a normal, through the sigmoid."""
+    """Compares quantiles with those of a normal distribution after a sigmoid."""
     found = Process(ProcessConfig(schedule=schedule, times="logit-normal", times_mean=0.8))
     times = found.sample_times(50_000, torch.Generator().manual_seed(0))
     assert 0 < times.min() <= times.max() <= 1000
@@ -120,7 +120,7 @@ def test_logit_normal_times(schedule: Literal["cosine", "flow"]) -> None:
 
 
 def test_the_learned_variance_lies_between_posterior_and_beta() -> None:
-    """Improved DDPM eq. 15; at the last step back, whose posterior is a point, too."""
+    """Improved DDPM eq. 15; also at the last step back, where the posterior has no variance."""
     found = process("cosine")
     t = torch.tensor([1.0, 2.0, 500.0])
     low, high = (found.log_variance(t - 1, t, torch.full((3, 1, 1, 1), edge)) for edge in (-1.0, 1.0))
@@ -131,7 +131,7 @@ def test_the_learned_variance_lies_between_posterior_and_beta() -> None:
     assert low.isfinite().all()
 
 
-def test_what_does_not_go_together() -> None:
+def test_options_that_exclude_each_other() -> None:
     with pytest.raises(BadInput, match="target is 'epsilon': must be x0, v or velocity with schedule flow"):
         ProcessConfig(schedule="flow", target="epsilon")
     with pytest.raises(BadInput, match="learned_variance is True: must be false with schedule flow"):

@@ -1,4 +1,4 @@
-"""What drawing saves: captions are read once, and operators run without Python between them."""
+"""Two optimisations of sampling: captions are read once, and denoisers are traced."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ UNET = UNetConfig(channels=(32, 64), layers=1)
 
 
 def model(denoiser: str) -> DiffusionModel:
-    """Of random weights: an untrained one says nothing."""
+    """A model with random weights: an untrained one predicts zero."""
     torch.manual_seed(0)
     config = DiffusionModelConfig(denoiser=denoiser, channels=4, dit=DiTConfig(depth=2), unet=UNET)  # type: ignore[arg-type]
     made = DiffusionModel(config).eval()
@@ -23,7 +23,7 @@ def model(denoiser: str) -> DiffusionModel:
 
 
 def test_the_unet_reads_a_caption_once() -> None:
-    """And says what the attention of `diffusers` says, to a second caption too, and in training."""
+    """It computes what the attention of `diffusers` computes, also for a second caption, and in training."""
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     ours = model("unet")

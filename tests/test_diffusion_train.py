@@ -1,4 +1,4 @@
-"""The diffusion trainer: pictures in, a bundle out, and no interruption can be told afterwards."""
+"""The diffusion trainer: it turns pictures into a bundle, and an interruption changes nothing in the result."""
 
 import dataclasses
 import gc
@@ -59,7 +59,7 @@ def parts(tmp_path: Path, photos: Path) -> list[str]:
 
 
 def fit(out: Path, parts: list[str], *flags: str) -> None:
-    """The debug preset, even shorter."""
+    """Runs the debug preset with fewer steps."""
     short = [
         "--config", str(DEBUG), "--steps", "6", "--checkpoint_every", "2", "--log_every", "1", "--sample_every", "0",
         "--batch_size", "4",
@@ -76,7 +76,7 @@ def log(out: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
 
 
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+def test_an_interrupted_run_gives_the_same_result(
     tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit(tmp_path / "straight", parts)
@@ -107,9 +107,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
         bundle.backend("autoregressive")
 
 
-def test_latents_are_those_of_the_pictures_and_pictures_are_drawn_on_the_way(
-    tmp_path: Path, parts: list[str], photos: Path
-) -> None:
+def test_it_stores_latents_of_the_pictures_and_draws_samples(tmp_path: Path, parts: list[str], photos: Path) -> None:
     fit(tmp_path / "run", parts, "--sample_every", "6", "--model.process.schedule", "flow",
         "--model.process.target", "velocity")  # fmt: skip
     store = Store(tmp_path / "run/latents/validation", LatentsInfo)
@@ -128,13 +126,13 @@ def test_latents_are_those_of_the_pictures_and_pictures_are_drawn_on_the_way(
     assert {"validation_loss", "validation_bits_per_dimension"} <= log(tmp_path / "run")[-1].keys()
 
 
-def test_no_other_latents_take_the_place_of_those_learnt_from(tmp_path: Path, parts: list[str]) -> None:
-    """A run given again with another seed had its latents made anew before it was refused."""
+def test_the_latents_of_a_run_are_not_replaced(tmp_path: Path, parts: list[str]) -> None:
+    """A run that was started again with another seed replaced its latents before it was refused."""
     out = tmp_path / "run"
     fit(out, parts)
     store = Store(out / "latents/train", LatentsInfo)
-    recorded = json.loads((out / "data.json").read_text())
-    assert recorded["train"] == store.info.origin == {
+    origin = json.loads((out / "data.json").read_text())
+    assert origin["train"] == store.info.origin == {
         "codes_id": store.info.codes_id, "fingerprint": store.info.fingerprint, "views": 2, "seed": 0,
     }  # fmt: skip
     written = (out / "latents/train/latents.bin").stat().st_mtime_ns
@@ -149,10 +147,10 @@ def test_no_other_latents_take_the_place_of_those_learnt_from(tmp_path: Path, pa
     assert {path.name for path in (tmp_path / "b").iterdir()} == {".lock", ".tessera"}
 
 
-def test_evaluation_in_parts_is_over_all_pictures(
+def test_evaluation_in_parts_covers_all_pictures(
     tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """256 pictures at once took more memory than training where a picture has many latents."""
+    """256 pictures at once took more memory than training, for pictures with many latents."""
     real, sizes = diffusion.task.diffusion_loss, []
 
     def loss(denoise: Any, process: Any, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -176,10 +174,8 @@ def test_evaluation_in_parts_is_over_all_pictures(
     assert figures["validation_bits_per_dimension"] == pytest.approx(x_0[:, 0, 0, 0].mean().item(), rel=1e-4)
 
 
-def test_a_run_begins_with_the_weights_it_is_given(
-    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Other times may be drawn to train at; another target would be another model."""
+def test_init_loads_the_given_weights(tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The distribution of training times may differ, but not the target, which would make another model."""
     fit(tmp_path / "first", parts, "--steps", "1")
     init = tmp_path / "first" / "model"
     given = DiffusionModel.from_pretrained(init, dtype=torch.float32).state_dict()

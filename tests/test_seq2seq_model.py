@@ -1,4 +1,4 @@
-"""The token model: cached decoding is teacher forcing, attention is attention, likelihoods add up to one."""
+"""The token model: cached decoding equals teacher forcing, attention is right, and probabilities add up to one."""
 
 import dataclasses
 import itertools
@@ -30,18 +30,16 @@ def test_cached_decoding_equals_teacher_forcing() -> None:
     tokens = torch.stack(drawn[:-1], dim=1)
     forced = model(text, tokens).log_softmax(-1)
     torch.testing.assert_close(torch.stack(stepped, dim=1).log_softmax(-1), forced, atol=1e-4, rtol=0)
-    assert tokens.unique().numel() > 3  # a model that always says the same would prove little
+    assert tokens.unique().numel() > 3  # a model with constant outputs would prove little
 
 
 @torch.no_grad()
-def test_pictures_of_a_batch_may_stand_at_different_places() -> None:
-    """A pass over positions 6, 0 and 3 of three pictures says what it says of each alone, whatever the bound."""
+def test_pictures_of_a_batch_may_be_at_different_positions() -> None:
+    """A pass over positions 6, 0 and 3 of three pictures gives the same logits as each alone, for any `until`."""
     model, text = token_model(), captions(3)
     tokens = torch.cat([torch.full((3, 1), TOKENS.bos), torch.randint(TOKENS.codebook_size, (3, 8))], dim=1)
     starts, cache = [6, 0, 3], model.read(text, guide=True)
-    for position in range(
-        6
-    ):  # earlier ones as far as each has come; where it has not, what is written comes to nothing
+    for position in range(6):  # fills earlier positions; each picture repeats its start, which is overwritten below
         at = torch.tensor([min(position, start) for start in starts])[:, None]
         model.extend(tokens.gather(1, at).repeat(2, 1), Positions(at.repeat(2, 1)), cache)
     at = torch.tensor(starts)[:, None]
@@ -59,7 +57,7 @@ def test_pictures_of_a_batch_may_stand_at_different_places() -> None:
 
 
 def test_attention_agrees_with_the_formula() -> None:
-    """Softmax attention written out, with RMS-normalised queries and keys, against the layer."""
+    """Compares the layer with softmax attention written out, with RMS-normalised queries and keys."""
     torch.manual_seed(0)
     layer, x, other = Attention(24, 3), torch.randn(2, 5, 24), torch.randn(2, 7, 24)
     for norm in (layer.query_norm, layer.key_norm):
@@ -81,7 +79,7 @@ def test_attention_agrees_with_the_formula() -> None:
     torch.testing.assert_close(got, torch.cat(heads, -1) @ layer.out.weight.T, atol=1e-5, rtol=1e-5)
 
 
-def test_later_tokens_do_not_reach_back() -> None:
+def test_later_tokens_do_not_affect_earlier_predictions() -> None:
     model, text = token_model(), captions(1)
     tokens = torch.arange(TOKENS.length)[None]
     changed = tokens.clone()
@@ -102,7 +100,7 @@ def test_pictures_end_only_where_rows_end() -> None:
     logits = model(text, torch.zeros(2, TOKENS.length, dtype=torch.long))
     may_end = logits[0, :, TOKENS.eos].isfinite()
     assert may_end.tolist() == [t in (3, 6, 9) for t in range(10)]
-    assert not logits[:, -1, : TOKENS.codebook_size].isfinite().any()  # after the last row nothing else is left
+    assert not logits[:, -1, : TOKENS.codebook_size].isfinite().any()  # only EOS is left after the last row
 
 
 def test_probabilities_of_all_pictures_add_up_to_one() -> None:
@@ -125,7 +123,7 @@ def test_loss_is_the_mean_negative_log_likelihood() -> None:
     assert scalars["accuracy"].item() == pytest.approx((logits[:, :9].argmax(-1) == tokens).float().mean().item())
 
 
-def test_an_untrained_model_knows_nothing() -> None:
+def test_an_untrained_model_predicts_all_codes_equally() -> None:
     torch.manual_seed(0)
     model = TokenModel(TOKENS).eval()
     tokens = torch.randint(20, (8, TOKENS.length))
@@ -155,7 +153,7 @@ def test_config_out_of_range() -> None:
 
 
 def test_hidden_tokens() -> None:
-    """A share of each picture's own, evenly from 0 to the most; what is shown is what was there."""
+    """Each picture hides a share of its tokens, uniform from 0 to `most`. The other tokens are unchanged."""
     tokens = torch.randint(20, (4000, 64), generator=torch.Generator().manual_seed(0))
     read = drop_tokens(tokens, 0.8, 99, torch.Generator().manual_seed(1))
     hidden = read == 99

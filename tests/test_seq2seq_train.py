@@ -1,4 +1,4 @@
-"""The token model's trainer: whose codes it learns from, and what it starts from."""
+"""The trainer of the token model: the codes it trains on, and the weights it starts from."""
 
 import dataclasses
 import gc
@@ -45,7 +45,7 @@ def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def parts(tmp_path: Path, photos: Path) -> list[str]:
-    """The flags that name an image tokenizer, a text tokenizer and pictures of one's own."""
+    """The flags that name an image tokenizer, a text tokenizer and a user's pictures."""
     torch.manual_seed(0)
     ImageTokenizer(PICTURES).save_pretrained(tmp_path / "tokenizer")
     text_tokenizer().save_pretrained(tmp_path / "text")
@@ -57,7 +57,7 @@ def parts(tmp_path: Path, photos: Path) -> list[str]:
 
 
 def fit(out: Path, parts: list[str], *flags: str) -> None:
-    """Two steps of a model of a few thousand weights."""
+    """Trains a model of a few thousand weights for two steps."""
     short = [
         "--steps", "2", "--checkpoint_every", "2", "--log_every", "1", "--sample_every", "0", "--batch_size", "4",
         "--model.width", "32", "--model.mlp_width", "64", "--model.heads", "2", "--model.encoder_depth", "1",
@@ -70,10 +70,10 @@ def fit(out: Path, parts: list[str], *flags: str) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_pictures_are_encoded_once_and_no_other_take_their_place(
+def test_pictures_are_encoded_once_and_their_codes_are_not_replaced(
     tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run resumed on changed pictures went on with the codes of the old ones, or of another tokenizer."""
+    """A run that was resumed with changed pictures used the codes of the old ones, or of another tokenizer."""
     out = tmp_path / "run"
     fit(out, parts)
     train, unseen = (open_codes(out / "codes" / split) for split in ("train", "validation"))
@@ -94,12 +94,12 @@ def test_pictures_are_encoded_once_and_no_other_take_their_place(
         fit(out, parts)
     assert (out / "codes/train/store.json").stat().st_mtime_ns == written
     shutil.rmtree(out / "model")
-    (out / "log.jsonl").unlink()  # nothing was learnt from them
+    (out / "log.jsonl").unlink()  # now the run has learnt nothing from them
     fit(out, parts)
     assert open_codes(out / "codes/train").info.fingerprint != train.info.fingerprint
 
 
-def test_a_run_goes_on_where_its_pictures_have_moved(tmp_path: Path, parts: list[str]) -> None:
+def test_a_run_continues_after_its_pictures_have_moved(tmp_path: Path, parts: list[str]) -> None:
     fit(tmp_path / "run", parts, "--steps", "1")
     for name in ("photos", "tokenizer", "text"):
         (tmp_path / name).rename(tmp_path / f"moved-{name}")
@@ -115,7 +115,7 @@ def test_a_run_goes_on_where_its_pictures_have_moved(tmp_path: Path, parts: list
         fit(tmp_path / "run", [*moved[:-1], str(tmp_path / "cache")], "--steps", "3")
 
 
-def test_batches_can_be_pickled_for_the_workers_of_a_loader(tmp_path: Path, parts: list[str]) -> None:
+def test_batches_can_be_pickled_for_the_workers_of_a_data_loader(tmp_path: Path, parts: list[str]) -> None:
     fit(tmp_path / "run", parts, "--verify")
     config = parse(TokenTrainingConfig, [*parts, "--out", "unused", "--steps", "1"])
     text = TextTokenizer.from_pretrained(tmp_path / "text")
@@ -149,7 +149,7 @@ def test_unreadable_pictures_are_fatal_when_strict(tmp_path: Path, parts: list[s
 
 
 def begun_with(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> nn.Module:
-    """The model that training would begin with."""
+    """Returns the model that training would start with."""
     seen: list[nn.Module] = []
 
     with monkeypatch.context() as patch:
@@ -158,9 +158,7 @@ def begun_with(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> nn.Mo
     return seen[0]
 
 
-def test_a_run_begins_with_the_weights_it_is_given(
-    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_init_loads_the_given_weights(tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path / "first", parts)
     init = tmp_path / "first" / "model"
     given = TokenModel.from_pretrained(init, dtype=torch.float32).state_dict()
@@ -179,10 +177,10 @@ def test_a_run_begins_with_the_weights_it_is_given(
         fit(tmp_path / "fifth", parts, "--init", str(init))
 
 
-def test_evaluation_in_parts_finds_what_it_finds_at_once(
+def test_evaluation_in_parts_equals_evaluation_at_once(
     tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """256 pictures at once took more memory than training where a picture has many codes."""
+    """256 pictures at once took more memory than training, for pictures with many codes."""
     for name, tokens in (("whole", 2**14), ("parts", 3 * 16)):
         monkeypatch.setattr(training.task, "_AT_ONCE", tokens)
         fit(tmp_path / name, parts, "--sample_every", "2")

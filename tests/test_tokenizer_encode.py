@@ -1,4 +1,4 @@
-"""`python -m tokenizer.encode`: pictures once through the tokenizer, into a store."""
+"""`python -m tokenizer.encode`: it encodes pictures into stores of codes."""
 
 import sys
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encode(
     model: Path, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Encode:
-    """Runs the command; returns the last line of what it said."""
+    """Runs the command; returns the last line of its output."""
 
     def run(*arguments: str | Path, code: int = 0) -> str:
         argv = ["--model", model, "--data", photos, "--cache", cache, "--device", "cpu", *arguments]
@@ -70,7 +70,9 @@ def encode(
     return run
 
 
-def test_it_writes_a_store_a_split(encode: Encode, model: Path, photos: Path, cache: Path, tmp_path: Path) -> None:
+def test_it_writes_a_store_for_each_split(
+    encode: Encode, model: Path, photos: Path, cache: Path, tmp_path: Path
+) -> None:
     assert str(tmp_path / "codes" / "validation") in encode("--views", "3", "--out", tmp_path / "codes")
     tokenizer = ImageTokenizer.from_pretrained(model)
     for split, count, views in (("train", 20, 3), ("validation", 4, 1)):
@@ -103,17 +105,17 @@ def test_views_are_small_shifts_and_zooms(
     assert not torch.equal(codes[2], codes[1])
 
 
-def test_batches_are_only_for_memory(encode: Encode, tmp_path: Path) -> None:
+def test_the_batch_size_does_not_change_codes(encode: Encode, tmp_path: Path) -> None:
     for size in ("3", "64"):
         encode("--views", "1", "--batch_size", size, "--out", tmp_path / size)
     small, large = (open_codes(tmp_path / size / "train") for size in ("3", "64"))
     assert torch.equal(codes_of(small), codes_of(large))
 
 
-def test_each_process_encodes_its_share_and_the_next_run_what_one_that_died_has_not(
+def test_processes_share_the_work_and_the_next_run_encodes_what_is_missing(
     encode: Encode, model: Path, photos: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """A cluster's time-out killed the processes that waited at a barrier while the first one encoded everything."""
+    """Once the first process encoded everything, and a timeout killed the others, which waited at a barrier."""
     encode("--views", "2", "--seed", "5", "--batch_size", "3", "--out", tmp_path / "alone")
     tokenizer = ImageTokenizer.from_pretrained(model)
     options = EncodeOptions(model=model, out=tmp_path / "shared", data=str(photos), views=2, seed=5, cache=cache)
@@ -133,16 +135,16 @@ def test_each_process_encodes_its_share_and_the_next_run_what_one_that_died_has_
                 finish(train.folder, train.info)
     assert shares == [[3, 4, 5, 9, 10, 11, 15, 16, 17], []]
     with Part(train.folder, train.info) as part:
-        part.leave_out(7, "stands for a process that died")  # what was left out is tried again
+        part.leave_out(7, "as if a process had died")  # the next run tries it again
     calls = []
     encode_distributed(wanted, lambda x: calls.append(len(x)) or tokenizer.encode(x), torch.device("cpu"), 3)
-    assert calls == [3, 3, 3, 1]  # the batch that lacked a picture, with its other view, and the other split
+    assert calls == [3, 3, 3, 1]  # two views of the batch without the picture, then the validation split
     for split in ("train", "validation"):
         alone, shared = (open_codes(tmp_path / who / split) for who in ("alone", "shared"))
         assert alone.hash == shared.hash
 
 
-def test_two_commands_do_not_write_one_store(encode: Encode, tmp_path: Path) -> None:
+def test_two_commands_do_not_write_the_same_store(encode: Encode, tmp_path: Path) -> None:
     with locked(tmp_path / "codes"):
         assert "another command is at work in this folder" in encode("--out", tmp_path / "codes", code=2)
     encode("--views", "1", "--out", tmp_path / "codes")
@@ -189,7 +191,7 @@ def test_a_truncated_model_is_one_line(encode: Encode, model: Path, tmp_path: Pa
     assert str(tmp_path / "model") in line
 
 
-def test_pictures_are_not_replaced_by_their_codes(encode: Encode, tmp_path: Path) -> None:
+def test_a_folder_of_pictures_is_not_overwritten(encode: Encode, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "cat.jpg").write_text("dear")
     assert "holds something else than a store of Tessera" in encode("--out", tmp_path, code=2)

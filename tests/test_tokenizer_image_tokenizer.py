@@ -1,4 +1,4 @@
-"""The image tokenizer's contract: pictures, codes, latents, and the two identities."""
+"""The image tokenizer: pictures, codes, latents, and the two ids."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def calibrated(model: ImageTokenizer) -> ImageTokenizer:
 
 
 def lookup_vectors(model: ImageTokenizer) -> Tensor:
-    """What the quantizer is given, from its parts: (N, C)."""
+    """The vectors that the quantizer compares with codes, computed from its parts: (N, C)."""
     z = model.quantizer.project_in(model.encoder(PICTURES.float() / 127.5 - 1))
     return z.flatten(0, 2).detach()
 
@@ -71,8 +71,8 @@ def test_pixels_round_trip_through_floats() -> None:
     assert to_uint8(torch.tensor([9.6, 10.4]) / 127.5 - 1).tolist() == [10, 10]
 
 
-def test_codes_are_the_nearest_by_cosine(model: ImageTokenizer) -> None:
-    """One vector and one code at a time, in double precision."""
+def test_codes_are_the_nearest_by_cosine_similarity(model: ImageTokenizer) -> None:
+    """Compares one vector with one code at a time, in double precision."""
     codebook = model.quantizer._codebook.embed[0].double()
     expected = [
         max(range(300), key=lambda k: float(F.cosine_similarity(vector, codebook[k], dim=0)))
@@ -81,14 +81,14 @@ def test_codes_are_the_nearest_by_cosine(model: ImageTokenizer) -> None:
     assert model.encode(PICTURES).flatten()[:64].tolist() == expected
 
 
-def test_codes_are_the_quantizer_s(model: ImageTokenizer) -> None:
+def test_encode_gives_the_codes_of_the_training_quantizer(model: ImageTokenizer) -> None:
     quantized, codes, losses = model.quantizer(model.encoder(to_float(PICTURES)))
     assert torch.equal(model.encode(PICTURES), codes)
     torch.testing.assert_close(model.quantizer.lookup(codes), quantized)
     assert losses["commitment"].ndim == 0
 
 
-def test_the_forward_pass_is_encode_and_decode(model: ImageTokenizer) -> None:
+def test_the_forward_pass_equals_encode_then_decode(model: ImageTokenizer) -> None:
     made = model(to_float(PICTURES))
     assert torch.equal(made.codes, model.encode(PICTURES))
     assert torch.equal(to_uint8(made.images), model.decode(made.codes))
@@ -103,7 +103,7 @@ def test_training_reaches_the_encoder_through_the_codes(model: ImageTokenizer) -
     assert not torch.equal(model.quantizer.codebook, before)
 
 
-def test_latents_end_in_the_same_pixels(calibrated: ImageTokenizer) -> None:
+def test_latents_decode_to_the_same_pixels_as_codes(calibrated: ImageTokenizer) -> None:
     pictures = calibrated.decode(calibrated.encode(PICTURES))
     assert torch.equal(calibrated.decode_latents(calibrated.latents(PICTURES)), pictures)
     assert not torch.equal(pictures[0], pictures[1])
@@ -119,7 +119,7 @@ def test_latents_are_standardised_by_calibration(calibrated: ImageTokenizer) -> 
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_fewer_rows_are_a_shorter_picture(calibrated: ImageTokenizer, rows: int) -> None:
+def test_fewer_rows_make_a_shorter_picture(calibrated: ImageTokenizer, rows: int) -> None:
     codes = calibrated.encode(PICTURES)[:, :rows]
     pictures = calibrated.decode(codes)
     assert pictures.shape == (24, 3, 4 * rows, 16)
@@ -133,13 +133,13 @@ def test_an_empty_batch(model: ImageTokenizer) -> None:
     assert model.decode(codes).shape == (0, 3, 16, 16)
 
 
-def test_pictures_of_a_batch_do_not_touch(model: ImageTokenizer) -> None:
+def test_pictures_of_a_batch_do_not_affect_each_other(model: ImageTokenizer) -> None:
     codes = model.encode(PICTURES)
     assert torch.equal(torch.cat([model.encode(picture[None]) for picture in PICTURES]), codes)
 
 
 def test_autocast_changes_no_code(calibrated: ImageTokenizer) -> None:
-    """The lookup's matrix product ran in bfloat16 there and changed 2 % of the codes."""
+    """Under autocast, the matrix product of the lookup ran in bfloat16 and changed 2 % of the codes."""
     pictures = torch.cat([PICTURES] * 4)
     expected = calibrated.encode(pictures), calibrated.latents(pictures)
     with torch.autocast("cpu", torch.bfloat16):
@@ -206,12 +206,12 @@ NUDGES: dict[str, tuple[Nudge, bool, bool]] = {
     "project_out": (lambda m: nudge(m.quantizer.project_out.bias), False, True),
     "decoder": (lambda m: nudge(m.decoder.head[2].bias), False, True),
     "latent constants": (lambda m: nudge(m.latent_mean), False, False),
-    "codebook's memory": (lambda m: nudge(m.quantizer._codebook.embed_avg), False, False),
+    "codebook's moving average": (lambda m: nudge(m.quantizer._codebook.embed_avg), False, False),
 }
 
 
 @pytest.mark.parametrize(("change", "codes", "pixels"), NUDGES.values(), ids=NUDGES.keys())
-def test_identities_name_what_decides_codes_and_pixels(
+def test_ids_change_with_what_decides_codes_and_pixels(
     model: ImageTokenizer, change: Nudge, codes: bool, pixels: bool
 ) -> None:
     before = model.codes_id, model.pixels_id
@@ -230,7 +230,7 @@ def test_identities_name_what_decides_codes_and_pixels(
     ],
 )
 def test_a_larger_decoder_keeps_the_codes(field: str, codes: bool, pixels: bool) -> None:
-    """Parti's second stage: the codes stay while the decoder grows, so stores of codes must stay valid."""
+    """In Parti's second stage, the decoder grows but codes stay, so stores of codes must stay valid."""
     small = tokenizer()
     part, name = field.split(".")
     its = getattr(CONFIG, part)
@@ -242,15 +242,15 @@ def test_a_larger_decoder_keeps_the_codes(field: str, codes: bool, pixels: bool)
     assert (large.codes_id != small.codes_id, large.pixels_id != small.pixels_id) == (codes, pixels)
 
 
-def test_identities_are_not_each_other(model: ImageTokenizer) -> None:
+def test_the_two_ids_differ(model: ImageTokenizer) -> None:
     assert model.codes_id != model.pixels_id
     assert len(model.codes_id) == 16
 
 
-def test_export_save_and_load_keep_codes_pixels_and_identities(calibrated: ImageTokenizer, tmp_path: Path) -> None:
+def test_export_save_and_load_keep_codes_pixels_and_ids(calibrated: ImageTokenizer, tmp_path: Path) -> None:
     before = calibrated.codes_id
     calibrated.load_state_dict(exported(calibrated))
-    assert calibrated.codes_id != before  # rounded weights make other codes
+    assert calibrated.codes_id != before  # rounded weights change codes
     calibrated.calibrate([PICTURES])
     codes = calibrated.encode(PICTURES)
     pictures, ids = calibrated.decode(codes), (calibrated.codes_id, calibrated.pixels_id)
@@ -293,9 +293,9 @@ def test_impossible_shapes(options: dict[str, Any], said: str) -> None:
     assert said in str(error.value)
 
 
-def test_a_grid_that_a_preset_states_is_not_overwritten() -> None:
-    """A preset for pictures of 32 x 32 codes was trained on 8 x 8 without a word."""
-    require_matching_grid(TokenModelConfig(), 16)  # nothing is stated
+def test_a_grid_that_a_preset_sets_is_not_overwritten() -> None:
+    """A preset for pictures of 32 x 32 codes was trained on 8 x 8, without a message."""
+    require_matching_grid(TokenModelConfig(), 16)  # the default: no grid is set
     require_matching_grid(TokenModelConfig(grid=32), 32)
     for config in (TokenModelConfig(grid=32), DiffusionModelConfig(grid=32)):
         with pytest.raises(BadInput, match="grid is 32, but the image tokenizer makes 8 codes a row"):

@@ -1,3 +1,5 @@
+"""The losses of the image tokenizer, and PSNR."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -31,7 +33,7 @@ def test_perceptual_loss_is_zero_for_equal_pictures_and_grows_with_noise(
     assert distances[-1] > 4 * distances[0]
 
 
-def test_perceptual_loss_has_gradients_for_what_was_made_alone(
+def test_perceptual_loss_has_gradients_only_for_the_reconstruction(
     perceptual: PerceptualLoss, images: torch.Tensor
 ) -> None:
     made, target = (images + 0.1).requires_grad_(), images.clone().requires_grad_()
@@ -53,7 +55,7 @@ def test_the_total_is_the_weighted_sum(images: torch.Tensor) -> None:
     assert total.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_weight_0_leaves_the_network_out() -> None:
+def test_weight_0_builds_no_network() -> None:
     assert TokenizerLoss(ReconstructionConfig(perceptual=0), CosineVQConfig()).perceptual is None
 
 

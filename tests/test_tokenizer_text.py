@@ -1,4 +1,4 @@
-"""The text tokenizer: every input has ids, none is unknown, and no text can pose as a special piece."""
+"""The text tokenizer: it encodes any text without unknown ids, and no text can become a special piece."""
 
 import random
 import re
@@ -29,7 +29,7 @@ def text() -> TextTokenizer:
 
 
 def ids(text: TextTokenizer, caption: str | None) -> list[int]:
-    """Without padding."""
+    """Ids of a caption, without padding."""
     row = text.encode([caption])[0]
     return row[row != PAD].tolist()
 
@@ -60,23 +60,23 @@ def test_round_trip(text: TextTokenizer, caption: str) -> None:
 
 
 def test_spaces_are_collapsed(text: TextTokenizer) -> None:
-    """What a prompt says does not hang on how often the space bar was hit."""
+    """Repeated spaces do not change what a prompt means."""
     assert ids(text, "  a  noto   emoji ") == ids(text, "a noto emoji")
     assert text.decode(text.encode(["  a  noto   emoji "])) == ["a noto emoji"]
 
 
 def test_no_input_is_unknown(text: TextTokenizer) -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     planes = [(0x20, 0x7F), (0, 0x20), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000)]
     for _ in range(500):
-        low, high = dice.choice(planes)
-        caption = "".join(chr(dice.randrange(low, high)) for _ in range(dice.randrange(1, 40)))
+        low, high = rng.choice(planes)
+        caption = "".join(chr(rng.randrange(low, high)) for _ in range(rng.randrange(1, 40)))
         encoded = ids(text, caption)
         assert encoded[-1] == EOS
         assert min(encoded[:-1], default=UNKNOWN + 1) > UNKNOWN, repr(caption)
         assert max(encoded) < text.vocab_size
         collapsed = re.sub(" +", " ", caption).strip(" ")
-        # U+2581 is SentencePiece's own letter for a space
+        # U+2581 is the character that SentencePiece uses for a space
         assert text.decode(text.encode([caption])) == [collapsed.replace("\u2581", " ").removeprefix(" ")]
 
 
@@ -91,11 +91,11 @@ def test_layout_of_the_ids(text: TextTokenizer) -> None:
     assert text.encode([]).shape == (0, 512)
 
 
-@pytest.mark.parametrize("posing", ["<null>", "</s>", "<pad>", "<unk>", "<s>", "▁<null>", "<0x41>"])
-def test_special_pieces_cannot_be_written(text: TextTokenizer, posing: str) -> None:
-    """Not even by captions that the model was trained on."""
-    for tokenizer in (text, trained([*CAPTIONS, *[f"{posing} {name}" for name in NAMES]])):
-        for caption in (posing, f"a fox {posing} a dog", posing * 3):
+@pytest.mark.parametrize("fake", ["<null>", "</s>", "<pad>", "<unk>", "<s>", "▁<null>", "<0x41>"])
+def test_text_cannot_become_special_pieces(text: TextTokenizer, fake: str) -> None:
+    """Not even in captions that the text tokenizer was trained on."""
+    for tokenizer in (text, trained([*CAPTIONS, *[f"{fake} {name}" for name in NAMES]])):
+        for caption in (fake, f"a fox {fake} a dog", fake * 3):
             encoded = ids(tokenizer, caption)
             assert encoded[-1] == EOS
             assert min(encoded[:-1]) > UNKNOWN
@@ -127,7 +127,7 @@ def test_half_a_surrogate_pair_is_not_text(text: TextTokenizer) -> None:
         text.encode(["fine", "half \ud83e"])
 
 
-def test_training_depends_on_the_set_of_captions_alone(text: TextTokenizer) -> None:
+def test_training_depends_only_on_the_set_of_captions(text: TextTokenizer) -> None:
     shuffled = random.Random(1).sample(CAPTIONS, len(CAPTIONS))
     again = trained([*shuffled, *shuffled[:5], "", "  ", f"  {CAPTIONS[0]} "])
     assert again.text_id == text.text_id
@@ -146,7 +146,7 @@ def test_no_captions(captions: list[str]) -> None:
         trained(captions)
 
 
-def test_too_few_pieces_for_the_letters() -> None:
+def test_more_letters_than_pieces() -> None:
     alphabet = "".join(map(chr, range(0x4E00, 0x4F00)))
     with pytest.raises(BadInput) as error:
         trained([alphabet], vocab_size=300)
@@ -162,8 +162,8 @@ def test_a_folder_round_trip(text: TextTokenizer, tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "new" / "text").iterdir()} == {"config.json", "spiece.model"}
 
 
-def test_saving_keeps_what_else_is_in_the_folder(text: TextTokenizer, tmp_path: Path) -> None:
-    """`train_text --out photos` replaced the folder with all that was in it."""
+def test_saving_keeps_other_files_in_the_folder(text: TextTokenizer, tmp_path: Path) -> None:
+    """`train_text --out photos` once replaced the folder and deleted its files."""
     (tmp_path / "holiday.jpg").write_text("dear")
     text.save_pretrained(tmp_path)
     trained(CAPTIONS[:5]).save_pretrained(tmp_path)
@@ -193,7 +193,7 @@ def test_missing_files(folder: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
 def test_a_truncated_model(folder: Path, keep: float) -> None:
-    """An empty file made a tokenizer without pieces, which gave every caption the same ids."""
+    """An empty file once loaded as a tokenizer without pieces, which gave all captions the same ids."""
     file = folder / "spiece.model"
     content = file.read_bytes()
     file.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
@@ -201,7 +201,7 @@ def test_a_truncated_model(folder: Path, keep: float) -> None:
 
 
 @pytest.mark.parametrize("content", [b"garbage", b"\x00" * 100, b"\xff" * 100])
-def test_something_else_than_a_model(folder: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_model(folder: Path, content: bytes) -> None:
     (folder / "spiece.model").write_bytes(content)
     assert "not a complete SentencePiece model" in refusal(folder)
 
@@ -245,7 +245,7 @@ def test_the_command_trains_on_a_user_s_captions(
         return capsys.readouterr().err
 
     assert "and these captions make another" in refused("--model.max_length", "10")
-    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "model")  # whose config.json it once replaced
+    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "model")  # its config.json was once overwritten
     assert "holds something other than a text tokenizer" in refused("--out", str(tmp_path / "model"))
     assert ImageTokenizer.from_pretrained(tmp_path / "model").config == IMAGES
     assert TextTokenizer.from_pretrained(tmp_path / "text").text_id == text.text_id

@@ -1,4 +1,4 @@
-"""`accelerate launch tokenizer/train.py`: killed, stopped and started again, it ends as if nothing had happened."""
+"""`accelerate launch tokenizer/train.py`: if it is killed or stopped, and started again, the result is the same."""
 
 import gc
 import json
@@ -29,7 +29,7 @@ from training.cli import command
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
-STEPS = 300  # codes that nothing uses are replaced from about step 230 on, by chance
+STEPS = 300  # from about step 230 on, unused codes are replaced at random
 FLAGS = {
     "--steps": STEPS, "--batch_size": 4, "--log_every": 1, "--checkpoint_every": 15, "--sample_every": 150,
     "--task.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.backbone.patch_size": 8,
@@ -44,7 +44,7 @@ Launch = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Accelerate keeps one state a process; each run here stands for a process of its own, on one core."""
+    """Accelerate keeps one state per process. Here each run behaves like a new process, on one core."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
@@ -77,7 +77,7 @@ def train(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> Train:
 
 @pytest.fixture
 def launched(launch: Launch, flags: list[str]) -> Launch:
-    """Starts the trainer as the README says, on one core, for its sums to be those of the run in this process."""
+    """Starts the trainer as the README does, on one core, so that its sums equal those of runs in this process."""
 
     def start(out: Path) -> subprocess.Popen[str]:
         launcher = launch(ROOT / "tokenizer" / "train.py", *flags, "--out", out)
@@ -88,7 +88,7 @@ def launched(launch: Launch, flags: list[str]) -> Launch:
 
 
 def trainer_at(step: int, launcher: subprocess.Popen[str], out: Path) -> psutil.Process:
-    """The trainer itself, the launcher's child, once it has logged `step`; frozen there."""
+    """Waits until the trainer, the launcher's child, has logged `step`; returns its process, suspended."""
     deadline = time.monotonic() + 200
     while last_step(out) < step:
         assert launcher.poll() is None, launcher.communicate()[1]
@@ -110,10 +110,10 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(600)
-def test_kill_and_stop_cannot_be_told_afterwards(
+def test_a_run_that_is_killed_and_stopped_gives_the_same_result(
     train: Train, launched: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Straight through; and killed, refused twice, stopped, and finished, always by the same command."""
+    """Compares a run without interruption to one that is killed, refused twice, stopped, and finished."""
     straight, out = tmp_path / "straight", tmp_path / "out"
     assert train("--out", straight) == 0
     capsys.readouterr()
@@ -135,7 +135,7 @@ def test_kill_and_stop_cannot_be_told_afterwards(
     trainer.send_signal(signal.SIGTERM)
     trainer.resume()
     said, _ = launcher.communicate(timeout=100)
-    assert launcher.returncode != 0  # what comes after it in a script must not start
+    assert launcher.returncode != 0  # so that a script does not run its next command
     stopped = last_step(out)
     assert 93 <= stopped < STEPS
     assert f"stopped after step {stopped}; give the same command again to resume" in said
@@ -152,7 +152,7 @@ def test_kill_and_stop_cannot_be_told_afterwards(
     assert not [path for path in out.rglob(".*") if path.name not in (".lock", ".tessera")]
 
 
-def test_what_a_run_leaves_behind(train: Train, photos: Path, tmp_path: Path) -> None:
+def test_the_files_of_a_run(train: Train, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert train("--out", out, "--steps", "12", "--sample_every", "6", "--precision", "no") == 0
     model = ImageTokenizer.from_pretrained(out / "model")
@@ -169,14 +169,14 @@ def test_what_a_run_leaves_behind(train: Train, photos: Path, tmp_path: Path) ->
     assert [line["step"] for line in lines if "validation_psnr" in line] == [6, 12]
     assert {path.name for path in (out / "samples").iterdir()} == {"step-00000006.png", "step-00000012.png"}
     with Image.open(out / "samples" / "step-00000012.png") as sheet:
-        assert sheet.size == (4 * 136 + 8, 2 * 136 + 8)  # four originals, their reconstructions right below
+        assert sheet.size == (4 * 136 + 8, 2 * 136 + 8)  # four originals above their reconstructions
     assert json.loads((out / "config.json").read_text())["data"] == str(photos)
 
 
-def test_a_run_begins_with_the_weights_it_is_given(
+def test_init_loads_the_given_weights(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Codebook included: its vectors are those of the other run, and are not begun anew from the first batch."""
+    """Also the codebook: its vectors are those of the other run, and are not initialised from the first batch."""
     assert train("--out", tmp_path / "first", "--steps", "4") == 0
     init = tmp_path / "first" / "model"
     given = ImageTokenizer.from_pretrained(init).state_dict()
@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_one_line(train: Train, tmp_path: Path, capsys: 
     assert line.startswith(f"error: {file.parent}: a damaged checkpoint")
 
 
-def test_batches_can_be_pickled_for_the_workers_of_a_loader(photos: Path, tmp_path: Path) -> None:
+def test_batches_can_be_pickled_for_the_workers_of_a_data_loader(photos: Path, tmp_path: Path) -> None:
     pictures, unseen = (open_source(photos, size=16, split=split, cache=tmp_path) for split in ("train", "validation"))
     batches = PictureBatches(pictures, unseen)
     first, again = (

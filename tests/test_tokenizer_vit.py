@@ -1,4 +1,4 @@
-"""The ViT against implementations that share no code with it."""
+"""The vision transformers, compared with independent implementations."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ WIDTH, HEADS = 24, 3
 
 
 def randomized(module: nn.Module) -> nn.Module:
-    """Large random weights, so that nothing is hidden by small ones."""
+    """Sets large random weights, so that differences are visible."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
@@ -58,11 +58,11 @@ def test_attention_agrees_with_torch() -> None:
 def test_block_agrees_with_torch() -> None:
     block = randomized(Block(WIDTH, HEADS))
     x = torch.randn(2, 7, WIDTH)
-    expected = torch_layer(block).train()(x)  # in training mode it takes the plain path, not the fused one
+    expected = torch_layer(block).train()(x)  # training mode uses the plain implementation, not the fused one
     torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_transformer_is_its_blocks_over_rows_and_columns() -> None:
+def test_transformer_adds_row_and_column_embeddings_before_its_blocks() -> None:
     transformer = randomized(Transformer(4, WIDTH, 2, HEADS))
     x = torch.randn(2, 4, 4, WIDTH)
     flat = x.clone()
@@ -77,7 +77,7 @@ def test_transformer_is_its_blocks_over_rows_and_columns() -> None:
 
 
 @torch.no_grad()
-def test_patches_are_embedded_as_a_convolution_would() -> None:
+def test_patch_embedding_equals_a_convolution() -> None:
     encoder = randomized(Encoder(12, 4, WIDTH, 1, HEADS))
     seen = []
     encoder.transformer.register_forward_hook(lambda module, args, out: seen.append(args[0]))
@@ -89,7 +89,7 @@ def test_patches_are_embedded_as_a_convolution_would() -> None:
 
 
 @torch.no_grad()
-def test_pixels_come_out_as_a_transposed_convolution_would() -> None:
+def test_pixel_unembedding_equals_a_transposed_convolution() -> None:
     decoder = randomized(Decoder(12, 4, WIDTH, 1, HEADS, 5))
     z = torch.randn(2, 3, 3, WIDTH)
     kernel = decoder.unembed.weight.view(5, 4, 4, WIDTH).permute(3, 0, 1, 2)
@@ -101,7 +101,7 @@ def test_pixels_come_out_as_a_transposed_convolution_would() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_a_smaller_grid_uses_the_first_rows(rows: int) -> None:
+def test_fewer_rows_use_the_first_row_embeddings(rows: int) -> None:
     transformer = randomized(Transformer(3, WIDTH, 1, HEADS))
     smaller = Transformer(3, WIDTH, 1, HEADS)
     smaller.load_state_dict(transformer.state_dict())

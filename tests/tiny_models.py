@@ -1,4 +1,4 @@
-"""Models of a few thousand weights, for tests that need real ones."""
+"""Models of a few thousand weights, for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ IMAGES = ImageTokenizerConfig(
 
 
 def token_model(config: TokenModelConfig = TOKENS, seed: int = 0) -> TokenModel:
-    """Weights far larger than at the start of training, so that differences show."""
+    """A model with weights far larger than at the start of training, so that differences are visible."""
     torch.manual_seed(seed)
     model = TokenModel(config).eval()
     for parameter in model.parameters():
@@ -41,7 +41,7 @@ def token_model(config: TokenModelConfig = TOKENS, seed: int = 0) -> TokenModel:
 
 
 def captions(batch: int, config: TokenModelConfig = TOKENS) -> Tensor:
-    """Caption ids (B, S), of length 3, 4, 5, ... and then padding."""
+    """Caption ids (B, S) int64: captions of length 3, 4, 5, ..., then padding."""
     generator = torch.Generator().manual_seed(1)
     text = torch.randint(4, config.text_vocab_size, (batch, config.text_length), generator=generator)
     for row, length in zip(text, range(3, 3 + batch), strict=True):
@@ -50,7 +50,7 @@ def captions(batch: int, config: TokenModelConfig = TOKENS) -> Tensor:
 
 
 def text_tokenizer() -> TextTokenizer:
-    """Trained on two captions."""
+    """A text tokenizer that is trained on two captions."""
     return TextTokenizer.train(["a noto emoji of a fox", "a twemoji emoji of a cat"], 300, TextTokenizerConfig())
 
 
@@ -71,7 +71,7 @@ def save_bundle(folder: Path) -> Path:
 
 
 def diffusion_model(process: ProcessConfig | None = None, seed: int = 0, **fields: Any) -> DiffusionModel:
-    """For the latents of `IMAGES` and captions of 300 ids; weights far larger than at the start of training."""
+    """A model for latents of `IMAGES` and captions of 300 ids, with weights far larger than at the start of training."""
     torch.manual_seed(seed)
     config = DiffusionModelConfig(
         width=32, dit=DiTConfig(mlp_width=64, heads=2, depth=2), process=process or ProcessConfig(steps=100),
