@@ -29,7 +29,7 @@ class LatentBatches:
         return len(self._turns)
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Makes a batch of the turns `indices`, with a random view and a random caption, or the null caption, of each.
+        """Make a batch of the turns `indices`, with a random view and a random caption, or the null caption, of each.
 
         Returns `text` (B, S) int64 caption ids, and `latents` (B, C, h, w) float32.
         """

@@ -40,7 +40,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Uses geometric periods from 2 pi / 1000 to 20 pi, as in DDPM's code, where times run to 1000."""
+        """Use geometric periods from 2 pi / 1000 to 20 pi, as in DDPM's code, where times run to 1000."""
         steps = torch.arange(FREQUENCIES, device=t.device) / FREQUENCIES
         angles = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * steps)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -54,7 +54,7 @@ def mean_state(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def view_per_reader(states: Tensor | None, readers: int) -> list[Tensor | None]:
-    """Returns a view of the caption states for each reader.
+    """Return a view of the caption states for each reader.
 
     Gradients of the views are summed in the order of this list. So results do not depend, even in rounding, on when
     each reader reads.

@@ -48,7 +48,7 @@ class LatentsInfo:
 
 
 def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
-    """Encodes the training and validation splits into the run folder, unless they are there already.
+    """Encode the training and validation splits into the run folder, unless they are there already.
 
     Every process must call it, and encodes its share. Raises `BadInput` when another trainer is using the folder, or
     when the run was trained on other latents.

@@ -70,7 +70,7 @@ def bound_term(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, predicted:
 
 
 def split_output(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """Splits the denoiser's output into the predicted target and v of `Process.log_variance`; None without v."""
+    """Split the denoiser's output into the predicted target and v of `Process.log_variance`; None without v."""
     return output[:, :channels], output[:, channels:] if output.shape[1] > channels else None
 
 

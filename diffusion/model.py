@@ -78,7 +78,7 @@ class DiffusionModel(PretrainedModel):
         return self.config.channels, self.config.grid, self.config.grid
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor | CaptionCache) -> Tensor:
-        """Predicts the target of the noise process.
+        """Predict the target of the noise process.
 
         Args:
             x: noisy latents (B, C, h, w).

@@ -79,7 +79,7 @@ class Process:
         return (alpha / sigma).square().flatten()
 
     def sample_times(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Samples training times, (count,) float32: integers of 1..T; for a flow, any number in (0, T]."""
+        """Sample training times, (count,) float32: integers of 1..T; for a flow, any number in (0, T]."""
         if self.config.times == "uniform":
             fraction = 1 - torch.rand(count, generator=generator)
         else:  # arXiv 2403.03206 eq. 19 with s = 1
@@ -88,7 +88,7 @@ class Process:
         return times if self.config.schedule == "flow" else times.ceil()
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Returns a sample of q(x_t | x_0), (B, C, h, w): DDPM eq. 4 (rectified flow, arXiv 2209.03003, eq. 1)."""
+        """Return a sample of q(x_t | x_0), (B, C, h, w): DDPM eq. 4 (rectified flow, arXiv 2209.03003, eq. 1)."""
         alpha, sigma = (factor.to(x_0.dtype) for factor in self.at(t))
         return alpha * x_0 + sigma * noise
 
@@ -129,7 +129,7 @@ class Process:
                 return noise - x_0  # rectified flow eq. 1, where time runs the other way
 
     def estimates(self, predicted: Tensor, x_t: Tensor, t: Tensor, kind: Target | None = None) -> tuple[Tensor, Tensor]:
-        """Converts a predicted target at x_t into estimates of x_0 and of the noise, (B, C, h, w) each; t > 0."""
+        """Convert a predicted target at x_t into estimates of x_0 and of the noise, (B, C, h, w) each; t > 0."""
         alpha, sigma = (factor.to(x_t.dtype) for factor in self.at(t))
         match kind or self.config.target:
             case "epsilon":

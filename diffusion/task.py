@@ -26,7 +26,7 @@ from training.task import Draw, Loss, Task
 def resolve_config(
     config: DiffusionModelConfig, text: TextTokenizer, tokenizer: ImageTokenizer, trained: Store[LatentsInfo]
 ) -> tuple[DiffusionModelConfig, nn.Module | None]:
-    """Fills in what the tokenizers and the training latents decide; also returns the frozen text encoder, if any.
+    """Fill in what the tokenizers and the training latents decide; also return the frozen text encoder, if any.
 
     Raises `BadInput` where the config sets another grid.
     """
@@ -55,13 +55,13 @@ class DiffusionTask(Task):
         super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        """Yields the loss of `latents` (B, C, h, w) with caption ids `text` (B, S)."""
+        """Yield the loss of `latents` (B, C, h, w) with caption ids `text` (B, S)."""
         denoise = functools.partial(self.modules["model"], text=batch["text"])
         yield Loss("model", diffusion_loss(denoise, self.model.process, batch["latents"]), {})
 
     @torch.no_grad()
     def evaluate(self, average: DiffusionModel, file: Path) -> dict[str, float]:
-        """Draws the first validation captions above the true pictures; returns the validation loss and bound."""
+        """Draw the first validation captions above the true pictures; return the validation loss and bound."""
         process, some = self.model.process, range(min(256, len(self.unseen)))
         captions = [self.unseen.captions(i)[0] for i in some]
         pictures = torch.stack([latents(self.unseen, i) for i in some]).to(next(average.parameters()).device)

@@ -1,4 +1,4 @@
-"""What a denoiser reads captions with: its own encoder, a token model's, or a frozen one from `transformers`."""
+"""Text encoders of the diffusion model: one that is trained with it, or a frozen one from elsewhere."""
 
 import hashlib
 import os
@@ -71,7 +71,7 @@ class CaptionEncoder(nn.Module):
         self.requires_grad_(not self.frozen)
 
     def train(self, mode: bool = True) -> "CaptionEncoder":
-        """Keeps a frozen encoder in eval mode."""
+        """Keep a frozen encoder in eval mode."""
         return super().train(mode and not self.frozen)
 
     def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ class TransformersEncoder:
     """A frozen encoder of `transformers`, with its tokenizer. It is not a module, so models are saved without it."""
 
     def __init__(self, source: str) -> None:
-        """Raises `BadInput` if there is no such encoder, or if its hash is not the one in `source`."""
+        """Raise `BadInput` if there is no such encoder, or if its hash is not the one in `source`."""
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
         folder, _ = _locate(source, download=False)
@@ -118,14 +118,14 @@ class TransformersEncoder:
 
 @lru_cache(maxsize=1)
 def transformers_encoder(source: str) -> TransformersEncoder:
-    """Loads the encoder at `source` once, and names it on stderr, because bundles do not contain it."""
+    """Load the encoder at `source` once, and name it on stderr, because bundles do not contain it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns at each fork of a worker
     print(f"captions are read by {source}, a model of transformers that is not part of the bundle", file=sys.stderr)
     return TransformersEncoder(source)
 
 
 def _locate(source: str, *, download: bool) -> tuple[Path, str]:
-    """Finds a source of `transformers`: returns its folder, and the source with the version of its weights.
+    """Return the folder of a source of `transformers`, and the source with the version of its weights.
 
     Training downloads it (`download`); a trained model only uses a copy on this machine. Raises `BadInput` if the
     weights are not those that `source` names.
@@ -152,7 +152,7 @@ def caption_ids(config: TextConfig, text: TextTokenizer, captions: Sequence[str 
 
 
 def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextEncoder | None]:
-    """Fills in what the source and the text tokenizer decide; also returns the token model's encoder, if it is used.
+    """Fill in what the source and the text tokenizer decide; also return the token model's encoder, if it is used.
 
     Raises `BadInput` if the source cannot be read, or was trained with another text tokenizer.
     """

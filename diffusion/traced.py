@@ -15,7 +15,7 @@ from seq2seq.traced import Traced
 
 
 def with_traced_denoiser(model: DiffusionModel) -> DiffusionModel:
-    """Returns a copy of `model` with a traced denoiser. They share all weights, which must not be trained any more."""
+    """Return a copy of `model` with a traced denoiser. They share all weights, which must not be trained any more."""
     twin = copy.copy(model)
     twin._modules = {**model._modules, "denoiser": TracedDenoiser(model.denoiser)}
     return twin
@@ -30,7 +30,7 @@ class TracedDenoiser(nn.Module):
         self.traced = Traced(_DenoiserOfTensors(denoiser))
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:
-        """Takes and returns what the denoiser does. The first pass, which reads the captions, is not traced."""
+        """Take and return what the denoiser does. The first pass, which reads the captions, is not traced."""
         if states is not None:
             return self.denoiser(x, t, states, caption)
         keys_values = [tensor for i in range(len(caption.keys_values)) for tensor in caption.keys_values[i]]

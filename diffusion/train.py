@@ -16,7 +16,7 @@ from training.trainer import Trainer, accelerator_for
 
 
 def main(config: DiffusionTrainingConfig) -> None:
-    """Encodes the pictures if needed, trains on their latents, and writes a bundle."""
+    """Encode the pictures if needed, train on their latents, and write a bundle."""
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)

@@ -67,7 +67,7 @@ class UNet(nn.Module):
     """Noisy latents, time and caption states -> a prediction for each latent."""
 
     def __init__(self, config: UNetConfig, width: int, channels: int, out_channels: int, grid: int) -> None:
-        """Raises `BadInput` if the grid cannot be halved for each resolution, or `diffusers` is not installed."""
+        """Raise `BadInput` if the grid cannot be halved for each resolution, or `diffusers` is not installed."""
         super().__init__()
         c, levels = config, len(config.channels)
         if grid % 2 ** (levels - 1):

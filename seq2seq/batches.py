@@ -28,7 +28,7 @@ class TokenBatches:
         return len(self._turns)
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Makes a batch of the turns `indices`, with a random view and a random caption, or the null caption, of each.
+        """Make a batch of the turns `indices`, with a random view and a random caption, or the null caption, of each.
 
         Returns `text` (B, S) caption ids, `tokens` (B, T), and `inputs` (B, T) for the decoder; all int64.
         """

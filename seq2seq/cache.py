@@ -49,7 +49,7 @@ class KVCache:
     """
 
     def __init__(self, depth: int, heads: int, positions: int, guided: bool = False) -> None:
-        """Allocates nothing yet: `begin` does.
+        """Allocate nothing yet: `begin` does.
 
         Args:
             depth: number of blocks.
@@ -72,7 +72,7 @@ class KVCache:
         """With guidance, the output of each block's cross-attention to the null caption, (1, 1, D)."""
 
     def begin(self, states: Tensor, mask: Tensor) -> None:
-        """Begins a new batch of captions: `states` (B, S, D), `mask` bool (B, 1, 1, S), False at padding.
+        """Begin a new batch of captions: `states` (B, S, D), `mask` bool (B, 1, 1, S), False at padding.
 
         The first call allocates memory for their number of pictures, on their device and in their dtype.
         """
@@ -114,7 +114,7 @@ class BlockCache:
         self.mask, self.guided, self.null = mask, cache.guided, cache.null[block]
 
     def own(self, *new: Tensor) -> KeysValues:
-        """Writes keys and values of new image tokens, (B, H, T, K), at their positions; returns all before `until`."""
+        """Write keys and values of new image tokens, (B, H, T, K), at their positions; return all before `until`."""
         keys, values = self._cache.keys[self._block], self._cache.values[self._block]
         at, until, together = self._positions
         for cached, added in zip((keys, values), new, strict=True):
@@ -125,7 +125,7 @@ class BlockCache:
         return keys[:, :, :until], values[:, :, :until]
 
     def text(self, *new: Tensor) -> KeysValues:
-        """Stores keys and values of new captions, if there are any; returns the stored ones, (B, H, S, K)."""
+        """Store keys and values of new captions, if there are any; return the stored ones, (B, H, S, K)."""
         stored, part = self._cache.text, slice(2 * self._block, 2 * self._block + 2)
         if new:
             stored[part] = map(_store, stored[part], new)
@@ -133,10 +133,10 @@ class BlockCache:
         return keys, values
 
     def keep_null(self, new: Tensor) -> None:
-        """Stores the output of cross-attention to the null caption, (1, 1, D)."""
+        """Store the output of cross-attention to the null caption, (1, 1, D)."""
         self._cache.null[self._block] = _store(self.null, new)
 
 
 def _store(old: Tensor, new: Tensor) -> Tensor:
-    """Returns `new`. If `old` has the same shape, it is overwritten, because a compiled graph reads from there."""
+    """Return `new`. If `old` has the same shape, it is overwritten, because a compiled graph reads from there."""
     return old.copy_(new) if old.shape == new.shape else new.contiguous()

@@ -16,7 +16,7 @@ def code_folder(config: TokenTrainingConfig) -> Path:
 
 
 def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
-    """Encodes the pictures of `config.data` into the run folder, unless their codes are there already.
+    """Encode the pictures of `config.data` into the run folder, unless their codes are there already.
 
     Every process must call it, and encodes its share. Raises `BadInput` when another trainer is using the folder, or
     when the run was trained on other codes.

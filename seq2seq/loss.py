@@ -23,7 +23,7 @@ def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[s
 
 
 def drop_tokens(tokens: Tensor, most: float, unknown: int, generator: torch.Generator) -> Tensor:
-    """Replaces a random share of each picture's tokens (B, T) by the token `unknown`; the share is from 0 to `most`.
+    """Replace a random share of each picture's tokens (B, T) by the token `unknown`; the share is from 0 to `most`.
 
     This is the word dropout of arXiv 1511.06349, section 3.1, for the decoder's inputs. Without it, a decoder may learn
     to ignore what it is conditioned on.

@@ -91,7 +91,7 @@ class TokenModel(PretrainedModel):
     def forward(
         self, text: Tensor | None, tokens: Tensor, positions: Positions | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        """Predicts every token from the caption and the tokens before it (teacher forcing).
+        """Predict every token from the caption and the tokens before it (teacher forcing).
 
         With positions and a cache, it does what `read` and `extend` need. They call `forward`, because sharded weights
         are gathered only for it.
@@ -125,7 +125,7 @@ class TokenModel(PretrainedModel):
         return self.decoder(tokens, positions, Text(mask, states, null), cache)
 
     def read(self, text: Tensor, guide: bool = False, cache: KVCache | None = None) -> KVCache:
-        """Reads captions (B, S) into a cache for `extend`.
+        """Read captions (B, S) into a cache for `extend`.
 
         With `guide`, the cache is for 2 B pictures, and the second half has the null caption. Pass a `cache` to use it
         again: it must have been made for as many captions, with the same `guide`.
@@ -202,7 +202,7 @@ class ImageTokenDecoder(nn.Module):
         return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
 
     def mask_impossible(self, logits: Tensor, t: Tensor) -> Tensor:
-        """Sets impossible tokens to -inf: EOS inside rows, and codes after the last row.
+        """Set impossible tokens to -inf: EOS inside rows, and codes after the last row.
 
         Logits (B, T, K + 1) at positions (..., T) -> (B, T, K + 1) float32.
         """

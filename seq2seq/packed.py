@@ -25,14 +25,14 @@ from training.precision import has_bf16
 
 
 def packed(model: TokenModel, dtype: torch.dtype) -> TokenModel:
-    """Returns a copy of `model` with a packed decoder, for sampling. `model` is unchanged; they share all the rest."""
+    """Return a copy of `model` with a packed decoder, for sampling. `model` is unchanged; they share all the rest."""
     twin = copy.copy(model)
     twin._modules = {**model._modules, "decoder": PackedDecoder(model.decoder, dtype)}
     return twin
 
 
 def packed_dtypes() -> list[torch.dtype]:
-    """Returns the dtypes that weights can be packed in here, the best first; none if torch or the CPU supports none.
+    """Return the dtypes that weights can be packed in here, the best first; none if torch or the CPU supports none.
 
     In float16 only weights are 16-bit: inputs, products and sums are float32. So weights that were bfloat16, as all
     shipped ones are, give the same results as in float32, and their blocks can be traced. Where the CPU computes in
@@ -59,7 +59,7 @@ class PackedDecoder(nn.Module):
         self.head = packed_linear(decoder.head.weight, dtype)
 
     def forward(self, tokens: Tensor, positions: Positions, text: Text, cache: KVCache | None = None) -> Tensor:
-        """Takes and returns what `ImageTokenDecoder` does. Captions are read by that decoder: once, in float32."""
+        """Take and return what `ImageTokenDecoder` does. Captions are read by that decoder: once, in float32."""
         if text.states is not None or cache is None:
             return self.decoder(tokens, positions, text, cache)
         x = self.decoder.embed(tokens) + self.decoder.positions(positions.at)
@@ -141,7 +141,7 @@ class PackedBlock(nn.Module):
         cross_bias: Tensor,
         null: Tensor,
     ) -> Tensor:
-        """Takes and returns what `PackedBlocks.forward` does, for one block."""
+        """Take and return what `PackedBlocks.forward` does, for one block."""
         x = x + self._self_attention(self.norm1(x), at, keys, values, self_bias)
         with_caption = x[: text_keys.shape[0]]  # not `len`, which tracing would make a constant
         y = self._cross_attention(self.norm2(with_caption), text_keys, text_values, cross_bias)
@@ -188,7 +188,7 @@ class FusedRMSNorm(nn.Module):
 
 
 def packed_linear(weight: Tensor, dtype: torch.dtype) -> nn.Module:
-    """Builds a linear layer, float32 (..., in) -> (..., out), that keeps `weight` (out, in) packed in `dtype`."""
+    """Build a linear layer, float32 (..., in) -> (..., out), that keeps `weight` (out, in) packed in `dtype`."""
     return HalfLinear(weight) if dtype == torch.float16 else OneDNNLinear(weight, dtype)
 
 
@@ -218,12 +218,12 @@ class OneDNNLinear(nn.Module):
 
 
 def _bias(mask: Tensor, heads: int) -> Tensor:
-    """Turns a mask, bool (B, 1, T, S), into a bias for logits, float32 (B * H, T, S): 0 where True, else -inf."""
+    """Turn a mask, bool (B, 1, T, S), into a bias for logits, float32 (B * H, T, S): 0 where True, else -inf."""
     return mask.float().log().expand(-1, heads, -1, -1).flatten(0, 1)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Attends with scaled queries (B, H, T, K) to keys and values (B, H, S, K); returns (B, T, D).
+    """Attend with scaled queries (B, H, T, K) to keys and values (B, H, S, K); return (B, T, D).
 
     It is written out because torch's fused kernel is made for many queries: with one, it takes twice as long.
     """

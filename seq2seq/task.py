@@ -21,7 +21,7 @@ from training.task import Draw, Loss, Task
 
 
 def resolve_config(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
-    """Fills in what the text tokenizer and the codes decide. Raises `BadInput` where the config sets another grid."""
+    """Fill in what the text tokenizer and the codes decide. Raises `BadInput` where the config sets another grid."""
     require_matching_grid(config, codes.columns)
     return dataclasses.replace(
         config, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
@@ -43,13 +43,13 @@ class TokenTask(Task):
         super().__init__(self.model, config.optimizer, tokens=config.model.length)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        """Yields the loss of `text` (B, S) and `tokens` (B, T), where the decoder reads `inputs` (B, T); all int64."""
+        """Yield the loss of `text` (B, S) and `tokens` (B, T), where the decoder reads `inputs` (B, T); all int64."""
         logits = self.modules["model"](batch["text"], batch["inputs"])
         yield Loss("model", *token_loss(logits, batch["tokens"], self.config.model.eos))
 
     @torch.no_grad()
     def evaluate(self, average: TokenModel, file: Path) -> dict[str, float]:
-        """Draws the first validation captions above the true pictures; returns the validation loss and accuracy."""
+        """Draw the first validation captions above the true pictures; return the validation loss and accuracy."""
         some = range(min(256, len(self.unseen)))
         captions = [self.unseen.captions(i)[0] for i in some]
         codes = torch.from_numpy(self.unseen.array("codes")[some, 0].astype(np.int64))

@@ -19,7 +19,7 @@ class Traced:
         self.traces: dict[Hashable, Callable[..., Tensor]] = {}
 
     def __call__(self, path: Hashable, arguments: tuple[Any, ...]) -> Tensor:
-        """Calls the module on tensors and lists of tensors. Calls with equal `path` must take the same branches."""
+        """Call the module on tensors and lists of tensors. Calls with equal `path` must take the same branches."""
         with self._one_at_a_time:
             if path not in self.traces:
                 self.traces[path] = trace(self.module, arguments)
@@ -27,7 +27,7 @@ class Traced:
 
 
 def trace(module: nn.Module, arguments: tuple[Any, ...]) -> Callable[..., Tensor]:
-    """Traces `module` on `arguments`: returns the graph, which takes arguments of other sizes too.
+    """Trace `module` on `arguments` into a graph, which takes arguments of other sizes too.
 
     The graph keeps the branches that this call takes. Torch deprecates `torch.jit.trace` in favour of its compiler,
     but that takes minutes and needs a C++ compiler on the machine. Returns `module` itself where torch has no

@@ -17,7 +17,7 @@ from training.trainer import Trainer, accelerator_for
 
 
 def main(config: TokenTrainingConfig) -> None:
-    """Encodes the pictures if needed, trains on their codes, and writes a bundle."""
+    """Encode the pictures if needed, train on their codes, and write a bundle."""
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)

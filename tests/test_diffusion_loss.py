@@ -74,7 +74,7 @@ def test_min_snr_weights_are_the_paper_s(target: Target, formula: Callable[[floa
 
 
 def closed_form(found: Process, mean: float, variance: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Builds the optimal denoiser for latents that are each N(mean, variance)."""
+    """Build the optimal denoiser for latents that are each N(mean, variance)."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = found.at(t)
@@ -113,7 +113,7 @@ def test_the_bound_over_a_few_times_is_close_to_the_whole_sum() -> None:
 
 
 def test_the_hybrid_loss_trains_the_variance_by_the_bound_alone() -> None:
-    """Improved DDPM section 3.1: the bound has no gradient for the prediction, the simple loss none for the variance."""
+    """Improved DDPM section 3.1: no gradient of the bound reaches the prediction, only that of the simple loss does."""
     learned, plain = process("cosine", "v", learned_variance=True), process("cosine", "v")
     x_0 = normal(32, 2, 2, 2)
     said = torch.zeros(32, 4, 2, 2, requires_grad=True)

@@ -59,7 +59,7 @@ def parts(tmp_path: Path, photos: Path) -> list[str]:
 
 
 def fit(out: Path, parts: list[str], *flags: str) -> None:
-    """Runs the debug preset with fewer steps."""
+    """Run the debug preset with fewer steps."""
     short = [
         "--config", str(DEBUG), "--steps", "6", "--checkpoint_every", "2", "--log_every", "1", "--sample_every", "0",
         "--batch_size", "4",

@@ -57,7 +57,7 @@ def parts(tmp_path: Path, photos: Path) -> list[str]:
 
 
 def fit(out: Path, parts: list[str], *flags: str) -> None:
-    """Trains a model of a few thousand weights for two steps."""
+    """Train a model of a few thousand weights for two steps."""
     short = [
         "--steps", "2", "--checkpoint_every", "2", "--log_every", "1", "--sample_every", "0", "--batch_size", "4",
         "--model.width", "32", "--model.mlp_width", "64", "--model.heads", "2", "--model.encoder_depth", "1",
@@ -149,7 +149,7 @@ def test_unreadable_pictures_are_fatal_when_strict(tmp_path: Path, parts: list[s
 
 
 def begun_with(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> nn.Module:
-    """Returns the model that training would start with."""
+    """Return the model that training would start with."""
     seen: list[nn.Module] = []
 
     with monkeypatch.context() as patch:

@@ -53,7 +53,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encode(
     model: Path, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Encode:
-    """Runs the command; returns the last line of its output."""
+    """Run the command; return the last line of its output."""
 
     def run(*arguments: str | Path, code: int = 0) -> str:
         argv = ["--model", model, "--data", photos, "--cache", cache, "--device", "cpu", *arguments]

@@ -59,7 +59,7 @@ def flags(photos: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> Train:
-    """Runs the trainer in this process; returns its exit code."""
+    """Run the trainer in this process; return its exit code."""
 
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", ["tokenizer/train.py", *flags, *map(str, arguments)])
@@ -77,7 +77,7 @@ def train(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> Train:
 
 @pytest.fixture
 def launched(launch: Launch, flags: list[str]) -> Launch:
-    """Starts the trainer as the README does, on one core, so that its sums equal those of runs in this process."""
+    """Start the trainer as the README does, on one core, so that its sums equal those of runs in this process."""
 
     def start(out: Path) -> subprocess.Popen[str]:
         launcher = launch(ROOT / "tokenizer" / "train.py", *flags, "--out", out)
@@ -88,7 +88,7 @@ def launched(launch: Launch, flags: list[str]) -> Launch:
 
 
 def trainer_at(step: int, launcher: subprocess.Popen[str], out: Path) -> psutil.Process:
-    """Waits until the trainer, the launcher's child, has logged `step`; returns its process, suspended."""
+    """Wait until the trainer, the launcher's child, has logged `step`; return its process, suspended."""
     deadline = time.monotonic() + 200
     while last_step(out) < step:
         assert launcher.poll() is None, launcher.communicate()[1]

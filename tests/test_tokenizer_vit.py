@@ -11,7 +11,7 @@ WIDTH, HEADS = 24, 3
 
 
 def randomized(module: nn.Module) -> nn.Module:
-    """Sets large random weights, so that differences are visible."""
+    """Set large random weights, so that differences are visible."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3

@@ -55,7 +55,7 @@ def text_tokenizer() -> TextTokenizer:
 
 
 def save_bundle(folder: Path) -> Path:
-    """Writes a complete bundle of untrained models; returns its folder."""
+    """Write a complete bundle of untrained models; return its folder."""
     torch.manual_seed(0)
     text, tokenizer = text_tokenizer(), ImageTokenizer(IMAGES)
     config = TokenModelConfig(
@@ -71,7 +71,7 @@ def save_bundle(folder: Path) -> Path:
 
 
 def diffusion_model(process: ProcessConfig | None = None, seed: int = 0, **fields: Any) -> DiffusionModel:
-    """A model for latents of `IMAGES` and captions of 300 ids, with weights far larger than at the start of training."""
+    """A model for latents of `IMAGES` and captions of 300 ids. Its weights are larger than at the start of training."""
     torch.manual_seed(seed)
     config = DiffusionModelConfig(
         width=32, dit=DiTConfig(mlp_width=64, heads=2, depth=2), process=process or ProcessConfig(steps=100),
@@ -85,7 +85,7 @@ def diffusion_model(process: ProcessConfig | None = None, seed: int = 0, **field
 
 
 def add_diffusion(folder: Path, process: ProcessConfig | None = None) -> Path:
-    """Adds an untrained diffusion model to the bundle in `folder`; returns it."""
+    """Add an untrained diffusion model to the bundle in `folder`; return it."""
     text = TextTokenizer.from_pretrained(folder / "text")
     tokenizer = ImageTokenizer.from_pretrained(folder / "tokenizer")
     model = diffusion_model(process, codes_id=tokenizer.codes_id, text_id=text.text_id)

@@ -6,14 +6,14 @@ from torch.nn import functional as F
 
 
 def augment(images: Tensor, generator: torch.Generator, *, shift: float = 0.06, zoom: float = 0.1) -> Tensor:
-    """Moves each picture by a random zoom and shift: uint8 (B, 3, H, W) -> the same. Only `generator` is random."""
+    """Move each picture by a random zoom and shift: uint8 (B, 3, H, W) -> the same. Only `generator` is random."""
     return move(images, *random_moves(len(images), generator, shift=shift, zoom=zoom))
 
 
 def random_moves(
     count: int, generator: torch.Generator, *, shift: float = 0.06, zoom: float = 0.1
 ) -> tuple[Tensor, Tensor]:
-    """Samples `count` zooms and shifts for `move`.
+    """Sample `count` zooms and shifts for `move`.
 
     Returns:
         scales (count,) from 1 - `zoom` to 1 + `zoom`, and offsets (count, 2) of up to `shift` times a picture's size,
@@ -24,7 +24,7 @@ def random_moves(
 
 
 def move(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Zooms pictures, uint8 (B, 3, H, W), by `scale` (B,) and shifts them by `offset` (B, 2); edges are repeated."""
+    """Zoom pictures, uint8 (B, 3, H, W), by `scale` (B,) and shift them by `offset` (B, 2); edges are repeated."""
     theta = torch.zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, :, 2] = offset

@@ -20,5 +20,5 @@ class PictureBatches:
         return len(self._pictures)
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Returns the pictures `indices`, augmented: `images`, uint8 (B, 3, H, W)."""
+        """Return the pictures `indices`, augmented: `images`, uint8 (B, 3, H, W)."""
         return {"images": augment(torch.stack([self._pictures[int(i)] for i in indices]), generator)}

@@ -81,7 +81,7 @@ class PlannedStore:
 
 
 def main(options: EncodeOptions) -> None:
-    """Encodes the training and validation splits."""
+    """Encode the training and validation splits."""
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
     share_cores()
@@ -95,7 +95,7 @@ def main(options: EncodeOptions) -> None:
 
 
 def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedStore]:
-    """Plans the stores of codes of both splits."""
+    """Plan the stores of codes of both splits."""
 
     def info(pictures: CaptionedImages, views: int) -> CodesInfo:
         return CodesInfo(
@@ -108,7 +108,7 @@ def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedSto
 
 
 def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedImages, int], Any]) -> list[PlannedStore]:
-    """Plans a store in `out` for each split of the pictures that `options` name.
+    """Plan a store in `out` for each split of the pictures that `options` name.
 
     Args:
         options: options with the fields `data`, `views`, `cache`, `strict` and `limit` of `EncodeOptions`.
@@ -128,7 +128,7 @@ def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedIma
 def encode_for_run(
     run: RunFolder, plan: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device
 ) -> None:
-    """Writes those stores of a run that are not complete yet. Raises `BadInput` where the run began with other data."""
+    """Write those stores of a run that are not complete yet. Raises `BadInput` where the run began with other data."""
     if PartialState().is_main_process:
         run.lock()
         run.require_data({one.folder.name: one.info.origin for one in plan})
@@ -138,7 +138,7 @@ def encode_for_run(
 def encode_distributed(
     wanted: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int = 64
 ) -> None:
-    """Writes stores. Every process of the launcher must call it, and encodes its share of the batches.
+    """Write stores. Every process of the launcher must call it, and encodes its share of the batches.
 
     If a process dies, the next run encodes what is missing. Raises `BadInput` where a folder holds something other than
     a store.

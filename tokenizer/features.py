@@ -40,7 +40,7 @@ class FeatureNetwork(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FeatureNetwork":
-        """Stays in eval mode: the network is frozen."""
+        """Stay in eval mode: the network is frozen."""
         return super().train(False)
 
     def stages(self, images: Tensor) -> list[Tensor]:
@@ -61,7 +61,7 @@ class FeatureNetwork(nn.Module):
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Resizes as `RESIZER` says, here and everywhere: uint8 (B, 3, H, W) -> float32 (B, 3, size, size), 0..255."""
+    """Resize as `RESIZER` says, here and everywhere: uint8 (B, 3, H, W) -> float32 (B, 3, size, size), 0..255."""
     floats = images.float()
     if images.shape[2:] == (size, size):
         return floats
@@ -69,7 +69,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def normalized(images: Tensor) -> Tensor:
-    """Maps [-1, 1] to the network's input range: (pixel - 127) / 128 for pixels of 0..255."""
+    """Map [-1, 1] to the network's input range: (pixel - 127) / 128 for pixels of 0..255."""
     return (images * 127.5 + 0.5) / 128
 
 

@@ -50,7 +50,7 @@ class ImageTokenizerConfig:
 
 
 def require_matching_grid(model: Any, grid: int) -> None:
-    """Raises `BadInput` where a model's config sets a `grid` that is not the image tokenizer's.
+    """Raise `BadInput` where a model's config sets a `grid` that is not the image tokenizer's.
 
     Presets for large pictures set one. With an image tokenizer for small pictures, training would silently use another
     model than the preset describes.
@@ -103,7 +103,7 @@ class ImageTokenizer(PretrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any
     ) -> Self:
-        """Loads as the base class does, but in float32 whatever the file's dtype: lower precision changes codes."""
+        """Load as the base class does, but in float32 whatever the file's dtype: lower precision changes codes."""
         return super().from_pretrained(path, dtype=dtype, **kwargs)
 
     def _load(self, file: Path) -> None:
@@ -158,7 +158,7 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Sets the mean and standard deviation of latents from batches of pictures (B, 3, H, W) uint8."""
+        """Set the mean and standard deviation of latents from batches of pictures (B, 3, H, W) uint8."""
         z = torch.cat([rearrange(self._lookup_vectors(images), "b h w c -> (b h w) c") for images in batches])
         self.latent_mean.copy_(z.mean(0))
         self.latent_std.copy_(z.std(0).clamp_min(1e-4))
@@ -199,10 +199,10 @@ class ImageTokenizer(PretrainedModel):
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Maps uint8 0..255 to float32 [-1, 1]."""
+    """Map uint8 0..255 to float32 [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Maps floats in [-1, 1] to uint8 0..255, clamped and rounded."""
+    """Map floats in [-1, 1] to uint8 0..255, clamped and rounded."""
     return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)

@@ -40,15 +40,15 @@ class BackboneConfig(PartConfig):
     @property
     @abstractmethod
     def factor(self) -> int:
-        """Height and width in pixels that one code stands for."""
+        """Height and width in pixels that one code represents."""
 
     @abstractmethod
     def encoder(self, image_size: int) -> nn.Module:
-        """Builds a module: images (B, 3, H, W) float in [-1, 1] -> (B, h, w, D)."""
+        """Build a module: images (B, 3, H, W) float in [-1, 1] -> (B, h, w, D)."""
 
     @abstractmethod
     def decoder(self, image_size: int) -> nn.Module:
-        """Builds a module: (B, h, w, D), h at most w -> images (B, 3, H, W) about [-1, 1]."""
+        """Build a module: (B, h, w, D), h at most w -> images (B, 3, H, W) about [-1, 1]."""
 
 
 @dataclass(kw_only=True)
@@ -72,7 +72,7 @@ class QuantizerConfig(PartConfig):
 
     @abstractmethod
     def build(self, width: int) -> "Quantizer":
-        """Builds the module for vectors of this width, D.
+        """Build the module for vectors of this width, D.
 
         It must also work under `torch.device("meta")`, where tensors have no values and no memory, because configs
         from files are built there first. Build a submodule that reads its own values under `torch.device("cpu")`.
@@ -104,5 +104,5 @@ class Quantizer(nn.Module, ABC):
         """Codes (B, h, w) int64 -> quantized (B, h, w, D), the same as `forward` returns."""
 
     def health(self) -> dict[str, Tensor]:
-        """Returns scalars for the training log, such as how many codes are in use."""
+        """Return scalars for the training log, such as how many codes are in use."""
         return {}

@@ -33,7 +33,7 @@ class CosineVQConfig(QuantizerConfig):
         require(self, "commitment", self.commitment >= 0, "0 or more")
 
     def build(self, width: int) -> "CosineVQ":
-        """Builds the module for vectors of this width."""
+        """Build the module for vectors of this width."""
         return CosineVQ(width, self)
 
 

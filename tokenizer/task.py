@@ -31,7 +31,7 @@ class TokenizerTask(Task):
         super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        """Yields the loss of a batch of `images`, uint8 (B, 3, H, W)."""
+        """Yield the loss of a batch of `images`, uint8 (B, 3, H, W)."""
         images = to_float(batch["images"])
         yield Loss("model", *self.reconstruction_loss(self.modules["model"](images), images))
 
@@ -41,13 +41,13 @@ class TokenizerTask(Task):
         return total, {**terms, "psnr": psnr(made.images, images), **self.model.quantizer.health()}
 
     def evaluate(self, average: ImageTokenizer, file: Path) -> dict[str, float]:
-        """Writes an image file with validation pictures above their reconstructions; returns their PSNR."""
+        """Write an image file with validation pictures above their reconstructions; return their PSNR."""
         rebuilt = average.decode(average.encode(self.shown))
         grid([*self.shown[:16], *rebuilt[:16]], columns=min(16, len(self.shown))).save(file, format="PNG")
         return {"validation_psnr": psnr(to_float(rebuilt), to_float(self.shown)).item()}
 
     def export(self, average: ImageTokenizer, folder: Path) -> None:
-        """Standardises latents anew, for the exported weights, and then exports as the base class does."""
+        """Standardise latents again, for the exported weights, and then export as the base class does."""
         average.load_state_dict(exported(average))
         sample = range(0, len(self.pictures), max(1, len(self.pictures) // 1024))
         average.calibrate([self.pictures[i][None].to(self.device) for i in sample])

@@ -47,7 +47,7 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int, config: TextTokenizerConfig) -> "TextTokenizer":
-        """Trains a unigram model of at most `vocab_size` pieces.
+        """Train a unigram model of at most `vocab_size` pieces.
 
         Raises `BadInput` when there is no caption, or more letters than pieces.
         """
@@ -70,7 +70,7 @@ class TextTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "TextTokenizer":
-        """Loads a folder of `config.json` and `spiece.model`. Raises `BadInput` when either is missing or damaged."""
+        """Load a folder of `config.json` and `spiece.model`. Raises `BadInput` when either is missing or damaged."""
         folder = Path(folder)
         values = read_json(folder / "config.json")
         if values.pop("model", None) != cls.__name__:
@@ -85,7 +85,7 @@ class TextTokenizer:
             raise BadInput(f"{file}: not a complete SentencePiece model") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json` and `spiece.model` into `folder`, which may hold other files."""
+        """Write `config.json` and `spiece.model` into `folder`, which may hold other files."""
         write_bytes(Path(folder) / "spiece.model", self._spiece)
         write_json(Path(folder) / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
 
@@ -129,7 +129,7 @@ class TextTokenizer:
 
 
 def trim_padding(ids: Tensor) -> Tensor:
-    """Cuts columns that are all padding: ids (B, L) -> (B, length of the longest caption).
+    """Cut columns that are all padding: ids (B, L) -> (B, length of the longest caption).
 
     Models mask padding, so that these columns only cost time. Call it before ids go to a GPU: it reads their values.
     """

@@ -11,7 +11,7 @@ from training.trainer import Trainer, accelerator_for
 
 
 def main(config: TokenizerTrainingConfig) -> None:
-    """Opens the pictures, and trains the image tokenizer on them."""
+    """Open the pictures, and train the image tokenizer on them."""
     accelerator = accelerator_for(config)
     source = functools.partial(
         open_source, config.data, size=config.model.image_size, cache=config.cache, strict=config.strict

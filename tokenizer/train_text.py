@@ -35,7 +35,7 @@ class TextTrainingOptions:
 
 
 def main(options: TextTrainingOptions) -> None:
-    """Trains and saves a text tokenizer. Raises `BadInput` where `out` holds anything but this text tokenizer."""
+    """Train and save a text tokenizer. Raises `BadInput` where `out` holds anything but this text tokenizer."""
     _require_free(options.out)
     pictures = open_source(options.data, size=options.size, split="train", cache=options.cache, limit=options.limit)
     captions = [caption for i in range(len(pictures)) for caption in pictures.captions(i)]
@@ -53,7 +53,7 @@ def main(options: TextTrainingOptions) -> None:
 
 
 def _require_free(out: Path) -> None:
-    """Raises `BadInput` unless `out` is empty or holds only a text tokenizer, before time is spent on training."""
+    """Raise `BadInput` unless `out` is empty or holds only a text tokenizer, before time is spent on training."""
     if out.is_dir() and any(out.iterdir()):
         others = {file.name for file in out.iterdir()} - {"config.json", "spiece.model"}
         if others:

@@ -45,15 +45,15 @@ class ViTConfig(BackboneConfig):
 
     @property
     def factor(self) -> int:
-        """Height and width in pixels that one code stands for."""
+        """Height and width in pixels that one code represents."""
         return self.patch_size
 
     def encoder(self, image_size: int) -> "Encoder":
-        """Builds the encoder."""
+        """Build the encoder."""
         return Encoder(image_size, self.patch_size, self.width, self.encoder_depth, self.heads)
 
     def decoder(self, image_size: int) -> "Decoder":
-        """Builds the decoder."""
+        """Build the decoder."""
         return Decoder(image_size, self.patch_size, self.width, self.decoder_depth, self.heads, self.pixel_width)
 
 
