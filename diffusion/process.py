@@ -105,7 +105,7 @@ class Process:
 
         Without `v`, it is the posterior's. A learned `v` (B, C, h, w) interpolates from there, at -1, to log beta, at 1
         (Improved DDPM, arXiv 2102.09672, eq. 15). At s = 0 the posterior has no variance; as in that paper's code, the
-        variance of the step before is used.
+        variance of the step from 2 to 1 is used.
         """
         s, t = torch.where(s < 1, 1.0, s.double()), torch.where(s < 1, t.clamp_min(2), t).double()
         beta = self._between(s, t)[1]
