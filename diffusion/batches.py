@@ -17,10 +17,10 @@ class LatentBatches:
     """Makes batches from stores of latents. It can be pickled, for the workers of a data loader."""
 
     def __init__(
-        self, trained: Store[LatentsInfo], unseen: Store[LatentsInfo], text: TextTokenizer,
+        self, trained: Store[LatentsInfo], validation: Store[LatentsInfo], text: TextTokenizer,
         config: DiffusionTrainingConfig,
     ) -> None:  # fmt: skip
-        self.origin = {"train": trained.info.origin, "validation": unseen.info.origin}
+        self.origin = {"train": trained.info.origin, "validation": validation.info.origin}
         self._turns = Turns(trained.array("group"))
         self._trained, self._text, self._reader = trained, text, config.model.text
         self._caption_dropout = config.caption_dropout

@@ -22,15 +22,15 @@ def main(config: DiffusionTrainingConfig) -> None:
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
     run = RunFolder(config)
     encode_once(config, run, tokenizer)
-    trained, unseen = (Store(latent_folder(config, split), LatentsInfo) for split in ("train", "validation"))
-    for store in (trained, unseen) if config.verify else ():
+    trained, validation = (Store(latent_folder(config, split), LatentsInfo) for split in ("train", "validation"))
+    for store in (trained, validation) if config.verify else ():
         store.verify()
     config.model, encoder = resolve_config(config.model, text, tokenizer, trained)
     warnings.simplefilter("ignore", CaptionCut)  # the corpus's long captions are cut in every epoch
 
     draw = samples_by("diffusion", text, tokenizer)
-    task = config.task.build(config, unseen, text, tokenizer, draw, encoder)
-    data = LatentBatches(trained, unseen, text, config)
+    task = config.task.build(config, validation, text, tokenizer, draw, encoder)
+    data = LatentBatches(trained, validation, text, config)
     if Trainer(task, data, run, accelerator).fit() and accelerator.is_main_process:
         bundle_run("diffusion", run, config.text, config.tokenizer)
 

@@ -17,9 +17,9 @@ class TokenBatches:
     """Makes batches from stores of codes. It can be pickled, for the workers of a data loader."""
 
     def __init__(
-        self, codes: Store[CodesInfo], unseen: Store[CodesInfo], text: TextTokenizer, config: TokenTrainingConfig
+        self, codes: Store[CodesInfo], validation: Store[CodesInfo], text: TextTokenizer, config: TokenTrainingConfig
     ) -> None:
-        self.origin = {"train": codes.info.origin, "validation": unseen.info.origin}
+        self.origin = {"train": codes.info.origin, "validation": validation.info.origin}
         self._turns = Turns(codes.array("group"))
         self._codes, self._text, self._bos = codes, text, config.model.bos
         self._caption_dropout, self._token_dropout = config.caption_dropout, config.token_dropout

@@ -24,8 +24,8 @@ def main(config: TokenTrainingConfig) -> None:
     run, folder = RunFolder(config), code_folder(config)
     if folder != Path(config.data):
         encode_once(config, run, tokenizer)
-    codes, unseen = (open_codes(folder / split) for split in ("train", "validation"))
-    for store in (codes, unseen):
+    codes, validation = (open_codes(folder / split) for split in ("train", "validation"))
+    for store in (codes, validation):
         require_tokenizer(store, tokenizer.codes_id)
         if config.verify:
             store.verify()
@@ -33,8 +33,8 @@ def main(config: TokenTrainingConfig) -> None:
     warnings.simplefilter("ignore", CaptionCut)  # the corpus's long captions are cut in every epoch
 
     draw = samples_by("autoregressive", text, tokenizer)
-    task = config.task.build(config, unseen, text, tokenizer, draw)
-    data = TokenBatches(codes, unseen, text, config)
+    task = config.task.build(config, validation, text, tokenizer, draw)
+    data = TokenBatches(codes, validation, text, config)
     if Trainer(task, data, run, accelerator).fit() and accelerator.is_main_process:
         bundle_run("autoregressive", run, config.text, config.tokenizer)
 

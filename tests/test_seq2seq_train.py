@@ -76,10 +76,10 @@ def test_pictures_are_encoded_once_and_their_codes_are_not_replaced(
     """A run that was resumed with changed pictures used the codes of the old ones, or of another tokenizer."""
     out = tmp_path / "run"
     fit(out, parts)
-    train, unseen = (open_codes(out / "codes" / split) for split in ("train", "validation"))
-    assert (len(train), len(unseen)) == (20, 4)
+    train, validation = (open_codes(out / "codes" / split) for split in ("train", "validation"))
+    assert (len(train), len(validation)) == (20, 4)
     assert json.loads((out / "data.json").read_text()) == {
-        "train": train.info.origin, "validation": unseen.info.origin,
+        "train": train.info.origin, "validation": validation.info.origin,
     }  # fmt: skip
     written = (out / "codes/train/store.json").stat().st_mtime_ns
     fit(out, parts, "--steps", "3")
@@ -119,8 +119,8 @@ def test_batches_can_be_pickled_for_the_workers_of_a_data_loader(tmp_path: Path,
     fit(tmp_path / "run", parts, "--verify")
     config = parse(TokenTrainingConfig, [*parts, "--out", "unused", "--steps", "1"])
     text = TextTokenizer.from_pretrained(tmp_path / "text")
-    codes, unseen = (open_codes(tmp_path / "run/codes" / split) for split in ("train", "validation"))
-    batches = TokenBatches(codes, unseen, text, config)
+    codes, validation = (open_codes(tmp_path / "run/codes" / split) for split in ("train", "validation"))
+    batches = TokenBatches(codes, validation, text, config)
     first, again = (
         make(np.arange(8), torch.Generator().manual_seed(3)) for make in (batches, pickle.loads(pickle.dumps(batches)))
     )

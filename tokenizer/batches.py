@@ -12,9 +12,9 @@ from training.batches import Batch
 class PictureBatches:
     """Makes batches of augmented pictures. It can be pickled, for the workers of a data loader."""
 
-    def __init__(self, pictures: CaptionedImages, unseen: CaptionedImages) -> None:
+    def __init__(self, pictures: CaptionedImages, validation: CaptionedImages) -> None:
         self._pictures = pictures
-        self.origin = {"train": pictures.fingerprint, "validation": unseen.fingerprint}
+        self.origin = {"train": pictures.fingerprint, "validation": validation.fingerprint}
 
     def __len__(self) -> int:
         return len(self._pictures)
