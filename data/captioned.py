@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.corpus import Corpus
-from data.drawn import PictureInfo
+from data.rendered import PictureInfo
 from data.store import Store
 
 

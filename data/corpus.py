@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.drawn import PictureInfo
 from data.picture import fit, original_size
+from data.rendered import PictureInfo
 from data.store import Store
 from training.parts import Registry
 
@@ -40,7 +40,7 @@ class Corpus:
         """The file of picture `i`, or its content, where it is drawn from one. Raises `data.store.Unreadable`."""
         raise NotImplementedError
 
-    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
+    def render(self, i: int, size: int) -> NDArray[np.uint8]:
         """Picture `i`, RGB on white, uint8 (3, size, size); by default its file as `data.picture.fit` makes it. Raises
         `data.store.Unreadable`."""
         return fit(self.file(i), size)

@@ -11,13 +11,13 @@ from platformdirs import user_cache_dir
 
 from data.captioned import CaptionedImages
 from data.corpus import SOURCES, Corpus
-from data.drawn import PictureInfo, drawn
 from data.emoji.corpus import EmojiCorpus
 from data.files import visible_files
 from data.folder import FolderCorpus, list_files
 from data.metadata import TABLES, caption_files, is_table
 from data.parquet import ParquetCorpus
 from data.picture import SUFFIXES
+from data.rendered import PictureInfo, rendered
 from data.splits import VALIDATION, fraction
 from data.store import Store
 from data.tar import TarCorpus
@@ -69,7 +69,7 @@ def open_source(
     folder = Path(cache) if cache is not None else Path(user_cache_dir("tessera"))
     corpus = open_corpus(source, folder)
     positions = _choose(corpus, split, limit)
-    store, rows = _draw(corpus, positions, size, folder, limit)
+    store, rows = _rendered_store(corpus, positions, size, folder, limit)
     name = f"{corpus.name}-{size}/{split or 'all'}" + (f"/first-{limit}" if limit else "")
     pictures = CaptionedImages(name, corpus, positions, store, rows)
     _report(name, {**corpus.left_out, **pictures.skipped}, strict)
@@ -151,7 +151,7 @@ def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:
     return sorted(positions, key=lambda position: fraction(corpus.keys[position]))[:limit]
 
 
-def _draw(
+def _rendered_store(
     corpus: Corpus, positions: Sequence[int], size: int, cache: Path, limit: int | None
 ) -> tuple[Store[PictureInfo], Sequence[int]]:
     """All of the corpus, or only `positions` if there is a limit and the whole has not been drawn before; and the rows
@@ -162,8 +162,8 @@ def _draw(
     if limit is not None and not folder.exists():
         keys, jobs, rows = [corpus.keys[position] for position in positions], positions, range(len(positions))
         folder = _folder(corpus, keys, size, cache)
-    return drawn(
-        folder, size, keys, jobs, partial(corpus.draw, size=size), label=f"{printable(corpus.name)} at {size} px"
+    return rendered(
+        folder, size, keys, jobs, partial(corpus.render, size=size), label=f"{printable(corpus.name)} at {size} px"
     ), rows
 
 

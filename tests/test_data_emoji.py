@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.drawn import drawn
 from data.emoji import ORIGINALS, SOURCE, Emoji, art, emojis, find
-from data.emoji.art import draw
+from data.emoji.art import render_emoji
 from data.emoji.corpus import EmojiCorpus
 from data.emoji.find_twins import look_alikes
 from data.emoji.twins import TWINS
+from data.rendered import rendered
 from data.source import open_source
 from data.splits import fraction
 from training.errors import BadInput
@@ -40,7 +40,7 @@ def test_the_original_hands_are_as_they_ever_were(tmp_path: Path) -> None:
     for i, (key, split) in enumerate(zip(corpus.keys, corpus.splits, strict=True)):
         texts.update(repr((key, split, corpus.group(i), corpus.captions(i))).encode())
     for i in sorted(range(len(corpus.keys)), key=lambda i: fraction(corpus.keys[i]))[:30]:
-        pictures.update(corpus.draw(i, 64).tobytes())
+        pictures.update(corpus.render(i, 64).tobytes())
     assert texts.hexdigest()[:32] == "5875fedcafa7c99291e8b725d15e3abf"
     assert pictures.hexdigest()[:32] == "01848136e2da26729b81092dd86447f8"
 
@@ -109,7 +109,7 @@ def test_equal_drawings_are_one_family() -> None:
 def test_held_out_pictures_do_not_look_like_trained_ones() -> None:
     """Flags, drawn: Chad's and Romania's differ by less than the eye sees, in files that differ."""
     flags = [emoji for emoji in emojis() if emoji.category == "flags" and emoji.style == "openmoji"]
-    pictures = torch.stack([torch.from_numpy(draw(flag.codepoints, flag.style, 32).copy()) for flag in flags])
+    pictures = torch.stack([torch.from_numpy(render_emoji(flag.codepoints, flag.style, 32).copy()) for flag in flags])
     pairs = look_alikes(pictures)
     assert {("flag: Romania", "flag: Chad")} < {(flags[i].name, flags[j].name) for i, j in pairs}
     assert all(flags[i].family == flags[j].family for i, j in pairs)
@@ -118,7 +118,7 @@ def test_held_out_pictures_do_not_look_like_trained_ones() -> None:
 def test_equal_pictures_in_two_families_are_refused(tmp_path: Path) -> None:
     """What another version of an art package could bring about."""
     keys = ["1f98a/noto", "1f43a/noto"]
-    store = drawn(tmp_path / "store", 16, keys, keys, lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
+    store = rendered(tmp_path / "store", 16, keys, keys, lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
     with pytest.raises(BadInput, match="1f98a/noto and 1f43a/noto are the same picture"):
         EmojiCorpus(SOURCE, tmp_path).check(store)
 
@@ -137,7 +137,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("size", [16, 48, 300])
 def test_pictures_are_squares_on_white(style: str, size: int) -> None:
     for key in ("1f98a", "1f349"):  # a fox; a watermelon, whose twemoji drawing is not square
-        picture = draw(find(f"{key}/{style}").codepoints, style, size)
+        picture = render_emoji(find(f"{key}/{style}").codepoints, style, size)
         assert picture.shape == (3, size, size) and picture.dtype == np.uint8
         assert picture[:, 0].mean() > 225 and picture[:, -1].mean() > 225
         assert 0.1 < (picture < 250).any(axis=0).mean() < 0.95
@@ -157,15 +157,15 @@ def test_pictures_are_squares_on_white(style: str, size: int) -> None:
 def test_noto_is_drawn_without_its_boxes(name: str, white: float, brightness: float) -> None:
     """resvg takes `SRC_IN` for `SRC_OVER`: flags stood on a grey gradient, and lizards were black on dark grey."""
     emoji = next(emoji for emoji in emojis() if emoji.name == name and emoji.style == "noto")
-    picture = draw(emoji.codepoints, "noto", 64)
+    picture = render_emoji(emoji.codepoints, "noto", 64)
     assert (picture == 255).all(axis=0).mean() == pytest.approx(white, abs=0.02)
     assert picture.mean() == pytest.approx(brightness, abs=0.5)
 
 
 def test_zwj_sequences_are_drawn_as_one_glyph() -> None:
     """A font without the ligature would draw a woman and a microscope side by side, cut off at the right."""
-    picture = draw(find("1f469-200d-1f52c/noto").codepoints, "noto", 64)
-    woman = draw(find("1f469/noto").codepoints, "noto", 64)
+    picture = render_emoji(find("1f469-200d-1f52c/noto").codepoints, "noto", 64)
+    woman = render_emoji(find("1f469/noto").codepoints, "noto", 64)
     assert (picture[:, :, -1] == 255).all() and (picture != woman).any()
 
 

@@ -108,7 +108,7 @@ def test_pictures_are_drawings_too(tmp_path: Path, publish: Publish) -> None:
     publish("fluent-3d", {f"assets/{name}": file.getvalue() for name in names})
     corpus = EmojiCorpus("emoji:fluent-3d", tmp_path / "cache")
     assert set(corpus.keys) == {"1f98a/fluent-3d", "1f44b-1f3fd/fluent-3d", "1f441-200d-1f5e8/fluent-3d"}
-    assert (corpus.draw(0, 16) == np.array([0, 0, 255])[:, None, None]).all()
+    assert (corpus.render(0, 16) == np.array([0, 0, 255])[:, None, None]).all()
     assert corpus.collections["fluent-3d"].left_out == {"1f3f4-e0067_e0062.webp": "shows none of Unicode's emoji"}
 
 
@@ -120,7 +120,7 @@ def test_a_hand_is_fetched_once_and_passes_to_workers_as_a_name(
     monkeypatch.setenv("PATH", "")
     again = EmojiCorpus("emoji:firefox", tmp_path / "cache")
     assert len(pickle.dumps(again)) < 10_000
-    assert (pickle.loads(pickle.dumps(again)).draw(0, 16) == first.draw(0, 16)).all()
+    assert (pickle.loads(pickle.dumps(again)).render(0, 16) == first.render(0, 16)).all()
 
 
 def test_what_npm_gives_must_be_what_was_pinned(

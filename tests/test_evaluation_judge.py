@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.emoji import Emoji, emojis
-from data.emoji.art import draw
+from data.emoji.art import render_emoji
 from data.grid import from_pil, to_pil
 from data.source import open_source
 from evaluation import features, measure
@@ -393,13 +393,13 @@ def test_measurements_of_drawn_shapes() -> None:
 def test_measurements_of_real_pictures(tmp_path: Path) -> None:
     """What real pictures of the suite score; a few of them, since drawing all takes long."""
     from data.emoji import find
-    from data.emoji.art import draw
+    from data.emoji.art import render_emoji
 
     prompts = [prompt for i, prompt in enumerate(open_suite("attributes").prompts) if i % 6 == 0]
     right = []
     for prompt in prompts:
         emoji = find(prompt.key)
-        picture = torch.from_numpy(draw(emoji.codepoints, emoji.style, 64).copy())
+        picture = torch.from_numpy(render_emoji(emoji.codepoints, emoji.style, 64).copy())
         right.append(MEASUREMENTS[prompt.attribute](picture) == prompt.expected)
     assert sum(right) >= 0.95 * len(right)
 
@@ -429,7 +429,7 @@ def test_the_cuts_of_measurements_come_from_pictures_that_they_do_not_score() ->
     free = [e for e in emojis() if e.family not in asked and e.split in ("train", "validation")]
 
     def drawn(emoji: Emoji) -> Tensor:
-        return torch.from_numpy(draw(emoji.codepoints, emoji.style, 64).copy())
+        return torch.from_numpy(render_emoji(emoji.codepoints, emoji.style, 64).copy())
 
     tones: dict[str, list[float]] = {word: [] for _, word in measure._TONES}
     for emoji in free:

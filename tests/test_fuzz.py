@@ -296,7 +296,7 @@ def test_tables(tmp_path: Path) -> None:
             corpus = ParquetCorpus(file, tmp_path / "cache")
             for i in range(len(corpus.keys)):
                 corpus.captions(i)
-                corpus.draw(i, 16)
+                corpus.render(i, 16)
 
         attempt("parquet", read)
 

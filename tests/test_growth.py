@@ -115,7 +115,7 @@ class Squares(Corpus):
         self.keys = [f"square {i}" for i in range(count)]
         self.splits = ["train" if i % 6 else "validation" for i in range(count)]
 
-    def draw(self, i, size):
+    def render(self, i, size):
         picture = np.full((3, size, size), 255, np.uint8)
         picture[i % 3, : size // 2 + i % 5, : size // 2] = 0
         return picture

@@ -25,7 +25,7 @@ PACKAGES = {
 """Distributions that the corpus is made of, and their modules."""
 
 VERSION = 2
-"""Raise it when `draw` is changed to make other pictures, so that kept ones are drawn again."""
+"""Raise it when `render_emoji` is changed to make other pictures, so that kept ones are drawn again."""
 
 # The em square of Noto Color Emoji at font size 128: glyphs fill 150 units around (79.7, -45), baseline at 0.
 _NOTO_SVG = (
@@ -34,12 +34,12 @@ _NOTO_SVG = (
 )
 
 
-def draw(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8]:
+def render_emoji(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8]:
     """The emoji on white, uint8 (3, size, size), in one of `ORIGINALS`. `codepoints` are lower-case hexadecimal."""
-    return render(_svg(codepoints, style), size, [_noto_font().name] if style == "noto" else [])
+    return render_svg(_svg(codepoints, style), size, [_noto_font().name] if style == "noto" else [])
 
 
-def render(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uint8]:
+def render_svg(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uint8]:
     """An SVG on white, uint8 (3, size, size). Raises `ValueError` where it is none.
 
     Below 256 pixels it is drawn larger and reduced by a Lanczos filter, which keeps thin lines crisper than drawing at

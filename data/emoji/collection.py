@@ -12,7 +12,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from data.emoji.aliases import MISDRAWN
-from data.emoji.art import render
+from data.emoji.art import render_svg
 from data.emoji.hands import COLLECTED
 from data.emoji.matching import matched, tones_set_right
 from data.emoji.npm import members
@@ -46,12 +46,12 @@ class Collection:
         self.left_out: Mapping[str, str] = json.loads(_opened(self.file).read(_LEFT_OUT))
         """Why a drawing of the package is not used, by its name there."""
 
-    def draw(self, codes: str, size: int) -> NDArray[np.uint8]:
+    def render(self, codes: str, size: int) -> NDArray[np.uint8]:
         """The concept's drawing on white, uint8 (3, size, size). Raises `Unreadable`."""
         name = self.files[codes]
         data = _opened(self.file).read(name)
         try:
-            picture = render(data.decode(), size) if name.endswith(".svg") else fit(data, size)
+            picture = render_svg(data.decode(), size) if name.endswith(".svg") else fit(data, size)
         except ValueError as error:
             raise Unreadable(f"cannot be drawn: {error}") from None
         if picture.min() > 240:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.corpus import Corpus
-from data.drawn import PictureInfo
-from data.emoji.art import PACKAGES, VERSION, draw, package
+from data.emoji.art import PACKAGES, VERSION, package, render_emoji
 from data.emoji.collection import Collection, kept
 from data.emoji.hands import COLLECTED, ORIGINALS, chosen
 from data.emoji.table import Emoji, emojis, find
+from data.rendered import PictureInfo
 from data.store import THERE, Store
 from training.errors import BadInput, install
 
@@ -44,12 +44,12 @@ class EmojiCorpus(Corpus):
     def _has(self, emoji: Emoji) -> bool:
         return emoji.style in ORIGINALS or emoji.codes in self.collections[emoji.style].files
 
-    def draw(self, i: int, size: int) -> NDArray[np.uint8]:
+    def render(self, i: int, size: int) -> NDArray[np.uint8]:
         """Picture `i` on white, uint8 (3, size, size). Raises `data.store.Unreadable`."""
         emoji = self.emojis[i]
         if emoji.style in ORIGINALS:
-            return draw(emoji.codepoints, emoji.style, size)
-        return self.collections[emoji.style].draw(emoji.codes, size)
+            return render_emoji(emoji.codepoints, emoji.style, size)
+        return self.collections[emoji.style].render(emoji.codes, size)
 
     def captions(self, i: int) -> tuple[str, ...]:
         """Several phrasings with the style's name in each; `prompt(name, style)` comes first."""

@@ -1,4 +1,4 @@
-"""Pictures drawn once and kept in a store."""
+"""Pictures rendered once and kept in a store."""
 
 import signal
 import subprocess
@@ -11,27 +11,27 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.drawn import PictureInfo, drawn
+from data.rendered import PictureInfo, rendered
 from data.store import Store, Unreadable
 
 SIZE = 16
 KEYS = [f"picture {i}" for i in range(10)]
 
 
-def drawing(jobs: list[int], broken: tuple[int, ...] = ()) -> Callable[[int], NDArray[np.uint8]]:
-    """A drawing function that notes in `jobs` what it was asked for."""
+def renderer(jobs: list[int], broken: tuple[int, ...] = ()) -> Callable[[int], NDArray[np.uint8]]:
+    """A rendering function that notes in `jobs` what it was asked for."""
 
-    def draw(job: int) -> NDArray[np.uint8]:
+    def render(job: int) -> NDArray[np.uint8]:
         jobs.append(job)
         if job in broken:
             raise Unreadable("it is broken")
         return np.full((3, SIZE, SIZE), job, np.uint8)
 
-    return draw
+    return render
 
 
 def open_ten(folder: Path, jobs: list[int], broken: tuple[int, ...] = ()) -> Store[PictureInfo]:
-    return drawn(folder, SIZE, KEYS, range(10), drawing(jobs, broken), label="test")
+    return rendered(folder, SIZE, KEYS, range(10), renderer(jobs, broken), label="test")
 
 
 def assert_whole(store: Store[PictureInfo]) -> None:
@@ -42,7 +42,7 @@ def assert_whole(store: Store[PictureInfo]) -> None:
     assert all((picture == i).all() for i, picture in enumerate(pictures))
 
 
-def test_pictures_are_drawn_once(tmp_path: Path) -> None:
+def test_pictures_are_rendered_once(tmp_path: Path) -> None:
     jobs: list[int] = []
     assert_whole(open_ten(tmp_path / "store", jobs))
     assert_whole(open_ten(tmp_path / "store", jobs))
@@ -58,21 +58,21 @@ def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pictures.bin", "store.json", "texts.jsonl"])
-def test_a_damaged_store_is_drawn_again(tmp_path: Path, name: str) -> None:
+def test_a_damaged_store_is_rendered_again(tmp_path: Path, name: str) -> None:
     open_ten(tmp_path / "store", [])
     file = tmp_path / "store" / name
     file.write_bytes(file.read_bytes()[:-2])
     jobs: list[int] = []
-    with pytest.warns(UserWarning, match=r"damaged|holds no store.* drawing them again"):
+    with pytest.warns(UserWarning, match=r"damaged|holds no store.* rendering them again"):
         store = open_ten(tmp_path / "store", jobs)
     assert_whole(store)
     assert sorted(jobs) == list(range(10))
 
 
-def test_other_pictures_under_one_name_are_drawn_again(tmp_path: Path) -> None:
+def test_other_pictures_under_one_name_are_rendered_again(tmp_path: Path) -> None:
     open_ten(tmp_path / "store", [])
     with pytest.warns(UserWarning, match="other pictures than those wanted"):
-        store = drawn(tmp_path / "store", SIZE, KEYS[:4], range(4), drawing([]), label="test")
+        store = rendered(tmp_path / "store", SIZE, KEYS[:4], range(4), renderer([]), label="test")
     assert len(store) == 4
 
 
@@ -80,26 +80,26 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from data import drawn
-drawn._AT_ONCE = 4
-def draw(job):
+from data import rendered
+rendered._AT_ONCE = 4
+def render(job):
     if job == 9:
         os.kill(os.getpid(), signal.SIGKILL)
     return np.full((3, 16, 16), job, np.uint8)
-drawn.drawn(Path(sys.argv[1]), 16, [f"picture {i}" for i in range(10)], range(10), draw, label="killed")
+rendered.rendered(Path(sys.argv[1]), 16, [f"picture {i}" for i in range(10)], range(10), render, label="killed")
 """
 
 
-def test_a_killed_drawing_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_rendering_goes_on_where_it_was(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "store").exists()
     jobs: list[int] = []
     assert_whole(open_ten(tmp_path / "store", jobs))
-    assert {9} <= set(jobs) <= {8, 9}  # the eighth may have been drawn and not yet written
+    assert {9} <= set(jobs) <= {8, 9}  # the eighth may have been rendered and not yet written
 
 
-def test_two_who_want_the_same_pictures_draw_them_once(tmp_path: Path) -> None:
+def test_two_who_want_the_same_pictures_render_them_once(tmp_path: Path) -> None:
     jobs: list[int] = []
     together = [threading.Thread(target=open_ten, args=(tmp_path / "store", jobs)) for _ in range(4)]
     for thread in together:

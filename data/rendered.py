@@ -1,4 +1,4 @@
-"""Pictures of a corpus, drawn once at one size and kept in a store."""
+"""Pictures of a corpus, rendered once at one size and kept in a store."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from training.files import remove
 Job = TypeVar("Job")
 
 _AT_ONCE = 256
-"""Pictures in memory that are drawn and not written yet."""
+"""Pictures in memory that are rendered and not written yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,31 +42,31 @@ class PictureInfo:
         return {"pictures": Array("uint8", (3, self.size, self.size))}
 
 
-def drawn(
+def rendered(
     folder: Path,
     size: int,
     keys: Sequence[str],
     jobs: Sequence[Job],
-    draw: Callable[[Job], NDArray[np.uint8]],
+    render: Callable[[Job], NDArray[np.uint8]],
     label: str,
 ) -> Store[PictureInfo]:
-    """The store of pictures at `folder`, a row for each of `keys`; draws them where it is not there, or is damaged.
+    """The store of pictures at `folder`, a row for each of `keys`; renders them where it is not there, or is damaged.
 
-    `draw(jobs[i])` returns the picture that `keys[i]` names, uint8 (3, size, size), or raises `Unreadable`; such a row
+    `render(jobs[i])` returns the picture that `keys[i]` names, uint8 (3, size, size), or raises `Unreadable`: that row
     is left out. It is called from threads. `label` stands beside the progress bar. Of several processes that ask at
-    once, one draws and the others wait for it.
+    once, one renders and the others wait for it.
     """
     info = PictureInfo(size=size, keys=hashlib.blake2b(repr(list(keys)).encode(), digest_size=16).hexdigest())
     if (store := _reuse(folder, info)) is not None:
         return store
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if (store := _reuse(folder, info)) is not None:  # drawn by another process while this one waited
+        if (store := _reuse(folder, info)) is not None:  # rendered by another process while this one waited
             return store
         remove(folder)  # what is damaged
         begin(folder, info, [(key, key, ()) for key in keys])
         with Part(folder, info) as part, ThreadPoolExecutor(os.cpu_count()) as threads:
-            _draw(part, jobs, draw, threads, label)
+            _render_missing(part, jobs, render, threads, label)
         finish(folder, info)
     return Store(folder, PictureInfo)
 
@@ -80,20 +80,20 @@ def _reuse(folder: Path, info: PictureInfo) -> Store[PictureInfo] | None:
             raise BadInput(f"{folder}: holds other pictures than those wanted")
         return store
     except BadInput as damage:
-        warnings.warn(f"{damage}: drawing them again", stacklevel=3)
+        warnings.warn(f"{damage}: rendering them again", stacklevel=3)
         return None
 
 
-def _draw(
+def _render_missing(
     part: Part[PictureInfo],
     jobs: Sequence[Job],
-    draw: Callable[[Job], NDArray[np.uint8]],
+    render: Callable[[Job], NDArray[np.uint8]],
     threads: ThreadPoolExecutor,
     label: str,
 ) -> None:
     def attempt(row: int) -> NDArray[np.uint8] | Unreadable:
         try:
-            return draw(jobs[row])
+            return render(jobs[row])
         except Unreadable as error:
             return error
 
