@@ -24,7 +24,7 @@ from training.cli import command
 from training.config import require
 from training.errors import BadInput
 from training.files import locked, splice, write_json, write_text
-from training.shared import shared, shared_path
+from training.redact import redacted, redacted_path
 from training.strict_json import read_json, read_json_lines
 
 _MARK = "<!-- python -m evaluation.compare -->"
@@ -168,7 +168,7 @@ def opened(path: Path) -> Column:
     """A result with its folder, where its pictures are; of paths in it the last names alone."""
     folder = path if path.is_dir() else path.parent
     result = read_result(path)
-    result = {**result, "name": shared_path(result["name"]), "subject": shared(result.get("subject", {}))}
+    result = {**result, "name": redacted_path(result["name"]), "subject": redacted(result.get("subject", {}))}
     pictures = result.get("pictures", []) if result["kind"] == "generation" else []
     return Column(name=result["name"], folder=folder, result=result, pictures=pictures)
 
@@ -176,7 +176,7 @@ def opened(path: Path) -> Column:
 def named_apart(columns: Sequence[Column]) -> list[Column]:
     """The columns with the folder beside names that occur twice, and their number where that does not suffice."""
     names = [column.name for column in columns]
-    told = [f"{c.name} ({shared_path(c.folder)})" if names.count(c.name) > 1 else c.name for c in columns]
+    told = [f"{c.name} ({redacted_path(c.folder)})" if names.count(c.name) > 1 else c.name for c in columns]
     apart = [f"{name}, {n}" if told.count(name) > 1 else name for n, name in enumerate(told, start=1)]
     return [replace(column, name=name) for column, name in zip(columns, apart, strict=True)]
 

@@ -32,7 +32,7 @@ from training.config import replaced, require
 from training.errors import BadInput
 from training.files import appending, atomic, locked, write_json
 from training.processes import require_joined, share_cores
-from training.shared import shared, shared_path
+from training.redact import redacted, redacted_path
 from training.strict_json import read_json, read_json_lines
 from training.strict_yaml import parse_yaml
 
@@ -192,7 +192,7 @@ def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """The model and what its pictures are computed with."""
     backend = bundle.backend(options.backend.kind)
     return {
-        "backend": backend.kind, "options": shared(options.backend.settings), **bundle.ids, **backend.arithmetic(),
+        "backend": backend.kind, "options": redacted(options.backend.settings), **bundle.ids, **backend.arithmetic(),
         "model_id": backend.model_id, "parameters": bundle.parameters,
     }  # fmt: skip
 
@@ -218,7 +218,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
     told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": shared_path(bundle.source), **_drawn_by(bundle, options),
+        "model": redacted_path(bundle.source), **_drawn_by(bundle, options),
         "training": bundle.training.get(options.backend.kind, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: most[name] for name in told if name in most}, "turns": turns,

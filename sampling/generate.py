@@ -25,7 +25,7 @@ from training.config import require
 from training.errors import BadInput
 from training.files import locked, write_json
 from training.processes import require_joined, share_cores
-from training.shared import shared, shared_path
+from training.redact import redacted, redacted_path
 from training.strict_json import read_json
 
 MOST_IN_GRID = 120
@@ -76,7 +76,7 @@ class GenerateOptions(DrawingOptions):
                 file = getattr(self, name)
                 settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
         settings |= {"interpolate": self.interpolate} if self.interpolate else {}
-        return shared(json.loads(json.dumps(settings)))
+        return redacted(json.loads(json.dumps(settings)))
 
 
 def main(options: GenerateOptions) -> None:
@@ -136,7 +136,7 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
     write_json(
         options.out / "generation.json",
         {
-            "model": shared_path(bundle.source), **_drawn_by(bundle, options), "device": options.device,
+            "model": redacted_path(bundle.source), **_drawn_by(bundle, options), "device": options.device,
             **bundle.backend(options.backend.kind).drawn(),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),

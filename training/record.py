@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from training.errors import BadInput
 from training.options import TrainingConfig
-from training.shared import shared
+from training.redact import redacted
 from training.strict_json import read_json, read_json_lines
 
 FILE = "training.json"
@@ -52,7 +52,7 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
     dull = {
         "step", "precision", "batch", "flops", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second",
     }  # fmt: skip
-    return shared({
+    return redacted({
         "command": command, "data": config.data, "seed": config.seed, "steps": config.steps,
         "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
         "seconds": round(seconds, 1), "device": device.type, "precision": ", then ".join(precisions),
@@ -98,7 +98,7 @@ def read_record(model: Path) -> dict[str, Any]:
         return {}
     found = read_json(file, finite=False)
     _require_record(found, str(file))
-    return shared(found)  # older ones have whole paths
+    return redacted(found)  # older ones have whole paths
 
 
 def _require_record(found: Any, where: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.shared import shared, shared_command, shared_path
+from training.redact import redacted, redacted_command, redacted_path
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from training.shared import shared, shared_command, shared_path
     ],
 )
 def test_a_path_is_its_name(path: str | Path, told: str) -> None:
-    assert shared_path(path) == told
+    assert redacted_path(path) == told
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_path_is_its_name(path: str | Path, told: str) -> None:
     ],
 )
 def test_a_command_has_no_paths(command: str, told: str) -> None:
-    assert shared_command(command) == told
+    assert redacted_command(command) == told
 
 
 def test_a_record_has_no_paths() -> None:
     record = {"data": "/home/me/a", "steps": 3, "init": {"command": "x --out /home/me/b"}, "more": ["/home/me/c", None]}
-    assert shared(record) == {"data": "a", "steps": 3, "init": {"command": "x --out b"}, "more": ["c", None]}
+    assert redacted(record) == {"data": "a", "steps": 3, "init": {"command": "x --out b"}, "more": ["c", None]}

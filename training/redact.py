@@ -10,7 +10,7 @@ from typing import Any
 _ADDRESS_OR_WORD = re.compile(r"""\w\w+://[^\s,;|'"()\[\]{}]+|(?:[A-Za-z]:(?=[\\/]))?[^\s,;:=|'"()\[\]{}]+""")
 
 
-def shared_path(path: str | Path) -> str:
+def redacted_path(path: str | Path) -> str:
     """A relative path as it is, for whoever has the folder has it too; of any other its last name alone.
 
     What is no path but a name, of a corpus or on the Hub, is relative, and so stays.
@@ -22,8 +22,8 @@ def shared_path(path: str | Path) -> str:
     return pure.name.replace("..", "") or "."
 
 
-def shared_command(command: str) -> str:
-    """A command, in the notation of a shell, with each path in it as `shared_path` has it."""
+def redacted_command(command: str) -> str:
+    """A command, in the notation of a shell, with each path in it as `redacted_path` has it."""
     try:
         words = shlex.split(command)
     except ValueError:  # not written by us
@@ -31,21 +31,21 @@ def shared_command(command: str) -> str:
     return shlex.join(map(_word, words))
 
 
-def shared(value: Any) -> Any:
+def redacted(value: Any) -> Any:
     """A JSON value with every text that is a path, and every `command`, as the functions above have them."""
     if isinstance(value, Mapping):
         return {
-            key: shared_command(its) if key == "command" and isinstance(its, str) else shared(its)
+            key: redacted_command(its) if key == "command" and isinstance(its, str) else redacted(its)
             for key, its in value.items()
         }
     if isinstance(value, list):
-        return [shared(item) for item in value]
-    return shared_path(value) if isinstance(value, str) else value
+        return [redacted(item) for item in value]
+    return redacted_path(value) if isinstance(value, str) else value
 
 
 def _word(word: str) -> str:
     flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    whole = shared_path(value)  # which may hold spaces
+    whole = redacted_path(value)  # which may hold spaces
     return f"{flag}{equals}{_ADDRESS_OR_WORD.sub(_part, value) if whole == value else whole}"
 
 
@@ -53,4 +53,4 @@ def _part(match: re.Match[str]) -> str:
     text = match[0]
     if "://" in text and not text.startswith("file:"):
         return text
-    return shared_path(text.removeprefix("file:"))
+    return redacted_path(text.removeprefix("file:"))
