@@ -8,7 +8,7 @@ import pytest
 from diffusion.model import DiffusionModel
 from seq2seq.model import TokenModel
 from tokenizer.image_tokenizer import ImageTokenizer
-from training.config import stated
+from training.config import non_defaults
 from training.pretrained import PretrainedModel
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "emoji"
@@ -51,6 +51,6 @@ def test_what_changes_how_a_model_learns_is_no_part_of_its_id() -> None:
 
 def test_a_config_states_what_is_not_usual() -> None:
     model = TokenModel.from_pretrained(SHIPPED / "autoregressive")
-    assert stated(model.config, but={"codes_id", "text_id"}) == {
+    assert non_defaults(model.config, exclude={"codes_id", "text_id"}) == {
         "decoder_depth": 4, "dropout": 0.0, "text_vocab_size": 1999, "text_length": 40,
     }  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenizer.parts import BackboneConfig, QuantizerConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
-from training.config import require, require_sizes, stated
+from training.config import non_defaults, require, require_sizes
 from training.errors import BadInput
 from training.pretrained import PretrainedModel, fingerprint
 
@@ -195,7 +195,9 @@ class ImageTokenizer(PretrainedModel):
         """Hash of one half's tensors (encoder or decoder), some of the quantizer's, and the options that shape them."""
         parts = (f"{half}.", *(f"quantizer.{name}" for name in quantizer))
         tensors = {name: t for name, t in self.state_dict().items() if f"{name}.".startswith(parts)}
-        return fingerprint(stated(self.config, but=self.training_only | self.config.options(without)), tensors)
+        return fingerprint(
+            non_defaults(self.config, exclude=self.training_only | self.config.options(without)), tensors
+        )
 
 
 def to_float(images: Tensor) -> Tensor:

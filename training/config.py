@@ -46,13 +46,13 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def stated(config: Any, but: Collection[str] = ()) -> dict[str, Any]:
+def non_defaults(config: Any, exclude: Collection[str] = ()) -> dict[str, Any]:
     """What a config says that not every one says: its fields, under dotted names, that are not at their defaults.
 
-    So a field that is added, with a default, changes nothing in a config that was written before. The fields `but`,
+    So a field that is added, with a default, changes nothing in a config that was written before. The fields `exclude`,
     dotted, are left out. A part of another kind than the usual one is compared with the defaults of its kind.
     """
-    return {name: value for name, value in flat(dict(_unusual(config, type(config)()))).items() if name not in but}
+    return {name: value for name, value in flat(dict(_unusual(config, type(config)()))).items() if name not in exclude}
 
 
 def _unusual(config: Any, usual: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from training.config import flat, from_dict, stated, to_dict
+from training.config import flat, from_dict, non_defaults, to_dict
 from training.errors import BadInput
 from training.files import write_json, write_tensors
 from training.hub import fetched
@@ -41,7 +41,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     @property
     def model_id(self) -> str:
         """Names the model: a hash of its weights, and of what its config says besides their shapes."""
-        return fingerprint(stated(self.config, but=self.training_only), self.state_dict())
+        return fingerprint(non_defaults(self.config, exclude=self.training_only), self.state_dict())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_json(save_directory / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
