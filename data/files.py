@@ -10,7 +10,7 @@ from pathlib import Path
 from training.errors import BadInput
 from training.strict_json import read_bytes
 
-_MOST_BYTES = 2**29
+_MAX_BYTES = 2**29
 
 _HIDDEN = "__MACOSX"
 """What macOS adds to archives, besides names that begin with a dot."""
@@ -78,7 +78,7 @@ def text_lines(file: Path) -> list[str]:
 
 def utf8_text(file: Path) -> str:
     """A UTF-8 text without its byte order mark. Raises `BadInput` when it is not UTF-8, or over 512 MiB."""
-    data = read_bytes(file, _MOST_BYTES)
+    data = read_bytes(file, _MAX_BYTES)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

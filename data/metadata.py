@@ -32,7 +32,7 @@ from training.strict_json import read_json_lines
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Names of files that say what pictures show."""
 
-_MOST_BYTES = 2**31
+_MAX_BYTES = 2**31
 """Of a file of lines: some ten million."""
 
 _LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
@@ -122,7 +122,7 @@ def _rows(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, Path, dict[
 
 def _of_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        for where, record in read_json_lines(file, most=_MOST_BYTES):
+        for where, record in read_json_lines(file, max_bytes=_MAX_BYTES):
             if not isinstance(record, dict):
                 raise BadInput(f"{where}: not a JSON object")
             yield where, record

@@ -22,7 +22,7 @@ from data.splits import settle, stated_by_file
 from data.store import Unreadable
 from training.errors import BadInput
 
-_MOST_BYTES = 2**31
+_MAX_BYTES = 2**31
 """Of the texts of a file, or of the pictures of a row group, of which two are in memory. A few bytes in a file can
 stand for any number of them."""
 _TEXTS_AT_ONCE, _PICTURES_AT_ONCE = 256, 16
@@ -105,8 +105,8 @@ class _Table:
                 if not text or not text.strip():
                     raise BadInput(f"{self.file}, row {row}: no text; every picture must have a caption")
                 size += len(text)
-                if size > _MOST_BYTES:
-                    raise BadInput(f"{self.file}, row {row}: over {_MOST_BYTES / 2**30:.0f} GiB of text up to here")
+                if size > _MAX_BYTES:
+                    raise BadInput(f"{self.file}, row {row}: over {_MAX_BYTES / 2**30:.0f} GiB of text up to here")
                 yield text.strip(), split
                 row += 1
 
@@ -127,8 +127,8 @@ class _Table:
             for cell in batch.column(0).to_pylist():
                 content = cell["bytes"] if isinstance(cell, dict) else cell
                 size += len(content or b"")
-                if size > _MOST_BYTES:
-                    raise BadInput(f"{self.file}: row group {group} holds over {_MOST_BYTES / 2**30:.0f} GiB of "
+                if size > _MAX_BYTES:
+                    raise BadInput(f"{self.file}: row group {group} holds over {_MAX_BYTES / 2**30:.0f} GiB of "
                                    "pictures; write smaller ones")  # fmt: skip
                 found.append(content)
         return found

@@ -35,7 +35,7 @@ MISSING, THERE, LEFT_OUT = range(3)
 """States of a row."""
 DIGEST_BYTES = 16
 
-_MOST_BYTES = 2**31
+_MAX_BYTES = 2**31
 """Of a head: what was left out is in it."""
 
 
@@ -88,7 +88,7 @@ class Store(Generic[AnyInfo]):
         if not (folder / HEAD).is_file():
             raise BadInput(f"{folder}: holds no store of {info.kind}")
         try:
-            head = read_json(folder / HEAD, most=_MOST_BYTES)
+            head = read_json(folder / HEAD, max_bytes=_MAX_BYTES)
             if head.get("format") != FORMAT or head.get("version") != VERSION or head.get("kind") != info.kind:
                 raise ValueError(f"{HEAD} is not of version {VERSION} of a store of {info.kind}")
             if head.get("checksum") != checksum(head):

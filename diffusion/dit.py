@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffusion.condition import CaptionCache, TimeEmbedding, mean_state, view_per_reader
 from seq2seq.layers import CrossBlock, Memory, RMSNorm
-from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
+from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 
 _EMBEDDING_STD = 0.4
 """Standard deviation of initial position embeddings. Smaller ones are lost in what blocks add, as with text."""
@@ -37,7 +37,7 @@ class DiTConfig:
     """Dropout on the output of every attention and MLP."""
 
     def __post_init__(self) -> None:
-        require_sizes(self, mlp_width=4 * MOST_WIDTH, heads=MOST_WIDTH, depth=MOST_DEPTH)
+        require_sizes(self, mlp_width=4 * MAX_WIDTH, heads=MAX_WIDTH, depth=MAX_DEPTH)
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
 

@@ -13,7 +13,7 @@ from diffusion.dit import DiT, DiTConfig
 from diffusion.process import Process, ProcessConfig
 from diffusion.text import CaptionEncoder, TextConfig, transformers_encoder
 from diffusion.unet import UNet, UNetConfig
-from training.config import MOST_WIDTH, require, require_sizes
+from training.config import MAX_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
 
 
@@ -45,7 +45,7 @@ class DiffusionModelConfig:
     """Id of the text tokenizer whose ids the model reads; empty with kind `transformers`. The trainer sets it."""
 
     def __post_init__(self) -> None:
-        require_sizes(self, width=MOST_WIDTH, channels=MOST_WIDTH, grid=1024)
+        require_sizes(self, width=MAX_WIDTH, channels=MAX_WIDTH, grid=1024)
         require(self, "width", self.width % self.dit.heads == 0, f"a multiple of dit.heads {self.dit.heads}")
         require(self, "latent_bound", self.latent_bound > 0, "greater than 0")
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffusion.condition import CaptionCache, mean_state
 from training.attention import attention
-from training.config import MOST_WIDTH, require, require_sizes
+from training.config import MAX_WIDTH, require, require_sizes
 from training.errors import BadInput, install
 
 
@@ -27,11 +27,11 @@ class UNetConfig:
     """Dropout in the residual blocks."""
 
     def __post_init__(self) -> None:
-        require_sizes(self, layers=100, head_width=MOST_WIDTH, groups=MOST_WIDTH)
-        fits = all(0 < c <= MOST_WIDTH and c % self.head_width == 0 == c % self.groups for c in self.channels)
+        require_sizes(self, layers=100, head_width=MAX_WIDTH, groups=MAX_WIDTH)
+        fits = all(0 < c <= MAX_WIDTH and c % self.head_width == 0 == c % self.groups for c in self.channels)
         require(
             self, "channels", 1 <= len(self.channels) <= 16 and fits,
-            f"multiples of head_width and groups, 1 to 16 of them, each up to {MOST_WIDTH}",
+            f"multiples of head_width and groups, 1 to 16 of them, each up to {MAX_WIDTH}",
         )  # fmt: skip
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 

@@ -94,7 +94,7 @@ class Inception:
     def __init__(self, file: str | Path, device: str = "cpu") -> None:
         """Raises `BadInput` for any other file."""
         self.name = "inception"
-        content = read_bytes(Path(file), most=2**28)
+        content = read_bytes(Path(file), max_bytes=2**28)
         digest = hashlib.sha256(content).hexdigest()
         if digest != INCEPTION_SHA256:
             raise BadInput(

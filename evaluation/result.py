@@ -47,7 +47,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 def read_result(path: Path) -> dict[str, Any]:
     """Reads a result file, or the `result.json` of a folder. Raises `BadInput` for anything else or another version."""
     file = path / "result.json" if path.is_dir() else path
-    result = read_json(file, most=2**27)
+    result = read_json(file, max_bytes=2**27)
     if result.get("format") != FORMAT:
         raise BadInput(f"{file}: not a result of the evaluation")
     if result.get("version") != VERSION:

@@ -28,7 +28,7 @@ from training.processes import require_joined, share_cores
 from training.redact import redacted, redacted_path
 from training.strict_json import read_json
 
-MOST_IN_GRID = 120
+MAX_IN_GRID = 120
 _GRID = {"Software": "python -m sampling.generate", "Title": "grid"}
 """What a grid says of itself."""
 
@@ -129,10 +129,10 @@ def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions
         if picture is None:
             raise BadInput(f"{one.file}: was drawn but is not there; give the same command again")
         pictures.append(picture)
-    shown = wanted[:MOST_IN_GRID]
+    shown = wanted[:MAX_IN_GRID]
     labels = [f"{one.prompt} ({one.seed})" if options.num_images > 1 else one.prompt for one in shown]
     columns = options.columns or (options.num_images if options.num_images > 1 else min(len(shown), 6))
-    write_picture(options.out / "grid.png", grid(pictures[:MOST_IN_GRID], labels, columns=columns), _GRID)
+    write_picture(options.out / "grid.png", grid(pictures[:MAX_IN_GRID], labels, columns=columns), _GRID)
     write_json(
         options.out / "generation.json",
         {

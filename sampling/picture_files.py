@@ -19,7 +19,7 @@ from training.files import atomic
 
 _NAME_BYTES = 60
 """Of the prompt in a file's name; the whole must be below the 255 that file systems take."""
-_MOST_BYTES, _MOST_SIDE = 64 * 2**20, 4096
+_MAX_BYTES, _MAX_SIDE = 64 * 2**20, 4096
 """Largest PNG that is read: far above what any model here draws, far below what fills a memory."""
 
 
@@ -76,8 +76,8 @@ def require_record(file: Path, record: Mapping[str, Any]) -> None:
 def read_png(file: Path) -> Tensor:
     """The pixels of a PNG, uint8 (3, H, W). Raises `BadInput` for anything else, and for one larger than ours are."""
     with _opened(file) as image:
-        if max(image.size) > _MOST_SIDE:
-            raise BadInput(f"{file}: {image.width}x{image.height} pixels; at most {_MOST_SIDE} a side are read")
+        if max(image.size) > _MAX_SIDE:
+            raise BadInput(f"{file}: {image.width}x{image.height} pixels; at most {_MAX_SIDE} a side are read")
         return from_pil(image.convert("RGB"))
 
 
@@ -87,8 +87,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         if not file.is_file():
             raise BadInput(f"{file}: no such file")
-        if file.stat().st_size > _MOST_BYTES:
-            raise BadInput(f"{file}: {file.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read")
+        if file.stat().st_size > _MAX_BYTES:
+            raise BadInput(f"{file}: {file.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read")
         with Image.open(file, formats=["PNG"]) as image:
             yield image
     except BadInput:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seq2seq.cache import KVCache, Positions
 from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm, Text
 from tokenizer.text import NULL, PAD
-from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
+from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
 
 
@@ -48,8 +48,8 @@ class TokenModelConfig:
 
     def __post_init__(self) -> None:
         require_sizes(
-            self, width=MOST_WIDTH, mlp_width=4 * MOST_WIDTH, heads=MOST_WIDTH, encoder_depth=MOST_DEPTH,
-            decoder_depth=MOST_DEPTH, text_vocab_size=2**24, text_length=MOST_WIDTH, codebook_size=2**24, grid=1024,
+            self, width=MAX_WIDTH, mlp_width=4 * MAX_WIDTH, heads=MAX_WIDTH, encoder_depth=MAX_DEPTH,
+            decoder_depth=MAX_DEPTH, text_vocab_size=2**24, text_length=MAX_WIDTH, codebook_size=2**24, grid=1024,
         )  # fmt: skip
         require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")

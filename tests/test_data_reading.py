@@ -478,7 +478,7 @@ def test_tables_are_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pyte
         assert table.picture(row) == contents[row]
         assert len(table._groups) <= 2
 
-    monkeypatch.setattr(tables, "_MOST_BYTES", 2**24)
+    monkeypatch.setattr(tables, "_MAX_BYTES", 2**24)
     parquet.write_table(pa.table({"image": [b"x" * 2**18] * 100, "text": ["a"] * 100}), file)
     assert file.stat().st_size < 2**17
     with pytest.raises(BadInput, match="row group 0 holds over 0 GiB of pictures; write smaller ones"):

@@ -42,8 +42,8 @@ from training.command_line import parse
 from training.errors import BadInput
 from training.record import read_record
 
-MOST_SECONDS = 5.0
-MOST_MEMORY = 2**30
+MAX_SECONDS = 5.0
+MAX_MEMORY = 2**30
 """Bytes that the process may come to take beyond what it took before."""
 
 tried: Counter[str] = Counter()
@@ -119,8 +119,8 @@ def attempt(kind: str, read: Read) -> None:
         assert len(str(error)) < 2000
     except Unreadable:
         pass
-    assert time.perf_counter() - began < MOST_SECONDS
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MOST_MEMORY
+    assert time.perf_counter() - began < MAX_SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MAX_MEMORY
 
 
 def fuzzed(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:

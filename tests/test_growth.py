@@ -26,7 +26,7 @@ from training.cli import command
 from training.parts import Registry, import_parts
 
 ROOT = Path(__file__).parents[1]
-MOST_LINES = 40
+MAX_LINES = 40
 """Of a file that adds a part."""
 
 QUANTIZER = '''
@@ -224,7 +224,7 @@ Run = Callable[..., str]
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is none of the project's, with a file for each part; also the folder that one is in."""
     for name, content in FILES.items():
-        assert len(content.strip().splitlines()) <= MOST_LINES
+        assert len(content.strip().splitlines()) <= MAX_LINES
         (tmp_path / f"{name}.py").write_text(content.strip())
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
 from tokenizer.parts import QUANTIZERS, Quantizer, QuantizerConfig
-from training.config import MOST_WIDTH, require, require_sizes
+from training.config import MAX_WIDTH, require, require_sizes
 
 
 @QUANTIZERS.register("cosine-vq")
@@ -29,7 +29,7 @@ class CosineVQConfig(QuantizerConfig):
 
     def __post_init__(self) -> None:
         require(self, "size", 2 <= self.size <= 2**24, "from 2 to 16777216")
-        require_sizes(self, dim=MOST_WIDTH)
+        require_sizes(self, dim=MAX_WIDTH)
         require(self, "commitment", self.commitment >= 0, "0 or more")
 
     def build(self, width: int) -> "CosineVQ":

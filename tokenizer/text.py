@@ -11,7 +11,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from training.config import MOST_WIDTH, from_dict, require, to_dict
+from training.config import MAX_WIDTH, from_dict, require, to_dict
 from training.errors import BadInput
 from training.files import write_bytes, write_json
 from training.strict_json import read_bytes, read_json
@@ -32,7 +32,7 @@ class TextTokenizerConfig:
     """Ids in an encoded caption, with its end mark. Captions are padded or cut to this."""
 
     def __post_init__(self) -> None:
-        require(self, "max_length", 2 <= self.max_length <= MOST_WIDTH, f"from 2 to {MOST_WIDTH}")
+        require(self, "max_length", 2 <= self.max_length <= MAX_WIDTH, f"from 2 to {MAX_WIDTH}")
 
 
 class TextTokenizer:
@@ -80,7 +80,7 @@ class TextTokenizer:
         if not file.is_file():
             raise BadInput(f"{folder}: has no spiece.model, so it is not a complete text tokenizer")
         try:
-            return cls(config, read_bytes(file, most=2**26))
+            return cls(config, read_bytes(file, max_bytes=2**26))
         except RuntimeError:
             raise BadInput(f"{file}: not a complete SentencePiece model") from None
 

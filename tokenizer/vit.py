@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tokenizer.parts import BACKBONES, BackboneConfig
 from training.attention import attention
-from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
+from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 
 
 @BACKBONES.register("vit")
@@ -38,8 +38,8 @@ class ViTConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         require_sizes(
-            self, patch_size=2**14, width=MOST_WIDTH, encoder_depth=MOST_DEPTH, decoder_depth=MOST_DEPTH,
-            heads=MOST_WIDTH, pixel_width=MOST_WIDTH,
+            self, patch_size=2**14, width=MAX_WIDTH, encoder_depth=MAX_DEPTH, decoder_depth=MAX_DEPTH,
+            heads=MAX_WIDTH, pixel_width=MAX_WIDTH,
         )  # fmt: skip
         require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
 

@@ -14,9 +14,9 @@ from training.parts import Tagged
 
 Config = TypeVar("Config")
 
-MOST_DEPTH = 1000
+MAX_DEPTH = 1000
 """Blocks, of any model: a config that claims more is refused before as many are built."""
-MOST_WIDTH = 2**16
+MAX_WIDTH = 2**16
 """Likewise of widths and lengths; hidden widths of MLPs may be four times as large."""
 
 

@@ -66,7 +66,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         for file in (config_file, weights_file):
             if not file.is_file():
                 raise BadInput(f"{folder}: has no {file.name}, so it is not a complete model folder")
-        values = read_json(config_file, most=2**20)
+        values = read_json(config_file, max_bytes=2**20)
         kind = values.pop("model", None)
         if kind != cls.__name__:
             raise BadInput(f"{config_file}: holds a {kind or 'model of unknown kind'}, not a {cls.__name__}")
@@ -108,7 +108,7 @@ _DTYPES = {
     **_FLOATS,
     "F64": torch.float64, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-_MOST_HEADER = 2**24
+_MAX_HEADER = 2**24
 """Bytes; a hundred thousand tensors take as many."""
 
 
@@ -125,7 +125,7 @@ def _require_fit(file: Path, own: Mapping[str, Tensor]) -> None:
     with _reading(file):
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
-        if size > _MOST_HEADER:
+        if size > _MAX_HEADER:
             raise SafetensorError(f"a header of {size:,} bytes")
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 it is no dict

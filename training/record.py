@@ -41,7 +41,7 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
     model that it started from, if any, is in it, and not in its cost. Of paths outside the folder that the run was
     started in, it has the names alone, for the record goes where the model goes.
     """
-    lines = [line for _, line in read_json_lines(log, most=2**30, finite=False)]
+    lines = [line for _, line in read_json_lines(log, max_bytes=2**30, finite=False)]
     last = {name: value for line in lines for name, value in line.items()}
     seconds, step = 0.0, 0
     for line in lines:

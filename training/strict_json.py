@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from training.errors import BadInput
 
-MOST_BYTES = 2**24
+MAX_BYTES = 2**24
 """Of a file, where the caller does not say otherwise: 16 MiB."""
 DEEPEST = 64
 """Lists and objects inside one another."""
@@ -21,8 +21,8 @@ LONGEST_INTEGER = 20
 """Characters: every 64-bit integer fits."""
 
 
-def read_json(file: Path, most: int = MOST_BYTES, *, finite: bool = True) -> dict[str, Any]:
-    """Reads a JSON object of at most `most` bytes.
+def read_json(file: Path, max_bytes: int = MAX_BYTES, *, finite: bool = True) -> dict[str, Any]:
+    """Reads a JSON object of at most `max_bytes` bytes.
 
     Args:
         finite: refuse NaN and infinite numbers, which a log of a training may have.
@@ -31,18 +31,18 @@ def read_json(file: Path, most: int = MOST_BYTES, *, finite: bool = True) -> dic
         BadInput: the file is missing, no regular file, too large, not UTF-8, not JSON, nested deeper than `DEEPEST`,
             holds a field twice, a longer integer than `LONGEST_INTEGER` or half of a surrogate pair, or is no object.
     """
-    values = parse_json(read_bytes(file, most), str(file), finite=finite)
+    values = parse_json(read_bytes(file, max_bytes), str(file), finite=finite)
     if not isinstance(values, dict):
         raise BadInput(f"{file}: holds a {type(values).__name__}, not a JSON object")
     return values
 
 
-def read_json_lines(file: Path, most: int = MOST_BYTES, *, finite: bool = True) -> Iterator[tuple[str, Any]]:
+def read_json_lines(file: Path, max_bytes: int = MAX_BYTES, *, finite: bool = True) -> Iterator[tuple[str, Any]]:
     """Each line of a file that is not empty, with its place, `"FILE, line 3"`; refuses as `read_json` does.
 
     They end at line feeds alone: JSON may have other line ends of Unicode inside its strings.
     """
-    content = read_bytes(file, most).removeprefix(codecs.BOM_UTF8)
+    content = read_bytes(file, max_bytes).removeprefix(codecs.BOM_UTF8)
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             where = f"{file}, line {number}"
@@ -70,20 +70,20 @@ def parse_json(content: bytes | str, where: str, *, finite: bool = True) -> Any:
     return value
 
 
-def read_bytes(file: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises `BadInput` for anything else."""
+def read_bytes(file: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes` bytes. Raises `BadInput` for anything else."""
     try:
         found = file.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe or a device might never end
             raise BadInput(f"{file}: not a regular file")
         with file.open("rb") as opened:
-            content = opened.read(most + 1)
+            content = opened.read(max_bytes + 1)
     except FileNotFoundError:
         raise BadInput(f"{file}: no such file") from None
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror})") from None
-    if len(content) > most:
-        raise BadInput(f"{file}: has {found.st_size:,} bytes: must be at most {most:,}")
+    if len(content) > max_bytes:
+        raise BadInput(f"{file}: has {found.st_size:,} bytes: must be at most {max_bytes:,}")
     return content
 
 

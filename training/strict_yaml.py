@@ -33,10 +33,10 @@ for _name, _pattern, _first in (
     _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def read_yaml(file: Path, most: int = 2**20) -> dict[str, Any]:
-    """Reads a YAML mapping of at most `most` bytes. Raises `BadInput` as `read_json`, and as `parse_yaml`."""
+def read_yaml(file: Path, max_bytes: int = 2**20) -> dict[str, Any]:
+    """Reads a YAML mapping of at most `max_bytes` bytes. Raises `BadInput` as `read_json`, and as `parse_yaml`."""
     try:
-        values = parse_yaml(read_bytes(file, most).decode("utf-8"), str(file))
+        values = parse_yaml(read_bytes(file, max_bytes).decode("utf-8"), str(file))
     except UnicodeDecodeError as error:
         raise BadInput(f"{file}: not a YAML config (not UTF-8 text, byte {error.start})") from None
     if not isinstance(values, dict):
