@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tokenizer.features import resized
 from training.errors import BadInput
-from training.hub import FOREIGN, SAFELY, complete, fetched
+from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
 
 
 class Clip:
@@ -20,9 +20,9 @@ class Clip:
         """Raises `BadInput` when there is no CLIP."""
         from transformers import AutoTokenizer, CLIPModel
 
-        folder, self.source = fetched(path, FOREIGN)
+        folder, self.source = fetched(path, TRANSFORMERS_FILES)
         try:
-            self.model = complete(CLIPModel, folder).eval().to(device)
+            self.model = load_complete(CLIPModel, folder).eval().to(device)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **SAFELY)
         except Exception as error:  # whatever `transformers` raises for what it cannot read
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ import pytest
 
 from training.cli import command
 from training.command_line import parse
-from training.config import flat, from_dict, non_defaults, replaced, to_dict
+from training.config import flatten, from_dict, non_defaults, replaced, to_dict
 from training.errors import BadInput
 from training.parts import Registry, Tagged, import_parts
 
@@ -95,7 +95,7 @@ def test_yaml_json_and_flags_choose_alike(tmp_path: Path) -> None:
 
 def test_what_a_config_says_of_its_parts() -> None:
     assert to_dict(FLAT) == {"studio": {"name": "attic", "brush": {"kind": "flat", "sides": (8, 5, 5)}}}
-    assert flat(to_dict(FLAT)).keys() == {"studio.name", "studio.brush.kind", "studio.brush.sides"}
+    assert flatten(to_dict(FLAT)).keys() == {"studio.name", "studio.brush.kind", "studio.brush.sides"}
     assert non_defaults(House()) == {}
     assert non_defaults(FLAT) == {"studio.brush.kind": "flat", "studio.brush.sides": "(8, 5, 5)"}
     assert non_defaults(House(studio=Studio(brush=Flat()))) == {"studio.brush.kind": "flat"}

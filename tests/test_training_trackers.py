@@ -10,7 +10,7 @@ from test_training_trainer import _fresh_accelerator, fit, log  # noqa: F401
 
 from training import trackers
 from training.cli import command
-from training.config import flat
+from training.config import flatten
 from training.errors import BadInput
 from training.options import TrainingConfig
 from training.trackers import require_trackers
@@ -58,7 +58,7 @@ def test_a_tracker_is_told_config_and_log(tmp_path: Any, monkeypatch: pytest.Mon
 
 
 def test_options_for_trackers_are_numbers_and_text() -> None:
-    assert flat({"a": 1, "b": {"c": 0.5, "d": {"e": None}}, "f": [1, 2], "g": "text", "h": True}) == {
+    assert flatten({"a": 1, "b": {"c": 0.5, "d": {"e": None}}, "f": [1, 2], "g": "text", "h": True}) == {
         "a": 1, "b.c": 0.5, "b.d.e": "None", "f": "[1, 2]", "g": "text", "h": True,
     }  # fmt: skip
 

@@ -52,7 +52,9 @@ def non_defaults(config: Any, exclude: Collection[str] = ()) -> dict[str, Any]:
     So a field that is added, with a default, changes nothing in a config that was written before. The fields `exclude`,
     dotted, are left out. A part of another kind than the usual one is compared with the defaults of its kind.
     """
-    return {name: value for name, value in flat(dict(_unusual(config, type(config)()))).items() if name not in exclude}
+    return {
+        name: value for name, value in flatten(dict(_unusual(config, type(config)()))).items() if name not in exclude
+    }
 
 
 def _unusual(config: Any, usual: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -68,12 +70,12 @@ def _unusual(config: Any, usual: Any, prefix: str = "") -> Iterator[tuple[str, A
         yield from _unusual(value, other, f"{name}.")
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
     """Nested options under dotted names: numbers as they are, and text for all else."""
     found: dict[str, str | float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
+            found |= flatten(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = value if isinstance(value, str | float | int) else str(value)
     return found

@@ -15,7 +15,7 @@ from training.errors import BadInput
 _FORM = re.compile(r"hf://?(?P<data>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 """One stroke is left of the two where the text has been a `Path`."""
 
-FOREIGN = ("*.json", "*.model", "*.safetensors", "*.txt")
+TRANSFORMERS_FILES = ("*.json", "*.model", "*.safetensors", "*.txt")
 """Files that a model of `transformers` is made of: data alone, no code and no pickles."""
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -85,7 +85,7 @@ def _require_own(folder: Path, files: Sequence[str]) -> None:
             raise BadInput(f"{file}: is a link to a file outside of {folder}; put a copy in its place")
 
 
-def complete(kind: Any, folder: Path) -> Any:
+def load_complete(kind: Any, folder: Path) -> Any:
     """A model of a class of `transformers` from a folder; raises `ValueError` where a weight would be made up."""
     model, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **SAFELY)
     missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # which nothing here asks

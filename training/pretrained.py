@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from training.config import flat, from_dict, non_defaults, to_dict
+from training.config import flatten, from_dict, non_defaults, to_dict
 from training.errors import BadInput
 from training.files import write_json, write_tensors
 from training.hub import fetched
@@ -154,7 +154,7 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
         BadInput: it has another shape or speaks other ids; the message names what differs.
     """
     other = type(model).from_pretrained(init, dtype=torch.float32)
-    theirs, ours = flat(to_dict(other.config)), flat(to_dict(model.config))
+    theirs, ours = flatten(to_dict(other.config)), flatten(to_dict(model.config))
     wrong = [
         f"{name}: {theirs.get(name)!r} there, {value!r} here"
         for name, value in ours.items()

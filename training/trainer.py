@@ -14,7 +14,7 @@ from tqdm import tqdm
 from training import checkpoint, ema
 from training.batches import Batch, Data, batch_id, batch_indices, batches_from
 from training.checkpoint import ModuleState, OptimizerState
-from training.config import flat, to_dict
+from training.config import flatten, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.meter import Meter
@@ -129,7 +129,7 @@ class Trainer:
             self._flops_before = self._run.flops_a_step()
             if (before := self._run.precision_before()) not in (None, now):
                 print(f"goes on from step {start} in precision {now}, {before} before")
-        self._accelerator.init_trackers("tessera", flat(to_dict(self._config)))
+        self._accelerator.init_trackers("tessera", flatten(to_dict(self._config)))
         return start
 
     def _is_due(self, every: int, done: int) -> bool:

@@ -6,8 +6,8 @@
 captions; `find(key)` is the one behind a key; `prompt(name, style)` is how to ask a model for one.
 """
 
-from data.emoji.hands import ORIGINALS, SOURCE, STYLES, credits
 from data.emoji.names import prompt
+from data.emoji.styles import ORIGINALS, SOURCE, STYLES, credits
 from data.emoji.table import Emoji, emojis, find
 
 __all__ = ["ORIGINALS", "SOURCE", "STYLES", "Emoji", "credits", "emojis", "find", "prompt"]

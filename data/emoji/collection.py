@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from data.emoji.aliases import MISDRAWN
 from data.emoji.art import render_svg
-from data.emoji.hands import COLLECTED
 from data.emoji.matching import matched, tones_set_right
 from data.emoji.npm import members
+from data.emoji.styles import COLLECTED
 from data.emoji.table import emojis
 from data.picture import fit
 from data.store import Unreadable

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from data.corpus import Corpus
 from data.emoji.art import PACKAGES, VERSION, package, render_emoji
 from data.emoji.collection import Collection, kept
-from data.emoji.hands import COLLECTED, ORIGINALS, chosen
+from data.emoji.styles import COLLECTED, ORIGINALS, chosen
 from data.emoji.table import Emoji, emojis, find
 from data.rendered import PictureInfo
 from data.store import THERE, Store
@@ -23,7 +23,7 @@ class EmojiCorpus(Corpus):
     """3,781 concepts in three styles, and what seven other hands have drawn of them."""
 
     def __init__(self, source: str, cache: Path) -> None:
-        """`source` is `emoji`, all hands that can be had, or `emoji:` and the names of some (`data.emoji.hands`).
+        """`source` is `emoji`, all hands that can be had, or `emoji:` and the names of some (`data.emoji.styles`).
 
         What npm fetches is kept in `cache`. Raises `BadInput` when the packages with the art are not there.
         """

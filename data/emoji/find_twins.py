@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.emoji.hands import ORIGINALS, SOURCE
 from data.emoji.names import split_tones
+from data.emoji.styles import ORIGINALS, SOURCE
 from data.emoji.table import emojis
 from data.source import open_source
 from data.splits import united

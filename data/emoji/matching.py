@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from data.emoji.aliases import ALIASES, FIREFOX, TONES_RIGHT
-from data.emoji.hands import ORIGINALS
 from data.emoji.names import split_tones
+from data.emoji.styles import ORIGINALS
 from data.emoji.table import emojis
 
 _TONE = re.compile(r"-(medium-light|medium-dark|light|medium|dark)(?:-skin-tone)?(?![^-])")

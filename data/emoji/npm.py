@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from data.emoji.hands import Package
+from data.emoji.styles import Package
 from training.errors import BadInput
 
 _LARGEST_FILE, _LARGEST = 2**28, 2**30

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from data.emoji.art import package
-from data.emoji.hands import ORIGINALS, STYLES, family_of
 from data.emoji.names import captions, split_tones
+from data.emoji.styles import ORIGINALS, STYLES, family_of
 from data.emoji.twins import TWINS
 from data.splits import pair_split, picture_split, united
 

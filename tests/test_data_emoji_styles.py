@@ -20,8 +20,8 @@ from data.emoji import ORIGINALS, SOURCE, STYLES, Emoji, credits, emojis, find, 
 from data.emoji.__main__ import EmojiOptions, main
 from data.emoji.collection import Collection
 from data.emoji.corpus import EmojiCorpus
-from data.emoji.hands import COLLECTED, chosen, family_of
 from data.emoji.matching import matched, tones_set_right
+from data.emoji.styles import COLLECTED, chosen, family_of
 from data.source import open_source
 from training.errors import BadInput
 
