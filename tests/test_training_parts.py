@@ -136,7 +136,7 @@ def test_help_shows_the_options_of_the_kind_that_is_chosen(capsys: pytest.Captur
         (["--studio.brush", "flat", "--studio.brush.sides", "[1,x]"], "studio.brush.sides: expected a value of"),
         (["--studio.brush", "oval"], "there is no brush 'oval'; there are flat, round"),
         (["--studio.brush.kind"], "expected one argument"),
-        (["--studio", "x", "--studio.name", "y"], "studio: has options of its own, such as studio.name, and is no 'x'"),
+        (["--studio", "x", "--studio.name", "y"], "studio: takes options such as studio.name, got 'x'"),
     ],
 )
 def test_a_wrong_choice_is_one_line(argv: list[str], said: str) -> None:

@@ -144,9 +144,9 @@ def test_yaml_that_is_fine(tmp_path: Path) -> None:
         ({"unet": {"channels": 32}}, "unet.channels: expected a value of type tuple, got 32"),
         ({"unet": {"channels": [32, "x"]}}, "unet.channels[1]: expected a value of type int, got 'x'"),
         ({"dit": {"dephts": 1}}, "there is no option 'dit.dephts'; did you mean 'dit.depth'?"),
-        ({"dit": [1]}, "dit: has options of its own, such as dit.mlp_width, and is no [1]"),
+        ({"dit": [1]}, "dit: takes options such as dit.mlp_width, got [1]"),
         ({"process": {"class_path": "os.system"}}, "there is no option 'process.class_path'"),
-        ({"process": "diffusion.process.ProcessConfig"}, "process: has options of its own"),
+        ({"process": "diffusion.process.ProcessConfig"}, "process: takes options such as"),
         ({"codes_id": "x" * 10_000, "text_id": [["y" * 10_000]]}, "text_id: expected a value of type str, got [['yyy"),
     ],
 )
