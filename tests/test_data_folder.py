@@ -273,7 +273,7 @@ BAD_METADATA: dict[str, tuple[list[object], str]] = {
     "not JSON": ([A, "{'file_name': 'b.png'}"], "line 2: not valid JSON"),
     "not an object": (["[1, 2]"], "line 1: not a JSON object"),
     "not UTF-8": (["\udcff"], "line 1: not valid JSON"),
-    "a field twice": (['{"file_name": "a.png", "file_name": "b.png", "text": "a"}'], "'file_name' stands twice"),
+    "a field twice": (['{"file_name": "a.png", "file_name": "b.png", "text": "a"}'], "'file_name' appears twice"),
     "deep": (['{"file_name": "a.png", "text": ' + "[" * 100_000], "nested more than"),
     "a long number": (['{"file_name": "a.png", "text": ' + "9" * 5000 + "}"], "an integer of 5,000 digits"),
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.attention import LONGEST_WRITTEN_OUT, attention, written_out
+from training.attention import MAX_KEYS, attention, attention_by_products
 
 PADDING = torch.arange(9) < torch.tensor([[9], [4]])[:, None, None]  # (B, 1, 1, S)
 HEADS = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(1)) < 0.7
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_those_of_the_formula(
         (torch.bfloat16, True, 9, True),
         (torch.float32, True, 9, False),
         (torch.bfloat16, False, 9, False),
-        (torch.bfloat16, True, LONGEST_WRITTEN_OUT + 1, False),
+        (torch.bfloat16, True, MAX_KEYS + 1, False),
     ],
 )
 def test_products_are_written_out_where_that_is_faster(
@@ -66,7 +66,7 @@ def test_products_are_written_out_where_that_is_faster(
         q, k, v = (tensor if learning else tensor.detach() for tensor in heads(dtype, length))
         made = attention(q, k, v)
     assert asked == ([] if expected else ["operator"])
-    other = written_out(q, k, v)
+    other = attention_by_products(q, k, v)
     torch.testing.assert_close(made, other, atol=0.02 if dtype == torch.bfloat16 else 1e-5, rtol=0)
 
 

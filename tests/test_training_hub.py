@@ -141,7 +141,7 @@ def test_without_a_network_what_was_downloaded_before_will_do(remote: Hub) -> No
 def test_what_is_not_there(remote: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput) as error:
         load("hf://some/other")
-    assert str(error.value).startswith("hf://some/other: cannot be had from the Hub (404 Client Error.")
+    assert str(error.value).startswith("hf://some/other: cannot be downloaded from the Hub (404 Client Error.")
     with pytest.raises(BadInput, match=r"hf://some/thing: has none of bundle.json"):
         load("hf://some/thing")
 
@@ -149,7 +149,7 @@ def test_what_is_not_there(remote: Hub, monkeypatch: pytest.MonkeyPatch) -> None
         raise DryRunError("x") if asked.get("dry_run") else LocalEntryNotFoundError("not here\neither")
 
     monkeypatch.setattr(hub, "snapshot_download", gone)
-    with pytest.raises(BadInput, match=r"cannot be had from the Hub \(not here\)"):
+    with pytest.raises(BadInput, match=r"cannot be downloaded from the Hub \(not here\)"):
         load("hf://some/thing")
 
 

@@ -189,15 +189,15 @@ def test_a_part_from_a_file(form: list[str], tmp_path: Path, monkeypatch: pytest
     [
         ("nowhere.py", None, "nowhere.py: no such file"),
         ("nowhere.at.all", None, "--import nowhere.at.all: cannot be imported (No module named 'nowhere')"),
-        ("", None, "is no name of a module"),
-        ("my-part.py", "", "'my-part' is no name of a module"),
+        ("", None, "is not a module name"),
+        ("my-part.py", "", "'my-part' is not a module name"),
         ("data.py", "", "'data' is the name of"),
         ("torch.py", "", "'torch' is the name of"),
         ("colorsys.py", "", "'colorsys' is the name of"),
         ("sys.py", "", "'sys' is the name of another module"),
         ("__main__.py", "", "'__main__' is the name of"),
         ("lacks.py", "import nothing_like_it", "cannot be imported (No module named 'nothing_like_it')"),
-        ("twice.py", PART.replace("mine", "flat"), "there are two of brush 'flat'; call the one in twice otherwise"),
+        ("twice.py", PART.replace("mine", "flat"), "brush 'flat' exists already; give the one in twice another name"),
     ],
 )
 def test_an_import_that_cannot_be_is_one_line(
@@ -243,7 +243,7 @@ def test_a_part_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Monk
     ("line", "said"),
     [
         ("brush.mine = painters_lost", "brush 'mine': painters_lost cannot be imported"),
-        ("brush.mine = colorsys", "brush 'mine': colorsys registers none of that name"),
+        ("brush.mine = colorsys", "brush 'mine': colorsys registers no part of that name"),
         ("other.mine = painters_lost", "there is no brush 'mine'"),
     ],
 )

@@ -73,7 +73,7 @@ def test_long_curves_are_averaged(tmp_path: Path) -> None:
 def test_no_record_and_a_wrong_one(tmp_path: Path) -> None:
     assert read_record(tmp_path) == {}
     (tmp_path / FILE).write_text('{"steps": 3}')
-    with pytest.raises(BadInput, match=r"training.json: not the record of a training: lacks batch_size"):
+    with pytest.raises(BadInput, match=r"training.json: not a training record: batch_size is missing"):
         read_record(tmp_path)
 
 

@@ -186,7 +186,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     theirs = {"log.jsonl": "{}", "model/weights": "x", "config.json": "{}", "data.json": "{}", "a/.b.1.tmp": ""}
     for name, text in theirs.items():
         write_text(tmp_path / name, text)
-    assert "holds files that are not of Tessera" in refusal(tmp_path)
+    assert "holds files that Tessera did not write" in refusal(tmp_path)
     assert {str(f.relative_to(tmp_path)): f.read_text() for f in tmp_path.rglob("*") if f.is_file()} == theirs
 
 

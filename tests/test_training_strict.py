@@ -16,7 +16,7 @@ from training.command_line import parse
 from training.config import from_dict
 from training.errors import BadInput
 from training.options import TrainingConfig
-from training.strict_json import DEEPEST, read_json, read_json_lines
+from training.strict_json import MAX_NESTING, read_json, read_json_lines
 from training.strict_yaml import read_yaml
 
 
@@ -34,15 +34,15 @@ def refused(read: Any, file: Path, content: str | bytes) -> str:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"a": 1, "a": 2}', "'a' stands twice"),
-        ('{"a": {"b": 1, "b": 1}}', "'b' stands twice"),
+        ('{"a": 1, "a": 2}', "'a' appears twice"),
+        ('{"a": {"b": 1, "b": 1}}', "'b' appears twice"),
         ('{"a": NaN}', "NaN"),
         ('{"a": -Infinity}', "-Infinity"),
-        ('{"a": 1e999}', "too large a number"),
+        ('{"a": 1e999}', "is too large"),
         ('{"a": ' + "9" * 5000 + "}", "an integer of 5,000 digits"),
         ('{"a": -' + "9" * 21 + "}", "an integer of"),
         ("[" * 100_000, "nested"),
-        ('{"a":' * 100 + "1" + "}" * 100, f"nested more than {DEEPEST} deep"),
+        ('{"a":' * 100 + "1" + "}" * 100, f"nested more than {MAX_NESTING} deep"),
         (r'{"a": "\ud800"}', "surrogates"),
         (r'{"\udc00": 1}', "surrogates"),
         (b'{"a": "\xff"}', "not UTF-8"),
@@ -102,8 +102,8 @@ def test_lines_are_named(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.system [true]", "tag"),
         ("a: !!str 1", "tag"),
         ("a: &x [1]\nb: *x", "alias"),
-        ("a: 1\na: 2", "'a' stands twice"),
-        ("b:\n  a: 1\n  a: 2", "'a' stands twice"),
+        ("a: 1\na: 2", "'a' appears twice"),
+        ("b:\n  a: 1\n  a: 2", "'a' appears twice"),
         ("[" * 100_000, "nested"),
         ("? [a]\n: 1", "YAML"),
         ('a: "\\ud800"', "surrogates"),

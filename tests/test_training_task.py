@@ -122,7 +122,7 @@ def test_any_loss_that_is_not_a_number_stops_before_it_is_saved(tmp_path: Path) 
             for loss in super().judging(made, true):
                 yield loss._replace(value=loss.value * torch.inf)
 
-    with pytest.raises(BadInput, match=f"by step {BEGINS + 1} the loss_judge is inf and .* norm nan: begin the run"):
+    with pytest.raises(BadInput, match=f"by step {BEGINS + 1} the loss_judge is inf and .* norm nan: start a new run"):
         fit(tmp_path, task=Lost)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
 

@@ -313,7 +313,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tmp_path: Path) -> None:
     rate = OptimizerConfig(learning_rate=1e30, warmup=0, clip=1e30)
-    with pytest.raises(BadInput, match=r"by step \d+ the loss is (nan|inf) and .*: begin the run anew in another"):
+    with pytest.raises(BadInput, match=r"by step \d+ the loss is (nan|inf) and .*: start a new run in another"):
         fit(tmp_path, steps=50, checkpoint_every=3, log_every=50, optimizer=rate)
     for folder in (tmp_path / "checkpoints").glob("*"):
         assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
@@ -330,7 +330,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
         return norm * float("inf") if next(calls) == 4 else norm
 
     monkeypatch.setattr(Accelerator, "clip_grad_norm_", clip)
-    with pytest.raises(BadInput, match=r"by step 6 the loss is [0-9.]+ and .* norm inf: begin the run anew"):
+    with pytest.raises(BadInput, match=r"by step 6 the loss is [0-9.]+ and .* norm inf: start a new run"):
         fit(tmp_path, checkpoint_every=3, log_every=50)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
@@ -369,7 +369,7 @@ def test_a_run_goes_on_where_the_arithmetic_is_another(
         fit(tmp_path / "run", precision="auto", at=fail_at(8))
     monkeypatch.setattr(trainer, "has_bf16", lambda device: False)
     fit(tmp_path / "run", precision="auto")
-    assert "goes on from step 5 in precision no, bf16 before" in capsys.readouterr().out
+    assert "resumes from step 5 in precision no; it was bf16 before" in capsys.readouterr().out
     assert [line["precision"] for line in log(tmp_path / "run")] == 5 * ["bf16"] + 7 * ["no"]
     assert json.loads((tmp_path / "run/model/training.json").read_text())["precision"] == "bf16, then no"
     assert json.loads((tmp_path / "run/config.json").read_text())["precision"] == "auto"
@@ -391,7 +391,7 @@ def test_muon_is_for_weight_matrices_alone() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="batch_size 4 does not divide into 1 processes times 3 accumulation steps"):
+    with pytest.raises(BadInput, match="batch_size 4 cannot be divided among 1 processes times 3 accumulation steps"):
         fit(tmp_path, accumulation=3)
 
 
@@ -419,7 +419,7 @@ def test_a_launcher_whose_processes_would_train_alone_is_refused(
     """`accelerate launch --cpu` on a machine that has an accelerator, which `Accelerator()` then takes."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(BadInput, match="started 2 processes but Accelerate joined 1; each would work alone"):
+    with pytest.raises(BadInput, match="started 2 processes but Accelerate joined 1; each would train alone"):
         accelerator_for(config(tmp_path))
 
 

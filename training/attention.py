@@ -1,57 +1,55 @@
-"""Scaled dot-product attention, by the arithmetic that is fastest where it runs.
+"""Scaled dot-product attention, computed in the way that is fastest on the device.
 
 Dimension names: B batch, H heads, T queries, S keys, K head width.
 
-`torch`'s own operator wins everywhere but in one place: training in bfloat16 on a CPU. There its backward pass, made
-for long sequences, takes several times as long as the three products written out. Milliseconds of one call with 4 heads
-of width 64, forward and backward, on two cores with AVX-512, bf16 and AMX, torch 2.13 (`python -m training.bench`):
+`torch`'s own operator is fastest with one exception: training in bfloat16 on a CPU. Its backward pass there is made for
+long sequences. For short ones, plain matrix products are several times as fast. The table gives milliseconds per call,
+forward and backward, with 4 heads of width 64, on two cores with AVX-512, bf16 and AMX, torch 2.13 (`python -m
+training.bench`):
 
-|  B |    T |    S | operator | written out |
-|---:|-----:|-----:|---------:|------------:|
-| 32 |   16 |   16 |     16.1 |         3.2 |
-| 32 |   65 |   16 |     31.0 |         7.2 |
-| 32 |   64 |   64 |     35.6 |        10.0 |
-| 32 |   65 |   65 |     53.1 |        11.3 |
-|  8 |  257 |  257 |     48.0 |        41.0 |
-|  4 |  513 |  513 |     51.8 |        41.9 |
-|  2 | 1025 | 1025 |     69.4 |        82.7 |
+|  B |    T |    S | operator | matrix products | |---:|-----:|-----:|---------:|----------------:| | 32 |   16 |   16 |
+16.1 |             3.2 | | 32 |   65 |   16 |     31.0 |             7.2 | | 32 |   64 |   64 |     35.6 |
+10.0 | | 32 |   65 |   65 |     53.1 |            11.3 | |  8 |  257 |  257 |     48.0 |            41.0 | |  4 |  513 |
+513 |     51.8 |            41.9 | |  2 | 1025 | 1025 |     69.4 |            82.7 |
 
-In float32 the operator is the faster one throughout (14.6 against 15.6 ms at 65), and where no gradient is wanted too.
+In float32 the operator is always the faster one (14.6 against 15.6 ms at 65), and so it is without gradients.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LONGEST_WRITTEN_OUT = 512
-"""Keys up to which the products are written out; beyond, the scores (B, H, T, S) outgrow the caches and the memory."""
+MAX_KEYS = 512
+"""Most keys for plain matrix products. With more, the scores (B, H, T, S) outgrow the caches and the memory."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v (arXiv 1706.03762, eq. 1).
+    """Computes softmax(q k^T / sqrt(K)) v (arXiv 1706.03762, eq. 1).
 
     Args:
         q: queries (B, H, T, K), floating point.
         k: keys (B, H, S, K), of the same dtype.
         v: values (B, H, S, K), of the same dtype.
-        mask: bool, True where attention is allowed, broadcast to (B, H, T, S); at least one key for every query.
-        causal: query t attends on keys 0..t alone; T is S, and there is no mask.
+        mask: bool, True where attention is allowed, broadcast to (B, H, T, S). Every query needs at least one key.
+        causal: query t attends to keys 0..t only. Needs T = S and no mask.
 
     Returns:
-        (B, H, T, K). The two ways differ by rounding.
+        (B, H, T, K). The two ways to compute it differ by rounding.
     """
-    if learns_in_bf16_on_a_cpu(q) and k.shape[-2] <= LONGEST_WRITTEN_OUT:
-        return written_out(q, k, v, mask=mask, causal=causal)
+    if trains_in_bf16_on_cpu(q) and k.shape[-2] <= MAX_KEYS:
+        return attention_by_products(q, k, v, mask=mask, causal=causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-def learns_in_bf16_on_a_cpu(q: Tensor) -> bool:
-    """Whether queries are of a pass whose gradient is wanted, in bfloat16, on a CPU."""
+def trains_in_bf16_on_cpu(q: Tensor) -> bool:
+    """Whether the queries belong to a forward pass in bfloat16 on a CPU that needs gradients."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """As `attention`, product by product."""
+def attention_by_products(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """`attention` as plain matrix products and a softmax."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, H, T, S)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()

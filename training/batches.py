@@ -1,4 +1,7 @@
-"""Which examples a step sees, and what prepares them: functions of (seed, step), so that nothing of it is saved."""
+"""Which examples a step sees, and how they are loaded.
+
+Both are functions of (seed, step), so checkpoints need not save any state of the data.
+"""
 
 import contextlib
 import signal
@@ -20,9 +23,9 @@ Batch = dict[str, Tensor]
 
 
 def batch_indices(step: int, *, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
-    """The `batch_size` indices into `count` examples that step `step` trains on, over all processes.
+    """The examples of one step, over all processes: int64 (batch_size,), each from 0 to `count` - 1.
 
-    The examples are one endless stream, a fresh permutation an epoch; a step takes the next `batch_size` of it.
+    The examples form an endless stream, with a new permutation for each epoch. A step takes the next `batch_size`.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // count
@@ -36,20 +39,20 @@ def _permutation(epoch: int, count: int, seed: int) -> NDArray[np.int64]:
 
 
 class Data(Protocol):
-    """What a model is trained on. It can be pickled, for the workers of a loader."""
+    """Training data. It must be picklable, for the workers of a `DataLoader`."""
 
     origin: dict[str, Any]
-    """What tells it from other data: only a run on the same is resumed."""
+    """Identifies the data, in JSON values. A run resumes only on data with the same origin."""
 
     def __len__(self) -> int:
         """The number of training examples."""
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """The tensors of one forward pass over the examples `indices`; the generator is its only randomness."""
+        """The tensors of one forward pass over the examples `indices`. All randomness must come from `generator`."""
 
 
 class MicroBatches(Dataset[Batch]):
-    """The batches of one process, indexed by the number of the forward pass since the start of the run."""
+    """The batches of one process, indexed by its forward passes since the start of the run."""
 
     def __init__(self, accelerator: Accelerator, config: TrainingConfig, data: Data) -> None:
         self._parts = accelerator.num_processes * config.accumulation
@@ -66,7 +69,7 @@ class MicroBatches(Dataset[Batch]):
 
 @contextlib.contextmanager
 def batches_from(start: int, accelerator: Accelerator, config: TrainingConfig, data: Data) -> Iterator[Iterator[Batch]]:
-    """The batches of this process from step `start` on, on its device."""
+    """Opens an iterator over the batches of this process, from step `start` on, on its device."""
     loader = DataLoader(
         MicroBatches(accelerator, config, data),
         batch_size=None,
@@ -82,17 +85,17 @@ def batches_from(start: int, accelerator: Accelerator, config: TrainingConfig, d
             for batch in batches
         )
     finally:
-        if config.workers:  # a traceback keeps them, and Python would wait for ever for them to heed its SIGTERM
+        if config.workers:  # a traceback keeps workers alive; they ignore SIGTERM, so Python would wait for ever
             batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and a SIGTERM to all of a job reach the workers too, but the trainer needs them to finish its step."""
+    """Makes a worker ignore Ctrl-C and SIGTERM: the trainer still needs its batches to finish the current step."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def batch_id(step: int, config: TrainingConfig, data: Data) -> str:
-    """A checksum of the indices of a step's batch: two runs that log the same one saw the same examples."""
+    """A checksum of the indices in a step's batch. Runs that log the same checksum saw the same examples."""
     indices = batch_indices(step, count=len(data), batch_size=config.batch_size, seed=config.seed)
     return f"{zlib.crc32(indices.tobytes()):08x}"

@@ -1,7 +1,7 @@
 """Times attention in training: `python -m training.bench`.
 
-`torch`'s operator beside the products written out, forward and backward, in turns in one run; the rule in
-`training.attention` rests on it.
+Compares `torch`'s operator with plain matrix products, forward and backward, taking turns in one run. The rule in
+`training.attention` is based on these times.
 """
 
 import statistics
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.attention import written_out
+from training.attention import attention_by_products
 from training.cli import command
 from training.config import require
 from training.processes import share_cores
 
 SHAPES = ((32, 16, 16), (32, 65, 16), (32, 64, 64), (32, 65, 65), (8, 257, 257), (4, 513, 513), (2, 1025, 1025))
-"""Batch, queries and keys of the shipped presets' attentions, and of longer ones with as many numbers."""
+"""(batch, queries, keys) of the attention in the shipped presets, and of longer sequences with as many numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +28,18 @@ class AttentionBenchOptions:
     """Times attention, forward and backward, with 4 heads of width 64."""
 
     precision: Literal["bf16", "no"] = "bf16"
-    """Of queries, keys and values."""
+    """Dtype of queries, keys and values: bfloat16, or float32 for `no`."""
     repeats: int = 15
-    """Turns; the median counts."""
+    """Timed calls. The median counts."""
 
     def __post_init__(self) -> None:
         require(self, "repeats", self.repeats >= 1, "1 or more")
 
 
 def main(options: AttentionBenchOptions) -> None:
-    """Times and prints a table in Markdown."""
+    """Times all shapes and prints a table in Markdown."""
     share_cores()
-    print("| B | T | S | operator, ms | written out, ms |")
+    print("| B | T | S | operator, ms | matrix products, ms |")
     print("|---|---|---|---|---|")
     for batch, queries, keys in SHAPES:
         q, k, v = (
@@ -47,10 +47,10 @@ def main(options: AttentionBenchOptions) -> None:
             .requires_grad_()
             for length in (queries, keys, keys)
         )  # fmt: skip
-        times = [(_seconds(F.scaled_dot_product_attention, q, k, v), _seconds(written_out, q, k, v))
+        times = [(_seconds(F.scaled_dot_product_attention, q, k, v), _seconds(attention_by_products, q, k, v))
                  for _ in range(options.repeats + 1)][1:]  # fmt: skip
-        operator, written = (1000 * statistics.median(turns) for turns in zip(*times, strict=True))
-        print(f"| {batch} | {queries} | {keys} | {operator:.1f} | {written:.1f} |")
+        operator, products = (1000 * statistics.median(turns) for turns in zip(*times, strict=True))
+        print(f"| {batch} | {queries} | {keys} | {operator:.1f} | {products:.1f} |")
 
 
 def _seconds(attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Checkpoints: the states of a run, written whole or not at all, as safetensors and JSON."""
+"""Checkpoints: all state of a run, as safetensors and JSON. A checkpoint is written completely or not at all."""
 
 import re
 from collections.abc import Mapping
@@ -23,52 +23,55 @@ from training.strict_json import read_json
 
 Tensors = dict[str, Tensor]
 
-# Full state dicts by parameter name: the same file whether the model is plain, DDP or sharded.
+# Full state dicts by parameter name, so that plain, DDP and sharded models write the same file.
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class State(Protocol):
-    """What a run must find again to go on: tensors by name, and values for JSON."""
+    """Something that a checkpoint saves: tensors by name, and values for JSON."""
 
     def gathered(self) -> tuple[Tensors, dict[str, Any]]:
-        """Every process must call it (a sharded module is gathered); of several the first has it all."""
+        """The state. Every process must call it, because a sharded module is gathered from all of them.
+
+        Only the first process is sure to get everything.
+        """
 
     def load(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Takes over in place what was `gathered`."""
+        """Loads, in place, what `gathered` returned."""
 
 
 class ModuleState:
-    """Parameters and buffers of a module, prepared or not."""
+    """Parameters and buffers of a module, before or after `Accelerator.prepare`."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
     def gathered(self) -> tuple[Tensors, dict[str, Any]]:
-        """As `State` says."""
+        """See `State`."""
         return cast(Tensors, get_model_state_dict(self._module, options=_FULL)), {}
 
     def load(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """As `State` says."""
+        """See `State`."""
         set_model_state_dict(self._module, {**tensors}, options=_FULL)
 
 
 class OptimizerState:
-    """What an optimizer keeps of each parameter of a module, as `parameter/what`; and its groups."""
+    """An optimizer's state: tensors under `PARAMETER/NAME`, and its parameter groups."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
         self._module, self._optimizer = module, optimizer
 
     def gathered(self) -> tuple[Tensors, dict[str, Any]]:
-        """As `State` says."""
-        if not self._optimizer.state:  # not stepped so far: `torch` would take a step to have something to show
+        """See `State`."""
+        if not self._optimizer.state:  # before its first step: `torch` would take a step here to initialise the state
             return {}, {}
         whole = get_optimizer_state_dict(self._module, self._optimizer, options=_FULL)
-        state = cast(dict[str, Tensors], whole.get("state", {}))  # of several processes the others have none
+        state = cast(dict[str, Tensors], whole.get("state", {}))  # only the first process has it
         tensors = {f"{name}/{what}": value for name, kept in state.items() for what, value in kept.items()}
         return tensors, {"param_groups": whole.get("param_groups")}
 
     def load(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """As `State` says."""
+        """See `State`."""
         state: dict[str, Any] = {}
         for key, value in tensors.items():
             name, what = key.rsplit("/", 1)
@@ -78,9 +81,10 @@ class OptimizerState:
 
 
 def save(folder: Path, step: int, states: Mapping[str, State], *, write: bool) -> None:
-    """Saves `states` after `step` optimizer steps as `folder/step-<step>` and drops all but the last two.
+    """Saves `states` after `step` optimizer steps as `folder/step-<step>`, and deletes all but the last two
+    checkpoints.
 
-    Every process must call it; the one with `write` writes.
+    Every process must call it. Only the one with `write` writes.
     """
     parts = {name: state.gathered() for name, state in states.items()}
     if not write:
@@ -96,7 +100,11 @@ def save(folder: Path, step: int, states: Mapping[str, State], *, write: bool) -
 
 
 def restore(folder: Path, states: Mapping[str, State]) -> int:
-    """Loads the last checkpoint of `folder` into `states`; returns its step, or 0 where there is none."""
+    """Loads the last checkpoint in `folder` into `states`. Returns its step, or 0 if there is none.
+
+    Raises:
+        BadInput: the checkpoint is damaged.
+    """
     checkpoints = _all(folder)
     if not checkpoints:
         return 0
@@ -106,14 +114,14 @@ def restore(folder: Path, states: Mapping[str, State]) -> int:
         step = int(saved["step"])
         parts = {name: (load_file(last / f"{name}.safetensors"), saved["values"][name]) for name in states}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{last}: a damaged checkpoint ({error}); delete it to resume from the one before") from None
+        raise BadInput(f"{last}: a damaged checkpoint ({error}); delete it to resume from the previous one") from None
     for name, state in states.items():
         state.load(*parts[name])
     return step
 
 
 def last_step(folder: Path) -> int:
-    """The step of the last checkpoint of `folder`, or 0 where there is none."""
+    """The step of the last checkpoint in `folder`, or 0 if there is none."""
     return max((int(path.name.removeprefix("step-")) for path in _all(folder)), default=0)
 
 

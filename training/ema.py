@@ -7,16 +7,16 @@ from torch import nn
 
 
 def averaged_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` to hold the average: in eval mode, without gradients."""
+    """A copy of `model` to hold the average, in eval mode and without gradients."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def update(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Moves the weights of `average` towards `model`'s after optimizer step `step` (from 0), in place.
+    """Moves the weights of `average` towards those of `model`, in place. Call it after optimizer step `step` (from 0).
 
-    Buffers are copied: a codebook is a moving average already, and a mean of unit vectors is not one. The decay is
-    warmed up as min(decay, (1 + step) / (10 + step)), so that the random start is soon forgotten.
+    Buffers are copied. A codebook is a moving average already, and the mean of unit vectors is no unit vector. The
+    decay is min(decay, (1 + step) / (10 + step)), so the random initial weights are soon forgotten.
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - decay)

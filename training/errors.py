@@ -1,20 +1,20 @@
-"""The one exception that means: the user gave us something we cannot use; and what its messages are made of."""
+"""`BadInput`, the error for input that cannot be used, and helpers for its messages."""
 
 import unicodedata
 
 _OVERRIDES = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
-"""Characters that show other text than is there."""
+"""Characters that change the direction of text, so that it reads as something else."""
 
 _LONGEST = 500
-"""Characters of a message; what it quotes may be somebody else's, and of any length."""
+"""Most characters of a message. It may quote text from elsewhere, of any length."""
 
 
 class BadInput(ValueError):
     """Input that cannot be used.
 
     The message is one line for a person: what was wrong, where, and what would be right. Commands print it and exit
-    with code 2 (see `training.cli.command`); library callers catch it as a `ValueError`. Of a message of more than 500
-    characters the middle is left out, and characters that would steer a terminal are spelled out.
+    with code 2 (`training.cli.command`). Python callers may catch it as a `ValueError`. A message of more than 500
+    characters loses its middle. Characters that control a terminal are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -22,18 +22,21 @@ class BadInput(ValueError):
 
 
 def one_line(message: str) -> str:
-    """A message as a terminal shows it and does not obey it: on one line, and without its middle where it is long."""
-    line = printable(" ".join(part.strip() for part in message.splitlines()))  # reasons quoted may have several
+    """The message on one line, safe to print on a terminal, without its middle if it is long."""
+    line = printable(" ".join(part.strip() for part in message.splitlines()))  # quoted errors may have several lines
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 155]} ... {line[-150:]}"
 
 
 def install(extra: str) -> str:
-    """How to get what `pyproject.toml` lists under `extra`, for a message; by its name alone pip finds others' work."""
+    """The command, for a message, that installs an extra of `pyproject.toml`.
+
+    It installs from this clone. By the project's name alone, pip would find another project.
+    """
     return f'run pip install -e ".[{extra}]" in the folder of this clone'
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped, as a terminal would obey them; so is what has no UTF-8."""
+    """`text` with control characters escaped, because a terminal obeys them, and surrogates, because UTF-8 has none."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in ("Cc", "Cs") or character in _OVERRIDES

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writes files completely or not at all, locks folders, and checks paths that others chose."""
 
 import errno
 import glob
@@ -26,15 +26,15 @@ from torch import Tensor
 from training.errors import BadInput
 
 LOCK = ".lock"
-"""File that is locked while a command is at work in its folder."""
+"""Name of the file that is locked while a command works in its folder."""
 MARKER = ".tessera"
-"""File that says of a folder that it is ours, and what it is for."""
+"""Name of the file that marks a folder as Tessera's and says what it is for."""
 _OURS = re.compile(r"\.(.+)\.tessera-[0-9a-f]{16}\.(tmp|old)")
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Names `path` in an `OSError` that names no file: the one of a full disk comes from writing, not from opening."""
+def error_names(path: Path) -> Iterator[None]:
+    """Adds `path` to an `OSError` from the block that names no file, as when a disk is full."""
     try:
         yield
     except OSError as error:
@@ -45,20 +45,21 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of `path`, a file or a folder to be; renames it to `path` when the block succeeds.
+    """Yields a temporary path beside `path`, to write a file or a folder to; then renames it to `path`.
 
-    Whatever stood at `path` stays until then, and stays for good when the block raises. What was written has reached
-    the disk before it gets its name, so a power cut leaves the old or the new. A link at `path` is replaced, not
-    followed. A file has the mode of the one that it replaces. A folder in place of an older folder moves the older one
-    aside first, so that the name never holds a mixture; where a process dies just then, the next call for `path`, or
-    `remove_leftovers`, puts it back.
+    Until the block ends, `path` keeps what was there, and for good if the block raises. The new content reaches the
+    disk before the rename, so a power cut leaves either the old or the new one. A symbolic link at `path` is replaced,
+    not followed. A new file gets the mode of the file it replaces.
+
+    A folder cannot replace a folder in one step, so the old one is first moved aside. If the process dies in between,
+    the next call for `path`, or `remove_leftovers`, moves it back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.parent):
-        _put_back(path)
-    temporary = _sibling(path, "tmp")  # of a name that nobody else can have, nor foresee
+    with _exclusive(path.parent):
+        _move_back(path)
+    temporary = _sibling(path, "tmp")  # a random name: unique, and impossible to guess
     try:
-        with naming(path):
+        with error_names(path):
             yield temporary
             put(temporary, path)
     finally:
@@ -66,16 +67,16 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def put(new: Path, path: Path) -> None:
-    """Gives `new`, a finished file or folder beside `path`, that name, in place of what stands there (see `atomic`)."""
+    """Renames `new`, a finished file or folder beside `path`, to `path`, replacing what is there (see `atomic`)."""
     if path.is_file() and not path.is_symlink():
         new.chmod(stat.S_IMODE(path.stat().st_mode))
-    _sync(new)
-    with _alone(path.parent):
+    _fsync_all(new)
+    with _exclusive(path.parent):
         if new.is_dir() and os.path.lexists(path):
             _exchange(path, new)
         else:
             new.replace(path)
-        _reach_the_disk(path.parent)
+        _fsync(path.parent)
 
 
 def _sibling(path: Path, kind: str) -> Path:
@@ -93,8 +94,8 @@ def _exchange(path: Path, newer: Path) -> None:
     remove(aside)
 
 
-def _put_back(path: Path) -> None:
-    """What a process that died in `_exchange` moved aside."""
+def _move_back(path: Path) -> None:
+    """Moves back what a process that died in `_exchange` had moved aside."""
     if os.path.lexists(path):
         return
     for aside in path.parent.glob(f"{glob.escape(f'.{path.name}.tessera-')}*.old"):
@@ -102,19 +103,20 @@ def _put_back(path: Path) -> None:
         return
 
 
-def _sync(path: Path) -> None:
-    """Has a file, or a folder with all that is in it, written to the disk."""
+def _fsync_all(path: Path) -> None:
+    """Waits until a file, or a folder with everything in it, is on the disk."""
     if path.is_dir():
         for folder, _, names in os.walk(path):
             for file in (Path(folder, name) for name in names):
-                _reach_the_disk(file)
-            _reach_the_disk(Path(folder))
+                _fsync(file)
+            _fsync(Path(folder))
     else:
-        _reach_the_disk(path)
+        _fsync(path)
 
 
-def _reach_the_disk(path: Path) -> None:
-    """The bytes of a file, or the names in a folder. Windows has no such call for what is open for reading."""
+def _fsync(path: Path) -> None:
+    """Waits until the bytes of a file, or the names in a folder, are on the disk. Does nothing on Windows, which has no
+    such call for files open for reading."""
     if os.name == "nt" or path.is_symlink() or not (path.is_file() or path.is_dir()):
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -128,9 +130,12 @@ def _reach_the_disk(path: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Among all processes and threads that rename in `folder`; no file is left behind. Where folders cannot be locked,
-    as on Windows and some network file systems, a race is as unlikely as it was."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Lets one process or thread at a time rename files in `folder`. Leaves no lock file.
+
+    Does nothing where folders cannot be locked, as on Windows and some network file systems. A race is unlikely there
+    too.
+    """
     descriptor = None
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -145,9 +150,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def hold(folder: Path) -> FileLock:
-    """Locks a folder until this process ends, however it ends, or releases what is returned.
+    """Locks a folder until the process ends or the returned lock is released.
 
-    Raises `BadInput` when another command of ours is at work there.
+    Raises:
+        BadInput: another command works in it.
     """
     lock = FileLock(folder / LOCK)
     try:
@@ -161,7 +167,8 @@ def hold(folder: Path) -> FileLock:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Creates a folder and locks it during the block, for files that belong together. Raises as `hold` does."""
+    """Creates a folder if needed, and locks it during the block. For files that belong together. Raises as `hold`
+    does."""
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = hold(folder)
@@ -171,20 +178,20 @@ def locked(folder: Path) -> Iterator[None]:
         remove(folder / LOCK)
         lock.release()
         if created:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is anything in a folder but our lock."""
+    """Whether a folder holds anything but our lock."""
     return any(path.name != LOCK for path in folder.iterdir())
 
 
 def claim(folder: Path, kind: str) -> None:
-    """Makes `folder` one of ours, for a `kind` of contents, creating it where it is not there.
+    """Marks `folder` as Tessera's, for contents of a `kind`; creates it if needed.
 
     Raises:
-        BadInput: it holds anything that is not ours, or ours of another kind.
+        BadInput: it holds other files, or contents of another kind.
     """
     marker = folder / MARKER
     if marker.is_file():
@@ -193,15 +200,15 @@ def claim(folder: Path, kind: str) -> None:
             raise BadInput(f"{folder}: is a folder for {found[:50]!r}, not for {kind!r}; choose another --out")
         return
     if folder.is_dir() and holds_files(folder):
-        raise BadInput(f"{folder}: holds files that are not of Tessera; choose another --out, or an empty folder")
+        raise BadInput(f"{folder}: holds files that Tessera did not write; choose another --out, or an empty folder")
     write_text(marker, kind + "\n")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file `name` below `folder`, where somebody else may have written the name: in a result, a bundle, metadata.
+    """The path of the file `name` below `folder`. `name` may come from an untrusted result, bundle or table.
 
     Raises:
-        BadInput: it leads outside the folder, by itself or through a link, or no regular file is there.
+        BadInput: it leads outside the folder, directly or through a link, or is not a regular file.
     """
     shown, pure = f"{folder}: names the file {name[:200]!r}", PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or pure.is_absolute() or ".." in pure.parts:
@@ -224,16 +231,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def splice(path: Path, name: str, text: str) -> None:
-    """Replaces what stands in a file between the lines `<!-- name -->` and `<!-- /name -->`, atomically.
+    """Replaces the text between the lines `<!-- name -->` and `<!-- /name -->` of a file, atomically.
 
-    Raises `BadInput` when they are not there, once each and in this order, or when one of them is in `text`.
+    Raises:
+        BadInput: the two lines are not there once each, in this order; or `text` contains one of them.
     """
     before = path.read_text(encoding="utf-8")
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if before.count(begin) != 1 or before.count(end) != 1 or before.find(end) < before.find(begin):
-        raise BadInput(f"{path}: must have {begin} once, followed by {end} once, between which the table belongs")
+        raise BadInput(f"{path}: must have {begin} once and then {end} once; the table goes between them")
     if begin in text or end in text:
-        raise BadInput(f"{path}: the table must not hold {begin} or {end} itself, or the next one would be put amiss")
+        raise BadInput(f"{path}: the table must not contain {begin} or {end}, which mark its place")
     write_text(path, f"{before[: before.find(begin)]}{begin}\n{text}{before[before.find(end) :]}")
 
 
@@ -243,7 +251,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes `tensors` as safetensors, atomically. A full disk is an `OSError`, as everywhere else."""
+    """Writes `tensors` as safetensors, atomically. A full disk raises `OSError`, as with the other writers."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path) as temporary:
@@ -269,10 +277,10 @@ def copy(file: Path, to: Path) -> None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[BinaryIO]:
-    """The file `path`, created where it is not there, opened to add bytes at its end; on the disk when the block ends.
+    """Opens the file `path`, created if needed, to add bytes at its end. They are on the disk when the block ends.
 
-    Not atomic: for logs and journals, whose readers do without a last line cut short, and for files in a folder that
-    is not there yet.
+    Not atomic. It is for logs, whose readers ignore an incomplete last line, and for files in a folder that is itself
+    still temporary.
     """
     with path.open("ab") as file:
         yield file
@@ -281,35 +289,34 @@ def appending(path: Path) -> Iterator[BinaryIO]:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Creates a file of `size` zeros, which takes room on the disk as it is written to."""
-    with path.open("wb") as file, naming(path):
+    """Creates a file of `size` zero bytes. It takes up disk space only as it is written to."""
+    with path.open("wb") as file, error_names(path):
         file.truncate(size)
 
 
 @contextmanager
 def placing(path: Path) -> Iterator[BinaryIO]:
-    """The file `path`, opened to write at places in it by `write_at`, for parts that a state of their own counts.
+    """Opens the existing file `path` for `write_at`. The caller keeps track of which parts are written.
 
-    Several processes may have it open. A full disk is an `OSError`, which it is not through a memory map: there it ends
-    the process.
+    Several processes may have it open. A full disk raises `OSError`; with a memory map it would kill the process.
     """
     with path.open("r+b", buffering=0) as file:
         yield file
 
 
-def write_at(file: BinaryIO, place: int, data: bytes) -> None:
-    """Writes all of `data` from byte `place` on."""
-    file.seek(place)
+def write_at(file: BinaryIO, offset: int, data: bytes) -> None:
+    """Writes all of `data` at byte `offset`."""
+    file.seek(offset)
     left = memoryview(data)
-    with naming(Path(file.name)):
+    with error_names(Path(file.name)):
         while left:
             left = left[file.write(left) :]
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a process killed inside `atomic` left in `folder`; call it where no other process can be writing.
+    """Cleans up after processes that were killed inside `atomic`. Call it only when nobody else writes in `folder`.
 
-    What was moved aside for something that then did not come is put back.
+    Temporary files are deleted. What was moved aside is moved back, unless its replacement is there.
     """
     for path in sorted(folder.glob(".*.tessera-*")):
         match = _OURS.fullmatch(path.name)
@@ -320,7 +327,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder; nothing where nothing is there."""
+    """Deletes a file, a link or a whole folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

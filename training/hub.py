@@ -1,4 +1,4 @@
-"""The one door to the Hugging Face Hub: only what begins with `hf://` passes; everything else is a folder here."""
+"""Access to the Hugging Face Hub. Only paths that begin with `hf://` reach it; all others are local folders."""
 
 import re
 import sys
@@ -13,35 +13,36 @@ from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationErro
 from training.errors import BadInput
 
 _FORM = re.compile(r"hf://?(?P<data>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-"""One stroke is left of the two where the text has been a `Path`."""
+"""Matches one slash after `hf:` too: `Path` drops the second."""
 
 TRANSFORMERS_FILES = ("*.json", "*.model", "*.safetensors", "*.txt")
-"""Files that a model of `transformers` is made of: data alone, no code and no pickles."""
+"""The files of a `transformers` model: data only, no code and no pickles."""
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""For every `from_pretrained` of `transformers`, of a folder that `fetched` returned."""
+"""Arguments for every `from_pretrained` of `transformers` on a folder from `fetched`: no network, no code from
+outside."""
 
 
 def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, data: bool = False) -> tuple[Path, str]:
-    """The folder of a model, downloaded first where `path` is `hf://owner/name` or `hf://owner/name@commit`.
+    """The folder of a model, downloaded first if `path` is `hf://owner/name` or `hf://owner/name@commit`.
 
     Args:
-        path: a folder, or a model on the Hub; a tag may stand for the commit.
-        files: names or patterns of the files to download; of patterns, those at the top alone, but for `data`.
-        data: it is to be a data set, `hf://datasets/owner/name`.
-        download: False where a model names another one, which is no reason to ask anybody: then it must be in the
-            Hub's cache already.
+        path: a folder, or a model on the Hub. A tag may stand for the commit.
+        files: names or patterns of the files to download. Patterns match in the top folder only, unless `data` is set.
+        download: if False, the model must be in the Hub's cache already. For models that another model names:
+            loading a model must not download others.
+        data: `path` names a data set, `hf://datasets/owner/name`.
 
     Returns:
-        The folder, and what names its content: `hf://owner/name@commit` whatever was asked for, or the folder.
+        The folder, and a name for its content: `hf://owner/name@commit` (always with the commit), or the folder.
 
     Raises:
-        BadInput: there is no such folder, model or commit, or one of the folder's files is a link to elsewhere.
+        BadInput: there is no such folder, model or commit, or one of the files is a link to outside the folder.
     """
     if not str(path).startswith("hf:/"):
         if not Path(path).is_dir():
             raise BadInput(f"{path}: no such folder; a model on the Hub is given as hf://owner/name")
-        _require_own(Path(path), files)
+        _refuse_links_outside(Path(path), files)
         return Path(path), str(path)
     form = _FORM.fullmatch(str(path))
     if form is None or bool(form["data"]) != data:
@@ -56,13 +57,11 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, da
             return Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted)), str(path)
         except (HfHubHTTPError, HFValidationError, OSError):
             fetch = f"hf download {repo}{f' --revision {revision}' if revision else ''}"
-            raise BadInput(
-                f"{path}: a model needs it, and it is not here; look at it, then fetch it: {fetch}"
-            ) from None
+            raise BadInput(f"{path}: a model needs it; check that you trust it, then download it: {fetch}") from None
     try:
         try:
             listed = snapshot_download(repo, revision=revision, dry_run=True, **wanted)
-        except DryRunError:  # the Hub cannot be reached: it may have been downloaded before
+        except DryRunError:  # the Hub cannot be reached; use the cache
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted))
             return folder, f"{name}@{folder.name}"
         if not listed:
@@ -74,11 +73,12 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, da
         return Path(snapshot_download(repo, revision=commit, **wanted)), f"{name}@{commit}"
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"{path}: cannot be had from the Hub ({reason})") from None
+        raise BadInput(f"{path}: cannot be downloaded from the Hub ({reason})") from None
 
 
-def _require_own(folder: Path, files: Sequence[str]) -> None:
-    """Raises `BadInput` for a file of a model that is a link to elsewhere. Those of the Hub's cache lead into it."""
+def _refuse_links_outside(folder: Path, files: Sequence[str]) -> None:
+    """Raises `BadInput` if a file of a model is a link to outside its folder. Links into the Hub's cache are
+    allowed."""
     homes = (folder.resolve(), Path(HF_HUB_CACHE).resolve())
     for file in (file for name in files for file in folder.glob(name)):
         if not any(file.resolve().is_relative_to(home) for home in homes):
@@ -86,9 +86,13 @@ def _require_own(folder: Path, files: Sequence[str]) -> None:
 
 
 def load_complete(kind: Any, folder: Path) -> Any:
-    """A model of a class of `transformers` from a folder; raises `ValueError` where a weight would be made up."""
+    """Loads a model of a `transformers` class from a folder.
+
+    Raises:
+        ValueError: a weight is missing, which `transformers` would fill with random numbers.
+    """
     model, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **SAFELY)
-    missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # which nothing here asks
+    missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # the pooler is not used here
     if missing:
         raise ValueError(f"its weights lack {missing[0]}")
     return model

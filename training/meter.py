@@ -1,4 +1,4 @@
-"""What a line of the log says."""
+"""Averages of losses, and speed, between two log lines."""
 
 import time
 from collections import defaultdict
@@ -12,40 +12,46 @@ from training.task import Loss, label
 
 
 class Meter:
-    """Means of what is logged since the last reading, over all processes, and speed."""
+    """Collects losses, gradient norms and step times, until they are read for the log."""
 
     def __init__(self, accelerator: Accelerator, batch_size: int, tokens: int) -> None:
+        """`batch_size`: pictures per step, over all processes. `tokens`: image tokens per picture."""
         self._accelerator, self._batch_size, self._tokens = accelerator, batch_size, tokens
         self._begin()
 
     def _begin(self) -> None:
         self._steps = 0
-        self._values: dict[str, tuple[Tensor, int]] = {}  # sum and number of what was added
+        self._values: dict[str, tuple[Tensor, int]] = {}  # name: (sum, count)
         self._norms: dict[str, list[Tensor]] = defaultdict(list)
         self.restart_clock()
 
     def add(self, loss: Loss) -> None:
-        """Notes the loss of a forward pass, and its scalars."""
+        """Adds the loss of a forward pass and its scalars."""
         for what, value in {"loss": loss.value, **loss.scalars}.items():
             name = label(what, loss.optimizer)
             total, count = self._values.get(name, (0, 0))
             self._values[name] = total + value.detach().float(), count + 1
 
     def add_norm(self, optimizer: str, norm: Tensor) -> None:
-        """Notes the norm of a step's gradient."""
+        """Adds the gradient norm of one step of an optimizer."""
         self._norms[optimizer].append(norm)
 
     def add_step(self, paused: float) -> None:
-        """Notes that a step is done, with a pause of so many seconds."""
+        """Counts one finished step. Its speed leaves out `paused` seconds."""
         self._steps += 1
         self._clock += paused
 
     def restart_clock(self) -> None:
-        """Leaves out the time since the last reading."""
+        """Leaves the time up to now out of the speed."""
         self._clock = time.perf_counter()
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """What to log; and by optimizer the norm of the largest gradient. Every process must call it."""
+        """Returns and resets what was collected. Every process must call it.
+
+        Returns:
+            The values to log: means over steps and processes, speed, and the last gradient norms.
+            The largest gradient norm of each optimizer, by name.
+        """
         local = [total / count for total, count in self._values.values()]
         means = self._accelerator.reduce(torch.stack(local), "mean").tolist() if local else []
         speed = self._steps * self._batch_size / (time.perf_counter() - self._clock)
@@ -54,6 +60,6 @@ class Meter:
             "images_per_second": speed, "tokens_per_second": speed * self._tokens,
             **{label("grad_norm", name): float(norms[-1]) for name, norms in self._norms.items()},
         }  # fmt: skip
-        steepest = {name: float(np.max([float(norm) for norm in norms])) for name, norms in self._norms.items()}
+        largest = {name: float(np.max([float(norm) for norm in norms])) for name, norms in self._norms.items()}
         self._begin()
-        return values, steepest
+        return values, largest

@@ -1,4 +1,4 @@
-"""What every trainer can be told."""
+"""The options that all trainers share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,25 +9,25 @@ from training.config import require
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW, and Muon where it is asked for, with a linear warm-up and a cosine decay."""
+    """AdamW, alone or beside Muon, with a linear warm-up and a cosine decay."""
 
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 0.0
-    """Peak learning rate of Muon, 0.02 say, for the matrices inside a transformer's blocks; 0 leaves them to AdamW. It
-    takes far fewer steps, each somewhat longer."""
+    """Peak learning rate of Muon, for the matrices inside transformer blocks; 0.02 is a good start. With 0, AdamW
+    trains them too. Muon needs far fewer steps, each somewhat longer."""
     warmup: int = 200
     """Steps of linear warm-up."""
     floor: float = 0.02
-    """Learning rate at the last step, as a share of the peak."""
+    """Learning rate at the last step, as a fraction of the peak."""
     beta1: float = 0.9
-    """Decay of the gradient's mean."""
+    """Decay of AdamW's running mean of the gradient."""
     beta2: float = 0.99
-    """Decay of the gradient's square."""
+    """Decay of AdamW's running mean of the squared gradient."""
     weight_decay: float = 0.02
-    """Decoupled weight decay; matrices only, not biases, norms and embeddings of one dimension."""
+    """Decoupled weight decay of tensors with two or more dimensions, so not of biases and norms."""
     clip: float = 1.0
-    """Largest norm of the gradient; a larger one is scaled down to it."""
+    """Largest gradient norm. Larger gradients are scaled down to it."""
 
     def __post_init__(self) -> None:
         require(self, "learning_rate", self.learning_rate > 0, "greater than 0")
@@ -42,47 +42,47 @@ class OptimizerConfig:
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """What the three trainers have in common."""
+    """Options of all trainers."""
 
     data: str
-    """What to train on."""
+    """The training data."""
     out: str
-    """Run folder: config, log, checkpoints, samples, and at the end the model. Give it again to resume."""
+    """Run folder, for config, log, checkpoints, samples and the final model. Give the same one to resume."""
     steps: int
     """Optimizer steps in all."""
     init: Path | None = None
     """Model to start from, the `model` folder of another run; by default random weights. It must have the same shape
-    and speak the same ids."""
+    and use the same token ids."""
     seed: int = 0
-    """Fixes the initial weights, the order of the data, dropout and augmentation."""
+    """Seed of the initial weights, the order of the data, dropout and augmentation."""
     dry_run: bool = False
     """Print the resolved config, the model's size and the first batch's shapes, then stop."""
     batch_size: int = 64
-    """Pictures an optimizer step, over all processes and accumulation."""
+    """Pictures per optimizer step, over all processes and accumulated passes."""
     accumulation: int = 1
-    """Forward passes an optimizer step; more of them need less memory."""
+    """Forward passes per optimizer step. More passes need less memory."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     ema_decay: float = 0.999
-    """Decay of the averaged weights, which are the ones exported."""
+    """Decay of the moving average of the weights. The average is what is exported."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """Autocast of the forward pass; `auto` is bf16 where the hardware computes in it, and none elsewhere. A run may go
-    on in another one, as where it moves to another machine; the log says from which step on."""
+    """Autocast of the forward pass. `auto` is bf16 on hardware that supports it, else `no`. A run may resume in another
+    precision, for example on another machine; the log says from which step on."""
     log_every: int = 20
     """Steps between log lines."""
     sample_every: int = 500
-    """Steps between sample pictures; 0 draws none."""
+    """Steps between sample pictures. 0 means none."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
     workers: int = 0
-    """Processes that prepare batches; 0 prepares them in the trainer."""
+    """Worker processes that prepare batches. With 0, the trainer prepares them itself."""
     cache: Path | None = None
-    """Folder for prepared pictures; by default the user's cache folder."""
+    """Folder for rendered pictures; by default the user's cache folder."""
     verify: bool = False
-    """Read everything that is trained on first, and stop where it is not as it was written."""
+    """Before training, read all prepared data and stop if any of it is damaged."""
     trackers: list[str] = field(default_factory=list, metadata={"repeat": True})
-    """Where the log is sent besides `log.jsonl`: `tensorboard`, `wandb`, or whatever else Accelerate knows and is
-    installed. May be repeated."""
+    """Where to send the log besides `log.jsonl`: `tensorboard`, `wandb`, or any other installed tracker that Accelerate
+    supports. May be repeated."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):

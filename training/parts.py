@@ -1,7 +1,7 @@
-"""Parts by name: what can be exchanged in a config or a command, ours and those from outside.
+"""Registries of exchangeable parts: what a config or a command can choose by name.
 
-Each family of parts has a registry. A file that is given by `--import`, or an installed package, adds parts to it as
-our own modules do, and nothing else has to know them.
+Each family of parts (backbones, tasks, sources, ...) has a registry. A file given by `--import`, or an installed
+package, registers parts in the same way as our own modules, and no other code has to know them.
 """
 
 import importlib
@@ -20,10 +20,11 @@ Added = TypeVar("Added")
 
 
 class Registry(Generic[Part]):
-    """The parts of one family by their kind.
+    """The parts of one family, by name (their kind).
 
-    `@FAMILY.register("mine")` adds a class or a function. An installed package names the module in which it does so by
-    an entry point `family.mine` of the group `tessera.parts`; that is imported when somebody asks for the kind.
+    `@FAMILY.register("mine")` adds a class or a function. An installed package declares an entry point `family.mine` in
+    the group `tessera.parts`; it names the module that registers the part, which is imported when the part is first
+    used.
     """
 
     def __init__(self, family: str) -> None:
@@ -31,72 +32,72 @@ class Registry(Generic[Part]):
         self._parts: dict[str, Any] = {}
 
     def register(self, kind: str) -> Callable[[Added], Added]:
-        """Decorates a part of this kind. Raises `BadInput` where another one has it."""
+        """Returns a decorator that registers a part under `kind`. It raises `BadInput` if the name is taken."""
 
         def add(part: Added) -> Added:
             if self._parts.setdefault(kind, part) is not part:
-                raise BadInput(f"there are two of {self.family} {kind!r}; call the one in {part.__module__} otherwise")
+                raise BadInput(f"{self.family} {kind!r} exists already; give the one in {part.__module__} another name")
             return part
 
         return add
 
     def __getitem__(self, kind: str) -> Part:
-        """Raises `BadInput` naming the known kinds for one that is none."""
+        """The part registered as `kind`. Raises `BadInput`, with the known names, if there is none."""
         if kind not in self:
             raise BadInput(f"there is no {self.family} {kind!r:.80}; there are {', '.join(self.kinds)}")
         if kind not in self._parts:
-            entry = self._outside()[kind]
+            entry = self._from_packages()[kind]
             try:
                 entry.load()
             except Exception as error:
                 raise BadInput(f"{self.family} {kind!r}: {entry.value} cannot be imported ({_where(error)})") from None
             if kind not in self._parts:
-                raise BadInput(f"{self.family} {kind!r}: {entry.value} registers none of that name")
+                raise BadInput(f"{self.family} {kind!r}: {entry.value} registers no part of that name")
         return self._parts[kind]
 
     def __contains__(self, kind: object) -> bool:
-        return isinstance(kind, str) and (kind in self._parts or kind in self._outside())
+        return isinstance(kind, str) and (kind in self._parts or kind in self._from_packages())
 
     @property
     def kinds(self) -> list[str]:
-        """The names of all, those of installed packages that are not imported yet among them."""
-        return sorted({*self._parts, *self._outside()})
+        """All names, sorted. Includes parts of installed packages that are not imported yet."""
+        return sorted({*self._parts, *self._from_packages()})
 
     @property
     def loaded(self) -> list[Part]:
-        """Those that are imported."""
+        """The parts that are imported."""
         return [*self._parts.values()]
 
     def kind_of(self, part: Part) -> str:
-        """The name of a part. Raises `BadInput` for one that is not registered."""
+        """The name of a part. Raises `BadInput` if it is not registered."""
         for kind, one in self._parts.items():
             if one is part:
                 return kind
         raise BadInput(f"{part} is not registered as a {self.family}")
 
-    def _outside(self) -> dict[str, EntryPoint]:
+    def _from_packages(self) -> dict[str, EntryPoint]:
         start = f"{self.family}."
         found = entry_points(group="tessera.parts")
         return {entry.name.removeprefix(start): entry for entry in found if entry.name.startswith(start)}
 
 
 class Tagged:
-    """Base of a family of configs. A field of the type of that base takes `kind`, and the options of this kind.
+    """Base class of a family of configs, of which a field holds one. The key `kind` chooses which.
 
-    The base sets `registry`; it and its kinds are dataclasses, and every field of a kind has a default. What the field
-    itself has by default is of the default kind.
+    The base class sets `registry`. It and its subclasses are dataclasses, and all their fields have defaults. The
+    default of the field decides the default kind.
     """
 
     registry: ClassVar[Registry[Any]]
 
     @property
     def kind(self) -> str:
-        """Under which name this config is registered."""
+        """The name that this config class is registered under."""
         return self.registry.kind_of(type(self))
 
 
 def import_parts(argv: Sequence[str]) -> list[str]:
-    """Imports every `--import MODULE` of a command line and returns the rest of it. Raises `BadInput`."""
+    """Imports every `--import MODULE` of a command line. Returns the other arguments. Raises `BadInput`."""
     rest, left = [], [*argv]
     while left:
         flag, equals, value = left.pop(0).partition("=")
@@ -110,13 +111,14 @@ def import_parts(argv: Sequence[str]) -> list[str]:
 
 
 def _import(module: str) -> None:
-    """Imports a module, or a `.py` file by its stem from its folder, in which other processes find it too."""
+    """Imports a module by name, or a `.py` file under its stem. The file's folder stays on the path for worker
+    processes."""
     file = Path(module).resolve() if module.endswith(".py") else None
     name = file.stem if file else module
     if file and not file.is_file():
         raise BadInput(f"--import {file}: no such file")
     if not all(part.isidentifier() for part in ([name] if file else name.split("."))):
-        raise BadInput(f"--import {module}: {name!r} is no name of a module")
+        raise BadInput(f"--import {module}: {name!r} is not a module name")
     if file:
         taken = sys.modules.get(name) or importlib.util.find_spec(name)
         there = getattr(taken, "__file__", None) or getattr(taken, "origin", None) or "another module"
@@ -125,12 +127,12 @@ def _import(module: str) -> None:
         sys.path.append(str(file.parent))
     try:
         importlib.import_module(name)
-    except Exception as error:  # whatever its author has written
+    except Exception as error:  # the code is not ours and may raise anything
         raise BadInput(f"--import {module}: cannot be imported ({_where(error)})") from None
 
 
 def _where(error: Exception) -> str:
-    """What went wrong in a module from outside, and where."""
+    """An error from a module that is not ours, with the line that raised it."""
     *_, last = traceback.extract_tb(error.__traceback__)
     where = "" if isinstance(error, ImportError | BadInput) else f", {last.filename}, line {last.lineno}"
     return f"{type(error).__name__}: {error}{where}" if where and not isinstance(error, SyntaxError) else str(error)

@@ -1,12 +1,12 @@
-"""Which arithmetic a machine is made for."""
+"""Whether a device supports bfloat16 in hardware."""
 
 import torch
 
 
 def has_bf16(device_type: str) -> bool:
-    """Whether matrix products in bfloat16 have hardware there.
+    """Whether devices of this type multiply bfloat16 matrices in hardware.
 
-    Where they have none they are emulated: on a CPU with AVX2 alone, 270 times slower than float32.
+    Otherwise the products are emulated. On a CPU with only AVX2 that is 270 times slower than float32.
     """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""Models on disk: a folder of `config.json` and `model.safetensors`, local or on the Hugging Face Hub."""
+"""Models on disk: a folder with `config.json` and `model.safetensors`, local or on the Hugging Face Hub."""
 
 import hashlib
 import json
@@ -24,10 +24,10 @@ _FILES = ("config.json", "model.safetensors")
 
 
 class PretrainedModel(nn.Module, ModelHubMixin):
-    """Base of every model that is saved: adds `from_pretrained`, `save_pretrained` and `push_to_hub`.
+    """Base class of saved models. Adds `from_pretrained`, `save_pretrained` and `push_to_hub`.
 
-    Stricter than the mixin alone: configs come back as dataclasses, weights in the file's dtype, and an unknown
-    config field, a missing tensor or a superfluous one is an error that names it.
+    Stricter than the Hub's mixin alone: configs come back as dataclasses, and weights in the dtype of the file. An
+    unknown config field, a missing tensor or an extra one is an error that names it.
     """
 
     config_class: ClassVar[type]
@@ -35,12 +35,13 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     @property
     def training_only(self) -> Collection[str]:
-        """Fields of the config, dotted, that change how a model learns but not what it makes of its weights."""
+        """Dotted names of config fields that matter in training only. They change nothing that given weights
+        compute."""
         return ()
 
     @property
     def model_id(self) -> str:
-        """Names the model: a hash of its weights, and of what its config says besides their shapes."""
+        """Identifies the model: a hash of its weights and of the config fields that differ from their defaults."""
         return fingerprint(non_defaults(self.config, exclude=self.training_only), self.state_dict())
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -48,17 +49,22 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         write_tensors(save_directory / "model.safetensors", self.state_dict())
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card of a model alone: one line. Bundles carry the full card (`sampling.bundle`)."""
+        """A one-line card for a single model. Bundles have the full card (`sampling.bundle`)."""
         return ModelCard(f"---\nlibrary_name: tessera\n---\n\n# {type(self).__name__}\n\nIts bundle has the card.\n")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Self:
-        """Loads a model in eval mode from a folder, or from the Hub where it is `hf://owner/name@commit`.
+        """Loads a model in eval mode, from a folder or from the Hub (`hf://owner/name@commit`).
 
-        `dtype` casts the floating-point weights; `None` keeps the dtype of the file.
-        Raises `BadInput` when a file is missing, truncated, or does not fit, and for a device that is not there.
+        Args:
+            path: the folder, or the model on the Hub.
+            dtype: casts the floating-point weights. None keeps the dtype of the file.
+            device: where to put the model.
+
+        Raises:
+            BadInput: a file is missing, truncated or does not fit the config, or there is no such device.
         """
         require_device(device)
         folder, _ = fetched(path, _FILES)
@@ -71,29 +77,30 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         if kind != cls.__name__:
             raise BadInput(f"{config_file}: holds a {kind or 'model of unknown kind'}, not a {cls.__name__}")
         config: Any = from_dict(cls.config_class, values, config_file)
-        # what the config claims takes no memory before the weights are known to be as large
-        with torch.device("meta"), _Unfilled():
+        # Check the sizes on the meta device first: a wrong config must not allocate memory.
+        with torch.device("meta"), _NoRandomInit():
             _require_fit(weights_file, cls(config).state_dict())
-        with _Unfilled():
+        with _NoRandomInit():
             model = cls(config)
         model._load(weights_file)
         return model.to(device=device, dtype=dtype).eval()
 
     def _load(self, file: Path) -> None:
-        """Takes the tensors of a file that fits. Raises `BadInput` where one holds what is no number."""
+        """Loads the tensors of `file`, which `_require_fit` has checked. Raises `BadInput` if a number is not
+        finite."""
         with _reading(file):
             tensors = load_file(file)
         broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-        if broken:  # it would draw noise as if all were well
+        if broken:  # the model would draw noise without an error
             raise BadInput(
-                f"{file}: {min(broken)} has nan or infinite numbers in it, as of a training that diverged or a merge "
-                "gone wrong; take an earlier checkpoint, or fetch it again"
+                f"{file}: {min(broken)} has nan or infinite numbers, perhaps from training that diverged or a bad "
+                "merge; take an earlier checkpoint, or fetch it again"
             )
         self.load_state_dict(tensors, assign=True)
 
 
-class _Unfilled(TorchFunctionMode):
-    """Allocates tensors without drawing the random numbers that weights from a file would replace."""
+class _NoRandomInit(TorchFunctionMode):
+    """Allocates tensors without random initial values, which weights from a file would replace anyway."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -109,7 +116,7 @@ _DTYPES = {
     "F64": torch.float64, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _MAX_HEADER = 2**24
-"""Bytes; a hundred thousand tensors take as many."""
+"""In bytes. Enough for a hundred thousand tensors."""
 
 
 @contextmanager
@@ -121,14 +128,17 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _require_fit(file: Path, own: Mapping[str, Tensor]) -> None:
-    """Raises `BadInput` unless the header of a file lists the tensors of a model, of their shapes and kinds."""
+    """Raises `BadInput` unless the header of `file` lists exactly the tensors in `own`, with their shapes and dtypes.
+
+    Any floating-point dtype fits any other.
+    """
     with _reading(file):
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
         if size > _MAX_HEADER:
             raise SafetensorError(f"a header of {size:,} bytes")
         with safe_open(file, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 it is no dict
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 not a dict
             shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
             dtypes = {name: one.get_dtype() for name, one in slices.items()}
     wrong = [f"lacks {name}" for name in own.keys() - shapes.keys()]
@@ -145,13 +155,15 @@ def _require_fit(file: Path, own: Mapping[str, Tensor]) -> None:
 
 
 def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -> None:
-    """Gives `model` the weights of another one of its class, the folder `init`.
+    """Initialises `model` with the weights of another model of its class, in the folder `init`.
 
     Args:
-        free: fields of the config that need not agree, dotted, besides those that the model `training_only`.
+        model: changed in place.
+        init: the other model.
+        free: dotted names of config fields that may differ, besides `training_only` ones.
 
     Raises:
-        BadInput: it has another shape or speaks other ids; the message names what differs.
+        BadInput: it has another shape or uses other ids. The message names the fields that differ.
     """
     other = type(model).from_pretrained(init, dtype=torch.float32)
     theirs, ours = flatten(to_dict(other.config)), flatten(to_dict(model.config))
@@ -166,16 +178,19 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
 
 
 def require_device(device: str | torch.device) -> None:
-    """Raises `BadInput` for a device that is not there."""
+    """Raises `BadInput` if this machine cannot use the device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(f"device '{device}' cannot be used here ({reason}); 'cpu' always can") from None
+        raise BadInput(f"device '{device}' cannot be used here ({reason}); use another, such as 'cpu'") from None
 
 
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """A hash of settings and tensors, the same for weights in float32 and in a lower precision that holds them."""
+    """A hash of settings and tensors: 16 hexadecimal digits.
+
+    Tensors are hashed as float32, so a cast to a lower precision and back changes nothing if it loses nothing.
+    """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
@@ -183,7 +198,7 @@ def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str
 
 
 def exported(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict as it is released: floating-point tensors in bfloat16."""
+    """The state dict for release: floating-point tensors in bfloat16."""
     return {
         name: tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()

@@ -1,4 +1,4 @@
-"""Several processes that work on one thing, as `accelerate launch` starts them."""
+"""What the processes of `accelerate launch` must agree on: that all have joined, cores, and signals."""
 
 import os
 import signal
@@ -13,41 +13,41 @@ from accelerate import Accelerator
 
 from training.errors import BadInput
 
-_BETWEEN_LOOKS = 0.5
-"""Seconds between two looks at whether a paused launcher goes on."""
+_POLL_SECONDS = 0.5
+"""How often to check whether a paused launcher has continued."""
 
 
 def require_joined(count: int) -> None:
-    """Raises `BadInput` unless all processes of the launcher are among the `count` that Accelerate has joined."""
+    """Raises `BadInput` unless `count`, the processes that Accelerate has joined, is all that the launcher started."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != count:
         raise BadInput(
             f"the launcher started {launched} processes but Accelerate joined {count}; "
-            "each would work alone: check the options of `accelerate launch` (--multi_gpu starts processes on CPUs too)"
+            "each would train alone: check the options of `accelerate launch` (--multi_gpu works for CPUs too)"
         )
 
 
 def share_cores() -> None:
-    """Sets threads to cores / processes of this machine: the launcher's OMP_NUM_THREADS=1 leaves most cores idle."""
+    """Divides the cores of this machine among its processes. The launcher's OMP_NUM_THREADS=1 would leave most idle."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # the cores that this process may use, where the system tells: macOS does not
+    # macOS cannot say which cores this process may use
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // local))
 
 
 class Signals:
-    """What was asked of a run from outside, as all of its processes agree on it after each step.
+    """Requests to stop or pause a run, on which all of its processes agree after each step.
 
-    Ctrl-C and SIGTERM to any of them ask it to stop. Stopping the launcher (Ctrl-Z, SIGSTOP) pauses it: where there are
-    several processes, each is in a session of its own, which no signal to the launcher's group reaches.
+    Ctrl-C or SIGTERM to any process asks all to stop. Stopping the launcher (Ctrl-Z, SIGSTOP) pauses them. With several
+    processes, each is in its own session, so signals to the launcher's process group do not reach it.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator, self._asked_to_stop = accelerator, False
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """While it is entered, signals wait for `agreed`."""
+    def caught(self) -> Iterator[None]:
+        """Inside the block, signals set a flag for `poll` instead of ending the process."""
 
         def stop(signum: int, frame: Any) -> None:
             self._asked_to_stop = True
@@ -59,18 +59,20 @@ class Signals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def agreed(self) -> tuple[bool, float]:
-        """Whether to stop, and for how many seconds there was a pause."""
+    def poll(self) -> tuple[bool, float]:
+        """Waits while the run is paused. Returns whether to stop, and the seconds paused. Every process must call
+        it."""
         asked = torch.tensor([self._asked_to_stop, _launcher_is_stopped()], device=self._accelerator.device).int()
         stop, pause = (self._accelerator.reduce(asked) > 0).tolist()
         began = time.perf_counter()
-        while pause and _launcher_is_stopped():  # all of them between the same two steps: nobody waits for a gradient
-            time.sleep(_BETWEEN_LOOKS)
+        # all processes pause between the same two steps, so none waits for the gradients of another
+        while pause and _launcher_is_stopped():
+            time.sleep(_POLL_SECONDS)
         return stop, time.perf_counter() - began if pause else 0.0
 
 
 def _launcher_is_stopped() -> bool:
-    if "LOCAL_WORLD_SIZE" not in os.environ:  # one process alone is in its launcher's group
+    if "LOCAL_WORLD_SIZE" not in os.environ:  # a single process is in the launcher's group and stops with it
         return False
     try:
         return psutil.Process(os.getppid()).status() == psutil.STATUS_STOPPED

@@ -1,4 +1,4 @@
-"""What a finished run leaves beside its model: how it was trained, what that took, and how it ended."""
+"""The record of a finished run, beside its model: how it was trained, at what cost, and with which results."""
 
 from collections.abc import Callable, Mapping
 from itertools import groupby
@@ -17,9 +17,9 @@ FILE = "training.json"
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts the floating-point operations of products, forward and backward, while it is entered.
+    """A context manager that counts floating-point operations of matrix products, forward and backward.
 
-    `torch` knows those of attention on an accelerator; on a CPU it has to be told.
+    `torch` counts attention on accelerators only, so its CPU operators are added here.
     """
     aten = torch.ops.aten
     return FlopCounterMode(
@@ -34,12 +34,12 @@ def flop_counter() -> FlopCounterMode:
 
 
 def record(config: TrainingConfig, command: str, log: Path, device: torch.device) -> dict[str, Any]:
-    """Of a finished run: its command, cost and last figures.
+    """The record of a finished run, as JSON values.
 
-    `flops` is of all steps, as counted in one; `seconds` of training alone, without drawing samples; `figures` the last
-    of each kind in the log; `curves` the losses on the way, as pairs of operations so far and loss. The record of the
-    model that it started from, if any, is in it, and not in its cost. Of paths outside the folder that the run was
-    started in, it has the names alone, for the record goes where the model goes.
+    `flops` are those of all steps, extrapolated from one. `seconds` are of training only, without samples. `figures`
+    are the last of each kind in the log. `curves` are the losses as [flops so far, loss] pairs. `init` is the record of
+    the model that the run started from, if any; its cost is not included in this one's. Paths outside the working
+    directory are reduced to their names, because the record is published with the model.
     """
     lines = [line for _, line in read_json_lines(log, max_bytes=2**30, finite=False)]
     last = {name: value for line in lines for name, value in line.items()}
@@ -49,7 +49,7 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
             seconds += (line["step"] - step) * config.batch_size / line["images_per_second"]
             step = line["step"]
     precisions = [name for name, _ in groupby(line["precision"] for line in lines if "precision" in line)]
-    dull = {
+    left_out = {
         "step", "precision", "batch", "flops", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second",
     }  # fmt: skip
     return redacted({
@@ -57,22 +57,23 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
         "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
         "seconds": round(seconds, 1), "device": device.type, "precision": ", then ".join(precisions),
         "torch": torch.__version__,
-        "figures": {name: value for name, value in last.items() if name not in dull},
+        "figures": {name: value for name, value in last.items() if name not in left_out},
         "curves": {name: _curve(lines, name) for name in ("loss", "validation_loss")},
         **({"init": read_record(config.init)} if config.init else {}),
     })  # fmt: skip
 
 
 def _curve(lines: list[dict[str, Any]], name: str) -> list[list[float]]:
-    """At most some 100 pairs of (operations so far, mean of what was logged since the pair before)."""
-    a_step = next((line["flops"] / line["step"] for line in lines if "flops" in line), 0.0)
-    logged = [(line["step"] * a_step, line[name]) for line in lines if name in line]
+    """About 100 pairs at most: [flops so far, mean of the values logged since the previous pair]."""
+    flops = next((line["flops"] / line["step"] for line in lines if "flops" in line), 0.0)
+    logged = [(line["step"] * flops, line[name]) for line in lines if name in line]
     parts = [logged[first : first + 1 + len(logged) // 100] for first in range(0, len(logged), 1 + len(logged) // 100)]
     return [[part[-1][0], sum(value for _, value in part) / len(part)] for part in parts]
 
 
 def whole_curves(found: Mapping[str, Any]) -> dict[str, list[list[float]]]:
-    """The curves of a record, after those of the training that it started from: operations count from the first on."""
+    """The curves of a record, preceded by those of the runs that it started from. Flops count from the first of
+    them."""
     before = found.get("init") or {}
     earlier, offset = whole_curves(before) if before else {}, total(before, "flops")
     own = found.get("curves", {})
@@ -83,34 +84,36 @@ def whole_curves(found: Mapping[str, Any]) -> dict[str, list[list[float]]]:
 
 
 def total(found: Mapping[str, Any], cost: str) -> float:
-    """`flops` or `seconds` of a record and of the trainings that it started from; 0 where they are not known."""
+    """The `cost`, `flops` or `seconds`, of a record and of the runs that it started from. Unknown ones count as 0."""
     before = found.get("init")
     return (found.get(cost) or 0.0) + (total(before, cost) if before else 0.0)
 
 
 def read_record(model: Path) -> dict[str, Any]:
-    """The record in a model folder, as `record` makes it; empty where there is none.
+    """The record in a model folder, as `record` makes it; empty if there is none.
 
-    Raises `BadInput` where it is not one.
+    Raises:
+        BadInput: the file is damaged, or not such a record.
     """
     file = model / FILE
     if not file.is_file():
         return {}
     found = read_json(file, finite=False)
     _require_record(found, str(file))
-    return redacted(found)  # older ones have whole paths
+    return redacted(found)  # records of older versions have full paths
 
 
 def _require_record(found: Any, where: str) -> None:
-    """Raises `BadInput` unless every field that is read later is of its type, in the records before it too."""
+    """Raises `BadInput` unless `found` has the fields of a record with the right types, and so have its `init`
+    records."""
     if not isinstance(found, dict):
-        raise BadInput(f"{where}: not the record of a training")
+        raise BadInput(f"{where}: not a training record")
     missing = {"steps", "batch_size", "data", "figures"} - found.keys()
     if missing:
-        raise BadInput(f"{where}: not the record of a training: lacks {min(missing)}")
+        raise BadInput(f"{where}: not a training record: {min(missing)} is missing")
     for name, fits in _FIELDS.items():
         if name in found and not fits(found[name]):
-            raise BadInput(f"{where}: not the record of a training: {name} is {repr(found[name])[:80]}")
+            raise BadInput(f"{where}: not a training record: {name} is {repr(found[name])[:80]}")
     if found.get("init"):
         _require_record(found["init"], f"{where}, init")
 

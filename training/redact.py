@@ -1,4 +1,4 @@
-"""What a person passes on tells nothing of where things lie on their machine: paths there become names."""
+"""Removes private paths from what is published with a model: a path becomes its last name."""
 
 import re
 import shlex
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-# An address, or a run of what a path within a list, a mapping or `NAME=PATH` is made of.
+# A URL, or the characters of a path inside a list, a mapping or `NAME=PATH`.
 _ADDRESS_OR_WORD = re.compile(r"""\w\w+://[^\s,;|'"()\[\]{}]+|(?:[A-Za-z]:(?=[\\/]))?[^\s,;:=|'"()\[\]{}]+""")
 
 
 def redacted_path(path: str | Path) -> str:
-    """A relative path as it is, for whoever has the folder has it too; of any other its last name alone.
+    """The path itself if it is relative and stays inside the working directory; otherwise its last name.
 
-    What is no path but a name, of a corpus or on the Hub, is relative, and so stays.
+    Names of corpora and of models on the Hub count as relative paths, so they stay.
     """
     text = str(path)
     pure: PurePath = PureWindowsPath(text) if "\\" in text or re.match("[A-Za-z]:/", text) else PurePosixPath(text)
@@ -23,16 +23,16 @@ def redacted_path(path: str | Path) -> str:
 
 
 def redacted_command(command: str) -> str:
-    """A command, in the notation of a shell, with each path in it as `redacted_path` has it."""
+    """A shell command with each path in it replaced by `redacted_path` of it."""
     try:
         words = shlex.split(command)
-    except ValueError:  # not written by us
+    except ValueError:  # unbalanced quotes: the file was edited
         words = command.split()
     return shlex.join(map(_word, words))
 
 
 def redacted(value: Any) -> Any:
-    """A JSON value with every text that is a path, and every `command`, as the functions above have them."""
+    """A JSON value with all its paths redacted: the text under `command` as a command, any other text as a path."""
     if isinstance(value, Mapping):
         return {
             key: redacted_command(its) if key == "command" and isinstance(its, str) else redacted(its)
@@ -45,7 +45,7 @@ def redacted(value: Any) -> Any:
 
 def _word(word: str) -> str:
     flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    whole = redacted_path(value)  # which may hold spaces
+    whole = redacted_path(value)  # the whole value first: a path may contain spaces
     return f"{flag}{equals}{_ADDRESS_OR_WORD.sub(_part, value) if whole == value else whole}"
 
 

@@ -1,4 +1,4 @@
-"""The run folder: resolved config, lock, log. One trainer at a time."""
+"""The run folder: the config, the log and the lock of a run. One trainer at a time may use it."""
 
 import copy
 import dataclasses
@@ -13,12 +13,12 @@ from filelock import FileLock
 from training.checkpoint import last_step
 from training.config import to_dict
 from training.errors import BadInput
-from training.files import appending, claim, hold, naming, remove_leftovers, write_json, write_text
+from training.files import appending, claim, error_names, hold, remove_leftovers, write_json, write_text
 from training.options import TrainingConfig
 from training.strict_json import parse_json, read_json
 
-# A run may be continued with other values of these; any other change is another run. Of what it is trained on only the
-# place may change: `data.json` and the ids in its model's config say what it is.
+# A run may be resumed with other values of these. Any other change makes it another run. Data and tokenizers may move
+# to other paths: `data.json` and the ids in the model's config identify their content.
 _MAY_CHANGE = {
     "out", "data", "tokenizer", "text", "steps", "dry_run", "precision", "log_every", "sample_every",
     "checkpoint_every", "workers", "cache", "verify", "trackers",
@@ -26,7 +26,7 @@ _MAY_CHANGE = {
 
 
 class RunFolder:
-    """`out/` with `config.json`, `data.json`, `command.txt`, `log.jsonl`, `checkpoints/`, `samples/`, then `model/`."""
+    """A folder with `config.json`, `data.json`, `command.txt`, `log.jsonl`, `checkpoints/`, `samples/` and `model/`."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -40,10 +40,10 @@ class RunFolder:
         self._lock: FileLock | None = None
 
     def lock(self) -> None:
-        """Creates or re-opens the folder and locks it until this process ends, however it ends; may be called again.
+        """Creates the folder if needed and locks it until the process ends. May be called again.
 
-        Raises `BadInput` when another trainer lives in it, when it holds what is not of a run, or a run whose
-        checkpoints are lost.
+        Raises:
+            BadInput: another trainer uses it, it holds other files, or the checkpoints of its run are lost.
         """
         claim(self.path, "a run")
         self._lock = self._lock or hold(self.path)
@@ -52,20 +52,23 @@ class RunFolder:
         self._require_checkpoints()
 
     def require_data(self, data: dict[str, Any]) -> None:
-        """Raises `BadInput` when there are checkpoints of a training on other data; `data` is what tells them apart."""
+        """Raises `BadInput` if the folder has checkpoints from other data. `data` identifies the data
+        (`Data.origin`)."""
         if self._data_file.exists() and last_step(self.checkpoints):
             changed = sorted(_differences(read_json(self._data_file), data, {}))
             if changed:
                 raise BadInput(
                     f"{self.path}: holds a run on other data ({', '.join(changed)}); "
-                    "give it the data that it began with, or choose another --out"
+                    "give the data that it began with, or choose another --out"
                 )
 
     def open(self, data: dict[str, Any]) -> None:
-        """Locks the folder and writes down what the run is: its config, its data, its command.
+        """Locks the folder and writes the config, the identity of the data and the command.
 
-        Raises `BadInput` when another trainer lives in it, or when it holds a run of another config, on other data or
-        of more steps. A run that began before data were written down has its data written down now.
+        Runs of older versions, which have no `data.json`, get one now.
+
+        Raises:
+            BadInput: as in `lock`; or the folder holds a run with another config, other data or more steps.
         """
         self.lock()
         file = self.path / "config.json"
@@ -75,7 +78,7 @@ class RunFolder:
             if changed:
                 raise BadInput(
                     f"{self.path}: holds a run with another config ({', '.join(changed)}); "
-                    "give the command that began it to resume, or choose another --out"
+                    "to resume, give the command that began it, or choose another --out"
                 )
         step = last_step(self.checkpoints)
         if step > self.config.steps:
@@ -86,50 +89,50 @@ class RunFolder:
         write_text(self.path / "command.txt", self.command + "\n")
 
     def _require_checkpoints(self) -> None:
-        """Raises `BadInput` when the run was further than where its checkpoints end by more than a kill explains.
+        """Raises `BadInput` if checkpoints were deleted: the log or the model is further than a killed run explains.
 
-        Who deletes checkpoints to save space would lose the log, and in the end the model, to a run begun anew.
+        Otherwise the run would start again and overwrite that log, and later that model.
         """
         step, file = last_step(self.checkpoints), self.path / "config.json"
         every = (read_json(file) if file.exists() else {}).get("checkpoint_every", self.config.checkpoint_every)
         reached = max((line["step"] for line in self._lines()), default=0)
-        # of two checkpoints that are kept one may be damaged
+        # the last of the two checkpoints may have been damaged and deleted
         if reached >= step + 2 * every or (self.model.exists() and not step):
             there = "model" if self.model.exists() else f"log up to step {reached}"
             raise BadInput(
-                f"{self.path}: has a {there}, but checkpoints only up to step {step}: "
-                "going on would replace what came of the lost ones; choose another --out"
+                f"{self.path}: has a {there}, but checkpoints only up to step {step}; "
+                "resuming would overwrite results of the lost checkpoints: choose another --out"
             )
 
     def rewind_log(self, step: int) -> None:
-        """Drops the log lines after `step`, which a killed run wrote past its last checkpoint."""
+        """Deletes the log lines after `step`, which a killed run wrote after its last checkpoint."""
         if self.log_file.exists():
             lines = self.log_file.read_text().splitlines()
             kept = [line for line in lines if (values := _parsed(line)) and values["step"] <= step]
             write_text(self.log_file, "".join(f"{line}\n" for line in kept))
 
-    def flops_a_step(self) -> float | None:
-        """As the log has it, so that a resumed run goes on with the same number."""
+    def flops_per_step(self) -> float | None:
+        """The number in the log, if any. A resumed run keeps it."""
         counted = (line for line in self._lines() if "flops" in line)
         return next((line["flops"] / line["step"] for line in counted), None)
 
     def precision_before(self) -> str | None:
-        """What the last step in the log was computed in."""
+        """The precision of the last step in the log, if any."""
         return next((line["precision"] for line in reversed(self._lines()) if "precision" in line), None)
 
     def _lines(self) -> list[dict[str, Any]]:
-        """Of the log, but for one cut short by a kill."""
+        """The lines of the log, without an incomplete one that a kill left."""
         lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
         return [values for line in lines if (values := _parsed(line))]
 
     def log(self, values: dict[str, Any]) -> None:
-        """Appends one JSON line."""
-        with naming(self.log_file), appending(self.log_file) as file:
+        """Appends `values` as one JSON line."""
+        with error_names(self.log_file), appending(self.log_file) as file:
             file.write((json.dumps(values) + "\n").encode())
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of the log; None where a kill cut it short."""
+    """A line of the log; None if a kill left it incomplete."""
     try:
         values = parse_json(line, "log", finite=False)
     except BadInput:
@@ -138,7 +141,10 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _defaults(config: TrainingConfig) -> dict[str, Any]:
-    """The config with all that has a default at it: what a run that began before an option was there did without it."""
+    """The config with all fields at their defaults that have one.
+
+    A run from before an option existed counts as one with the option's default.
+    """
     bare = copy.copy(config)
     for field in dataclasses.fields(config):
         if field.default is not dataclasses.MISSING:
@@ -149,6 +155,8 @@ def _defaults(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:
+    """The options that differ and may not, as text for a message, with values of the run (there) and of the command
+    (here)."""
     found = []
     for key in old.keys() | new.keys():
         default = defaults.get(key)

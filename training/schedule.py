@@ -1,4 +1,4 @@
-"""Schedules as functions of the step: nothing to save, nothing to restore."""
+"""The learning rate as a function of the step, so checkpoints need not save any schedule."""
 
 import math
 
@@ -6,7 +6,7 @@ import math
 def learning_rate(step: int, *, peak: float, warmup: int, total: int, floor: float = 0.0) -> float:
     """Linear warm-up over `warmup` steps, then a cosine to `floor * peak` at `total` (SGDR, arXiv 1608.03983, eq. 5).
 
-    `step` counts from 0; the first step already learns.
+    `step` counts from 0. The rate of the first step is above 0.
     """
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -1,6 +1,6 @@
-"""The one reader of JSON that somebody else may have written: bounded, and plain values alone.
+"""Reads JSON from untrusted sources: limited in size and depth, plain values only.
 
-Whatever is wrong is a `BadInput` of one line that begins with the file.
+Any problem raises `BadInput` with one line that begins with the file.
 """
 
 import codecs
@@ -14,22 +14,24 @@ from typing import Any, NoReturn
 from training.errors import BadInput
 
 MAX_BYTES = 2**24
-"""Of a file, where the caller does not say otherwise: 16 MiB."""
-DEEPEST = 64
-"""Lists and objects inside one another."""
-LONGEST_INTEGER = 20
-"""Characters: every 64-bit integer fits."""
+"""Default limit of a file: 16 MiB."""
+MAX_NESTING = 64
+"""Most lists and objects inside one another."""
+MAX_DIGITS = 20
+"""Most characters of an integer. Every 64-bit integer fits."""
 
 
 def read_json(file: Path, max_bytes: int = MAX_BYTES, *, finite: bool = True) -> dict[str, Any]:
     """Reads a JSON object of at most `max_bytes` bytes.
 
     Args:
-        finite: refuse NaN and infinite numbers, which a log of a training may have.
+        file: the file.
+        max_bytes: its largest size.
+        finite: refuse NaN and infinity. A training log may contain them.
 
     Raises:
-        BadInput: the file is missing, no regular file, too large, not UTF-8, not JSON, nested deeper than `DEEPEST`,
-            holds a field twice, a longer integer than `LONGEST_INTEGER` or half of a surrogate pair, or is no object.
+        BadInput: the file is missing, not a regular file, too large, not UTF-8 or not JSON; or its value is no object,
+            is nested deeper than `MAX_NESTING`, repeats a key, or has a lone surrogate or too long an integer.
     """
     values = parse_json(read_bytes(file, max_bytes), str(file), finite=finite)
     if not isinstance(values, dict):
@@ -38,9 +40,9 @@ def read_json(file: Path, max_bytes: int = MAX_BYTES, *, finite: bool = True) ->
 
 
 def read_json_lines(file: Path, max_bytes: int = MAX_BYTES, *, finite: bool = True) -> Iterator[tuple[str, Any]]:
-    """Each line of a file that is not empty, with its place, `"FILE, line 3"`; refuses as `read_json` does.
+    """Yields (place, value) for each line that is not empty; the place is `"FILE, line 3"`. Raises as `read_json` does.
 
-    They end at line feeds alone: JSON may have other line ends of Unicode inside its strings.
+    Only line feeds end a line, because JSON strings may contain Unicode's other line ends.
     """
     content = read_bytes(file, max_bytes).removeprefix(codecs.BOM_UTF8)
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -50,7 +52,7 @@ def read_json_lines(file: Path, max_bytes: int = MAX_BYTES, *, finite: bool = Tr
 
 
 def parse_json(content: bytes | str, where: str, *, finite: bool = True) -> Any:
-    """The value that a text is; `where` it is from begins the message. Refuses as `read_json` does."""
+    """The JSON value in `content`. Messages begin with `where`, its source. Raises as `read_json` does."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value = json.loads(
@@ -64,7 +66,7 @@ def parse_json(content: bytes | str, where: str, *, finite: bool = True) -> Any:
     except UnicodeDecodeError as error:
         raise BadInput(f"{where}: not valid JSON (not UTF-8 text, byte {error.start})") from None
     except RecursionError:
-        raise BadInput(f"{where}: not valid JSON (nested more than {DEEPEST} deep)") from None
+        raise BadInput(f"{where}: not valid JSON (nested more than {MAX_NESTING} deep)") from None
     except ValueError as error:
         raise BadInput(f"{where}: not valid JSON ({error})") from None
     return value
@@ -91,30 +93,30 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} stands twice in one object")
+        raise ValueError(f"{max(names, key=names.count)!r} appears twice in one object")
     return values
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > LONGEST_INTEGER:
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"an integer of {len(digits):,} digits, {digits[:10]}...")
     return int(digits)
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"the number {text[:20]} is too large")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def require_plain(value: Any) -> None:
-    """Raises `ValueError` for values that are nested too deep, and for text that could not be written again."""
+    """Raises `ValueError` if values are nested too deep, or text cannot be written as UTF-8."""
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(MAX_NESTING + 1):
         for one in level:
             if isinstance(one, str) and not one.isascii():
                 one.encode()  # a UnicodeEncodeError is a ValueError
@@ -126,4 +128,4 @@ def require_plain(value: Any) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"nested more than {DEEPEST} deep")
+    raise ValueError(f"nested more than {MAX_NESTING} deep")

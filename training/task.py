@@ -1,4 +1,4 @@
-"""What there is to learn: modules, their optimizers and losses. How it is done is the `Trainer`'s."""
+"""A task defines what is trained: modules, their optimizers and losses. The `Trainer` runs the loop around it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -16,82 +16,84 @@ from training.options import OptimizerConfig
 from training.parts import Tagged
 from training.pretrained import exported
 
-_AT_ONCE = 2**14
-"""Of how many image tokens evaluation makes one pass: all of its pictures where they have 64."""
+_TOKENS_A_PASS = 2**14
+"""Image tokens in one pass of evaluation. 256 pictures of 64 tokens fit into one pass."""
 
 Draw = Callable[[Any, list[str]], Iterable[Tensor]]
-"""(model, captions) -> a picture of each, uint8 (3, H, W)."""
+"""(model, captions) -> one picture per caption, uint8 (3, H, W)."""
 
 
 class Loss(NamedTuple):
-    """What an optimizer is to make smaller."""
+    """The loss that one optimizer minimises."""
 
     optimizer: str
+    """The name of the optimizer in the task, which is also the name of its module."""
     value: Tensor
     """A scalar."""
     scalars: dict[str, Tensor]
-    """To log beside it."""
+    """More scalars to log, by name."""
 
 
 @dataclass(kw_only=True)
 class TaskConfig(Tagged):
-    """Which task a trainer has, and its options. Each trainer has a family of its own."""
+    """Base of the configs of tasks. Each trainer has its own family of tasks to choose from."""
 
     task: ClassVar[str]
-    """The class of the task, `module.Class`: a command that only says what its options are does not import it."""
+    """The class of the task, as `module.Class`. It is text, so that `--help` need not import the task."""
 
     def build(self, *given: Any) -> "Task":
-        """Makes the task of what the trainer has: that which the usual task of the family is made of."""
+        """Makes the task. `given` are the arguments of the family's default task."""
         module, _, name = self.task.rpartition(".")
         return getattr(import_module(module), name)(*given)
 
 
 class Task(ABC):
-    """One or more modules, each with an optimizer of its own, and what they are to learn."""
+    """One or more modules, each with its own optimizer, and their losses."""
 
     modules: dict[str, nn.Module]
-    """By name. The first, `model`, is averaged, evaluated and exported. The `Trainer` puts the modules that Accelerate
-    has prepared in their places: what is called here goes through DDP or a compiled graph."""
+    """The modules by name. The first, `model`, is averaged, evaluated and exported. The `Trainer` replaces each module
+    by the one that Accelerate has prepared, so calls go through DDP or a compiled graph."""
     optimizers: dict[str, torch.optim.Optimizer]
-    """That of each module, under its name. A group's `lr` is its peak."""
+    """The optimizer of each module, by the module's name. The `lr` of a parameter group is its peak."""
     rules: dict[str, OptimizerConfig]
-    """Likewise how it is warmed up, decays and is clipped."""
+    """The config of each optimizer (warm-up, decay, clipping), by the module's name."""
     tokens: int
-    """Image tokens a picture, for the log's tokens/s."""
+    """Image tokens per picture, to log tokens per second."""
 
     def __init__(self, model: nn.Module, optimizer: OptimizerConfig, tokens: int) -> None:
         self.modules, self.optimizers, self.rules, self.tokens = {}, {}, {}, tokens
         self.add("model", model, optimizer)
 
     def add(self, name: str, module: nn.Module, optimizer: OptimizerConfig) -> None:
-        """Has `module` learn too, by an optimizer of its own."""
+        """Adds a module to train, with its own optimizer."""
         self.modules[name], self.optimizers[name] = module, optimizer_for(module, optimizer)
         self.rules[name] = optimizer
 
     @abstractmethod
     def losses(self, batch: Batch, step: int) -> Iterator[Loss]:
-        """The losses of a forward pass, in turn: each has gone through backward before the next is asked for.
+        """Yields the losses of one forward pass. The `Trainer` runs backward on each before it asks for the next.
 
-        A loss reaches the module of its own optimizer alone. Where its gradient is to flow through another one, as that
-        of a picture through its judge, call that module itself, not the prepared one in `modules`: DDP would wait for
-        gradients of its parameters. An optimizer without a loss in a step is not stepped.
+        A loss trains only the module of its own optimizer. If its gradient must flow through another module, as a
+        generator's does through the discriminator, call that module itself and not the prepared one in `modules`: DDP
+        would wait for gradients of its parameters. An optimizer without a loss in a step is not stepped.
         """
 
     @abstractmethod
     def evaluate(self, average: Any, file: Path) -> dict[str, float]:
-        """Draws a PNG of what the averaged model can do; returns figures to log."""
+        """Writes sample pictures of the averaged model to `file`, a PNG. Returns figures to log."""
 
     def parts(self, *whole: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Tensors of pictures some pictures at a time, for passes of `_AT_ONCE` tokens, after their share of all."""
-        for part in zip(*(torch.split(tensor, max(1, _AT_ONCE // self.tokens)) for tensor in whole), strict=True):
+        """Splits tensors (B, ...) along B for passes of `_TOKENS_A_PASS` tokens; yields (fraction of B, *parts)."""
+        pictures = max(1, _TOKENS_A_PASS // self.tokens)
+        for part in zip(*(torch.split(tensor, pictures) for tensor in whole), strict=True):
             yield len(part[0]) / len(whole[0]), *part
 
     def export(self, average: Any, folder: Path) -> None:
-        """Writes the finished model, a `PretrainedModel`; it may change `average`."""
+        """Writes the averaged model, a `PretrainedModel`, into `folder`. It may change `average`."""
         average.load_state_dict(exported(average))
         average.to(torch.bfloat16).save_pretrained(folder)
 
 
 def label(what: str, name: str) -> str:
-    """What the log and a checkpoint call something of a module: that of `model` bears no other name."""
+    """The name of a module's value in logs and checkpoints: `loss` of the module `model`, `loss_critic` of `critic`."""
     return what if name == "model" else f"{what}_{name}"

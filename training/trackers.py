@@ -1,4 +1,4 @@
-"""Trackers beside the log: all that Accelerate knows, TensorBoard and Weights & Biases among them."""
+"""Experiment trackers beside `log.jsonl`: TensorBoard, Weights & Biases, and all others that Accelerate supports."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from training.errors import BadInput
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raises `BadInput` for a tracker that Accelerate does not know, and for one that is not installed."""
+    """Raises `BadInput` for a tracker that Accelerate does not support, or that is not installed."""
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise BadInput(f"trackers: there is no {name!r}; there are {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")

@@ -1,4 +1,4 @@
-"""The training loop, shared by every task."""
+"""The training loop of all tasks."""
 
 import contextlib
 from collections.abc import Iterator
@@ -29,7 +29,11 @@ from training.trackers import require_trackers
 
 
 def accelerator_for(config: TrainingConfig) -> Accelerator:
-    """The `Accelerator` of a run, with threads set to cores / processes. Create it before any model."""
+    """The `Accelerator` of a run. Also seeds all generators and shares the cores. Create it before any model.
+
+    Raises:
+        BadInput: a tracker is missing, the processes are not joined, or the batch does not divide among them.
+    """
     has_accelerator = torch.accelerator.is_available()
     precision: str = config.precision
     if precision == "auto":
@@ -45,7 +49,7 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
     parts = accelerator.num_processes * config.accumulation
     if config.batch_size % parts:
         raise BadInput(
-            f"batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes "
+            f"batch_size {config.batch_size} cannot be divided among {accelerator.num_processes} processes "
             f"times {config.accumulation} accumulation steps: give a multiple of {parts}"
         )
     set_seed(config.seed)
@@ -53,9 +57,10 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
 
 
 class Trainer:
-    """Trains a task for `run.config.steps` steps, resuming whatever the folder of `run` holds.
+    """Trains a task for `run.config.steps` steps. If the run folder has a checkpoint, it resumes from there.
 
-    Everything random in a step is a function of (seed, step, process), so a resumed run repeats a straight one.
+    All randomness of a step is a function of (seed, step, process). A resumed run therefore ends with the same weights
+    as one that was never stopped.
     """
 
     def __init__(self, task: Task, data: Data, run: RunFolder, accelerator: Accelerator) -> None:
@@ -68,35 +73,37 @@ class Trainer:
                 group["peak"] = group["lr"]
 
     def fit(self) -> bool:
-        """Trains, and exports the averaged model.
+        """Trains, then exports the averaged model.
 
-        Ctrl-C and SIGTERM save a checkpoint after the running step, then raise `KeyboardInterrupt`. Raises `BadInput`
-        for a folder that holds another run, and where a loss or a gradient is no number any more.
+        Ctrl-C and SIGTERM save a checkpoint after the current step, then raise `KeyboardInterrupt`.
 
         Returns:
-            Whether the run is complete: False after a dry run.
+            Whether the run is complete. False after a dry run.
+
+        Raises:
+            BadInput: the folder holds another run, or a loss or gradient is nan or infinite.
         """
         config = self._config
         if config.dry_run:
-            self._describe()
+            self._print_dry_run()
             return False
         states = self._prepare()
         start = self._resume(states)
         self._meter = Meter(self._accelerator, config.batch_size, self.task.tokens)
         steps, signals = range(start, config.steps), Signals(self._accelerator)
         bar = tqdm(steps, initial=start, total=config.steps, disable=not self._is_main, unit="step")
-        with signals.heard(), batches_from(start, self._accelerator, config, self._data) as batches:
+        with signals.caught(), batches_from(start, self._accelerator, config, self._data) as batches:
             for step in bar:
                 self._step(step, batches)
                 done = step + 1
-                stop, paused = signals.agreed()
+                stop, paused = signals.poll()
                 self._meter.add_step(paused)
                 save = stop or self._is_due(config.checkpoint_every, done)
                 if save or self._is_due(config.log_every, done):  # at each save, so that a resumed run logs the same
                     bar.set_postfix_str(self._log_means(done))
                 if self._is_main and self._is_due(config.sample_every, done):
                     self._evaluate(done)
-                if save:  # last, so that a kill before has the step done again, and nothing of it is missing
+                if save:  # last: after an earlier kill the step is repeated, and its log and samples are not lost
                     checkpoint.save(self._run.checkpoints, done, states, write=self._is_main)
                 if stop:
                     bar.close()
@@ -106,7 +113,7 @@ class Trainer:
         return True
 
     def _prepare(self) -> dict[str, checkpoint.State]:
-        """Readies the run folder, modules and optimizers; returns all that a checkpoint holds."""
+        """Prepares the run folder, the modules and the optimizers. Returns all that a checkpoint holds, by name."""
         if self._is_main:
             self._run.open(self._data.origin)
         modules, optimizers = self.task.modules, self.task.optimizers
@@ -122,36 +129,36 @@ class Trainer:
         }
 
     def _resume(self, states: dict[str, checkpoint.State]) -> int:
-        """Goes back to the last checkpoint; returns its step."""
+        """Loads the last checkpoint, if any. Returns its step."""
         start, now = checkpoint.restore(self._run.checkpoints, states), self._accelerator.mixed_precision
         if self._is_main:
             self._run.rewind_log(start)
-            self._flops_before = self._run.flops_a_step()
+            self._flops_before = self._run.flops_per_step()
             if (before := self._run.precision_before()) not in (None, now):
-                print(f"goes on from step {start} in precision {now}, {before} before")
+                print(f"resumes from step {start} in precision {now}; it was {before} before")
         self._accelerator.init_trackers("tessera", flatten(to_dict(self._config)))
         return start
 
     def _is_due(self, every: int, done: int) -> bool:
-        """What is done every so many steps, 0 being never, is done after the last one too."""
+        """Whether something done every `every` steps (0: never) is due now. It is also due after the last step."""
         return every > 0 and (done % every == 0 or done == self._config.steps)
 
     def _step(self, step: int, batches: Iterator[Batch]) -> None:
-        """A step of every optimizer that the task has a loss for."""
+        """One step of every optimizer for which the task yields a loss."""
         accelerator, config, modules = self._accelerator, self._config, self.task.modules
         set_seed(config.seed + 7919 * (step * accelerator.num_processes + accelerator.process_index) & 0x7FFFFFFF)
         self._set_learning_rates(step)
-        learning: dict[str, None] = {}  # a set in the order of what is added
+        stepped: dict[str, None] = {}  # an ordered set of optimizers
         for micro in range(config.accumulation):
             last = micro == config.accumulation - 1
-            # in a run's first step alone: counted operators round otherwise, which would tell a resumed run
-            counting = self._counted() if step == 0 and last else contextlib.nullcontext()
-            with contextlib.nullcontext() if last else self._unsynchronised(), counting:
+            # Count FLOPs only in the first step of a run: counting changes rounding, so a resumed run would differ.
+            counting = self._count_flops() if step == 0 and last else contextlib.nullcontext()
+            with contextlib.nullcontext() if last else self._no_sync(), counting:
                 for loss in self.task.losses(next(batches), step):
-                    accelerator.backward(loss.value / config.accumulation, **self._reach(loss.optimizer))
+                    accelerator.backward(loss.value / config.accumulation, **self._backward_inputs(loss.optimizer))
                     self._meter.add(loss)
-                    learning[loss.optimizer] = None
-        for name in learning:
+                    stepped[loss.optimizer] = None
+        for name in stepped:
             norm = accelerator.clip_grad_norm_(modules[name].parameters(), self.task.rules[name].clip)
             self._meter.add_norm(name, norm)
             self.task.optimizers[name].step()
@@ -164,30 +171,37 @@ class Trainer:
             for group in self.task.optimizers[name].param_groups:
                 group["lr"] = learning_rate(step, peak=group["peak"], warmup=rule.warmup, total=total, floor=rule.floor)
 
-    def _reach(self, name: str) -> dict[str, list[nn.Parameter]]:
-        """Where a backward pass leaves gradients: in one module of several. One alone may be sharded, so that what it
-        computes with are not its parameters."""
+    def _backward_inputs(self, name: str) -> dict[str, list[nn.Parameter]]:
+        """Arguments that limit a backward pass to the parameters of module `name`, if there are several modules.
+
+        A single module needs no limit, and may be sharded: then it computes with tensors that are not its parameters.
+        """
         if len(self.task.modules) == 1:
             return {}
         return {"inputs": [p for p in self.task.modules[name].parameters() if p.requires_grad]}
 
     @contextlib.contextmanager
-    def _unsynchronised(self) -> Iterator[None]:
-        """Gradients stay in their process."""
+    def _no_sync(self) -> Iterator[None]:
+        """Inside the block, gradients are not averaged over processes."""
         with contextlib.ExitStack() as stack:
             for module in self.task.modules.values():
                 stack.enter_context(self._accelerator.no_sync(module))
             yield
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Operators can be counted only where they run one by one: a model to be compiled is not, meanwhile."""
+    def _count_flops(self) -> Iterator[None]:
+        """Counts floating-point operations in the block. Compiled models run eagerly there, or nothing could be
+        counted."""
         with torch.compiler.set_stance("force_eager"), self._counter:
             yield
 
     def _log_means(self, done: int) -> str:
-        """Logs what was noted since the last time, and says the losses. Raises `BadInput` where one is no number."""
-        means, steepest = self._meter.read()
+        """Logs what the meter has collected. Returns the losses as text for the progress bar.
+
+        Raises:
+            BadInput: a loss or gradient is nan or infinite.
+        """
+        means, largest_norms = self._meter.read()
         if self._is_main:
             parts = self._accelerator.num_processes * self._config.accumulation
             self._log(done, {
@@ -195,12 +209,12 @@ class Trainer:
                 "batch": batch_id(done - 1, self._config, self._data), "precision": self._accelerator.mixed_precision,
                 "flops": done * (self._flops_before or parts * self._counter.get_total_flops()),
             })  # fmt: skip
-        losses = {label("loss", name): (means[label("loss", name)], norm) for name, norm in steepest.items()}
+        losses = {label("loss", name): (means[label("loss", name)], norm) for name, norm in largest_norms.items()}
         for name, (loss, norm) in losses.items():
-            if not np.isfinite([loss, norm]).all():  # finite losses may come of weights partly nan
+            if not np.isfinite([loss, norm]).all():  # losses may be finite although some weights are nan
                 raise BadInput(
-                    f"by step {done} the {name} is {loss} and the largest gradient's norm {norm}: "
-                    "begin the run anew in another --out with a lower optimizer.learning_rate"
+                    f"by step {done} the {name} is {loss} and the largest gradient norm {norm}: "
+                    "start a new run in another --out with a lower optimizer.learning_rate"
                 )
         return ", ".join(f"{name} {loss:.4f}" for name, (loss, _) in losses.items())
 
@@ -218,17 +232,17 @@ class Trainer:
         if self._is_main:
             with atomic(self._run.model) as folder:
                 self.task.export(self._average, folder)
-                own = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
-                write_json(folder / FILE, own)
+                found = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
+                write_json(folder / FILE, found)
         self._end(f"trained {self._config.steps} steps; the model is in {self._run.model}")
 
-    def _end(self, said: str) -> None:
-        self._accelerator.print(said)
-        self._accelerator.wait_for_everyone()  # an exit code other than 0 makes the launcher stop the others
+    def _end(self, message: str) -> None:
+        self._accelerator.print(message)
+        self._accelerator.wait_for_everyone()  # a process that exits with an error makes the launcher stop the others
         self._accelerator.end_training()
 
-    def _describe(self) -> None:
-        """What `--dry_run` prints."""
+    def _print_dry_run(self) -> None:
+        """Prints the config, the size of the model and the shapes of a batch."""
         import yaml
 
         config, count = self._config, len(self._data)
