@@ -1,4 +1,4 @@
-"""Captioned pictures of one size, as the rest of the house sees them."""
+"""A data set of captioned pictures of one size, as all other code uses it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,38 +14,38 @@ from data.store import Store
 
 
 class CaptionedImages(Dataset[Tensor]):
-    """Some pictures of a corpus, square, drawn and kept in a store: a map-style dataset of pictures, whose captions are
-    asked for by position.
+    """Some pictures of a corpus, square, with their captions. A map-style dataset of the pictures.
 
-    A pickled copy carries file names and no pictures, so the workers of a `DataLoader` share one memory map.
+    The pictures are rows of a memory-mapped store. A pickled copy holds only file names, so the workers of a
+    `DataLoader` share one memory map.
     """
 
     def __init__(
         self, name: str, corpus: Corpus, positions: Sequence[int], store: Store[PictureInfo], rows: Sequence[int]
     ) -> None:
-        """`positions` are pictures of `corpus`, and `rows` where each is in `store`, if it is not left out there.
+        """Selects the pictures at `positions` of `corpus`, which are the `rows` of `store`; leaves out unusable ones.
 
         Raises as `Corpus.check` does.
         """
         self.name = name
-        """What to call them in a log: `"emoji-64/train"`."""
+        """Their name in logs: `"emoji-64/train"`."""
         self.corpus = corpus
         self.size = store.info.size
         self.folder: Path = store.folder
-        """Where the pictures are kept."""
+        """The folder of the store."""
         wanted = {corpus.keys[position] for position in positions}
         self.skipped: Mapping[str, str] = {key: why for key, why in store.left_out.items() if key in wanted}
-        """Why a picture is missing, by the key that it would have had."""
-        self.set_apart: Mapping[str, str] = {key: why for key, why in corpus.check(store).items() if key in wanted}
-        """Why a picture that could be drawn is not used, by the key that it would have had."""
-        missing = self.skipped.keys() | self.set_apart.keys()
+        """Pictures that could not be rendered, as {key: reason}."""
+        self.excluded: Mapping[str, str] = {key: why for key, why in corpus.check(store).items() if key in wanted}
+        """Rendered pictures that must not be used, as {key: reason}; see `Corpus.check`."""
+        missing = self.skipped.keys() | self.excluded.keys()
         there = [corpus.keys[position] not in missing for position in positions]
         self.positions = [position for position, has in zip(positions, there, strict=True) if has]
-        """The place of each picture in `corpus`."""
+        """The position of each picture in `corpus`."""
         self._rows = [row for row, has in zip(rows, there, strict=True) if has]
         self.store = store
         self.fingerprint = self._hash()
-        """Of all pictures, captions and keys, in order."""
+        """A hash of all pictures, captions and keys, in order."""
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -53,19 +53,19 @@ class CaptionedImages(Dataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         """Picture `i`, RGB on white: uint8 (3, size, size)."""
-        # a copy, because the map is read-only
+        # copied, because the memory map is read-only
         return torch.from_numpy(self.store.array("pictures")[self._rows[i]].copy())
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """Every caption of picture `i`, at least one, always in the same order."""
+        """All captions of picture `i`: at least one, always in the same order."""
         return self.corpus.captions(self.positions[i])
 
     def key(self, i: int) -> str:
-        """A name for picture `i` that stays the same when the source grows or shrinks."""
+        """A name for picture `i` that does not change when the source grows or shrinks."""
         return self.corpus.keys[self.positions[i]]
 
     def group(self, i: int) -> str:
-        """Names what picture `i` is a variant of: variants share a turn in training."""
+        """The group of picture `i`, such as an emoji with its skin tones. Training samples groups evenly."""
         return self.corpus.group(self.positions[i])
 
     def _hash(self) -> str:

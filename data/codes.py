@@ -1,4 +1,4 @@
-"""Image codes in a store, from which a token model trains without the pictures."""
+"""A store of image codes, on which a token model trains without the pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,41 +11,41 @@ from training.errors import BadInput
 
 @dataclass(frozen=True, kw_only=True)
 class CodesInfo:
-    """What a store of codes says of itself."""
+    """Describes a store of codes."""
 
     kind: ClassVar[str] = "codes"
 
     codes_id: str
-    """Image tokenizer that made them."""
+    """The image tokenizer that made them."""
     codebook_size: int
-    """Number of codes there are."""
+    """Number of different codes."""
     rows: int
-    """Rows of codes a picture."""
+    """Rows of codes per picture."""
     columns: int
-    """Codes a row."""
+    """Codes per row."""
     views: int
-    """Augmented views a picture; the first is the picture itself."""
+    """Augmented views per picture. The first is the picture itself."""
     seed: int
-    """Fixed the augmentation."""
+    """Seed of the augmentation."""
     source: str
-    """Name of the corpus."""
+    """Name of the pictures."""
     fingerprint: str
-    """Content hash of the corpus."""
+    """Hash of the pictures and captions."""
 
     @property
     def arrays(self) -> Mapping[str, Array]:
-        """The codes of each picture's views, as uint16 where they fit."""
+        """`codes` (views, rows, columns) for each picture: uint16 if they fit, else uint32."""
         dtype = "uint16" if self.codebook_size <= 2**16 else "uint32"
         return {"codes": Array(dtype, (self.views, self.rows, self.columns))}
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What a run that goes on must find again."""
+        """What identifies the codes: a run resumes only on the same."""
         return {"codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views}
 
 
 def open_codes(folder: Path) -> Store[CodesInfo]:
-    """The store of codes in `folder`. Raises `BadInput` where there is none, or not all of one."""
+    """Opens the store of codes in `folder`. Raises `BadInput` if there is none or it is damaged."""
     if not (folder / HEAD).is_file():
         raise BadInput(
             f"{folder}: holds no image codes; write some with `python -m tokenizer.encode --out {folder.parent}`"
@@ -54,7 +54,7 @@ def open_codes(folder: Path) -> Store[CodesInfo]:
 
 
 def require_tokenizer(store: Store[CodesInfo], codes_id: str) -> None:
-    """Raises `BadInput` unless the codes were made by the image tokenizer with this `codes_id`."""
+    """Raises `BadInput` unless the image tokenizer with this `codes_id` made the codes."""
     if codes_id != store.info.codes_id:
         raise BadInput(
             f"{store.folder}: the codes were made by image tokenizer {store.info.codes_id}, but this one is "

@@ -1,4 +1,4 @@
-"""What a collection of captioned pictures must tell, before any picture is drawn."""
+"""The interface of a source of captioned pictures, before they are rendered."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,54 +12,58 @@ from data.store import Store
 from training.parts import Registry
 
 SOURCES: Registry[Callable[[str, Path], "Corpus"]] = Registry("source")
-"""What opens `NAME:REST`, by NAME: it is given REST and a folder to keep files in. Raises `BadInput`."""
+"""Opens `NAME:REST` by NAME, as `function(REST, cache folder)`. The function raises `BadInput`."""
 
 
 class Corpus:
-    """Pictures at their full size, and what is known about them.
+    """Pictures at their full size, with keys, captions and splits.
 
-    Subclasses set the attributes. Positions in `keys` and `splits` are the positions that the methods take.
+    Subclasses set the attributes. Methods take a position in `keys`.
     """
 
     name: str
-    """What to call it in a log."""
+    """Its name in logs."""
     recipe: str
-    """Changes whenever any picture would look different; drawn pictures are kept under it."""
+    """Text that changes whenever any rendered picture would change. Rendered pictures are cached under it."""
     keys: Sequence[str]
-    """A name for each picture that stays the same when the corpus grows or shrinks."""
+    """A name for each picture that does not change when the corpus grows or shrinks."""
     texts: Sequence[str]
-    """The caption of each picture, where it has one alone."""
+    """The caption of each picture, if there is exactly one."""
     splits: Sequence[str]
     """The split of each picture."""
-    set_aside: int = 0
-    """How many pictures are for validation by a hash of their keys, because the source states none."""
+    num_validation: int = 0
+    """How many pictures were taken from `train` for validation, because the source states none."""
     left_out: Mapping[str, str] = {}
-    """Why a picture that was found is not in `keys`, by its name."""
+    """Pictures that were found but are not in `keys`, as {name: reason}."""
 
     def file(self, i: int) -> Path | bytes:
-        """The file of picture `i`, or its content, where it is drawn from one. Raises `data.store.Unreadable`."""
+        """The path or the content of picture `i`'s file, if it has one. Raises `data.store.Unreadable`."""
         raise NotImplementedError
 
     def render(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Picture `i`, RGB on white, uint8 (3, size, size); by default its file as `data.picture.fit` makes it. Raises
-        `data.store.Unreadable`."""
+        """Picture `i`, RGB on white, uint8 (3, size, size). By default, `data.picture.fit` of its file.
+
+        Raises:
+            Unreadable: the picture cannot be read (`data.store`).
+        """
         return fit(self.file(i), size)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """Every caption of picture `i`, at least one, always in the same order; by default its text, alone."""
+        """All captions of picture `i`: at least one, always in the same order. By default its text alone."""
         return (self.texts[i],)
 
     def group(self, i: int) -> str:
-        """Names what picture `i` is a variant of; variants share a turn in training. By default it stands alone."""
+        """The group of picture `i`: groups are sampled evenly in training. By default each picture is its own group."""
         return self.keys[i]
 
     def original_size(self, i: int) -> tuple[int, int] | None:
-        """Width and height of picture `i` before drawing; None where it has none. Raises `data.store.Unreadable`."""
+        """Width and height of picture `i`'s file; None for vector art. Raises `data.store.Unreadable`."""
         return original_size(self.file(i))
 
     def check(self, store: Store[PictureInfo]) -> Mapping[str, str]:
-        """Why pictures that could be drawn are not used, by their keys; by default all are.
+        """Rendered pictures that must not be used, as {key: reason}. By default none.
 
-        Raises `BadInput` where the pictures show that the splits are not what they promise.
+        Raises:
+            BadInput: the pictures contradict the splits.
         """
         return {}

@@ -1,4 +1,4 @@
-"""Files that people give: which of a folder's count, and the lines of a text."""
+"""Lists, hashes and reads files of users."""
 
 import hashlib
 import os
@@ -17,9 +17,9 @@ _HIDDEN = "__MACOSX"
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Files below `folder` in a fixed order; hidden ones, and those in hidden folders, are passed over.
+    """Yields all files below `folder` in a fixed order, except hidden files and files in hidden folders.
 
-    Links to folders are followed, each folder once: a link to one that was seen before is a cycle, or a copy.
+    Links to folders are followed, but each folder is visited once: a second visit would be a cycle or a copy.
     """
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -32,22 +32,23 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 
 def files_of(path: Path, suffix: str) -> tuple[Path, list[Path]]:
-    """What files are named from, and the files: one alone, or those of a folder, at any depth, with this suffix."""
+    """The folder that file names are relative to, and the files: `path` itself, or all files below it with this
+    suffix."""
     if not path.is_dir():
         return path.parent, [path]
     return path, [file for file in visible_files(path) if file.suffix == suffix]
 
 
 def is_hidden(name: str) -> bool:
-    """Of a file or folder: `.DS_Store`, `._cat.jpg`, `.ipynb_checkpoints`, `__MACOSX`."""
+    """Whether the name is hidden: `.DS_Store`, `._cat.jpg`, `.ipynb_checkpoints`, `__MACOSX`."""
     return name.startswith(".") or name == _HIDDEN
 
 
 def content_hashes(files: Sequence[Path], cache: Path) -> list[str]:
-    """A hash of each file's bytes; "" for one that cannot be read.
+    """A hash of each file's bytes; "" for a file that cannot be read.
 
-    Hashes are remembered in `cache`, under path, size, times and inode: names, sizes and modification times alone stay
-    the same where a file is exchanged and its time is set back, as archives and synchronisers do.
+    Hashes are cached in the folder `cache` by path, size, times and inode. Size and modification time are not enough:
+    archives and synchronisers replace a file and set its time back.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(cache / "contents.sqlite", timeout=60)) as memory, memory:
@@ -69,15 +70,16 @@ def content_hashes(files: Sequence[Path], cache: Path) -> list[str]:
 
 
 def text_lines(file: Path) -> list[str]:
-    """Lines of a UTF-8 text with or without a byte order mark, ended as on any system; empty ones stay, to be counted.
+    """The lines of a UTF-8 file, with or without a byte order mark and with any line ends. Empty lines are kept.
 
-    Raises `BadInput` when it is not UTF-8.
+    Raises:
+        BadInput: it is not UTF-8.
     """
     return utf8_text(file).replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def utf8_text(file: Path) -> str:
-    """A UTF-8 text without its byte order mark. Raises `BadInput` when it is not UTF-8, or over 512 MiB."""
+    """The text of a UTF-8 file, without its byte order mark. Raises `BadInput` if it is not UTF-8 or over 512 MiB."""
     data = read_bytes(file, _MAX_BYTES)
     try:
         return data.decode("utf-8-sig")

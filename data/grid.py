@@ -1,4 +1,4 @@
-"""Labelled grids of pictures, for people to look at."""
+"""Labelled grids of pictures."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 
 
 def grid(images: Sequence[Tensor], labels: Sequence[str] = (), *, columns: int, cell: int = 128) -> Image.Image:
-    """Lays pictures out in rows, each enlarged to `cell` pixels a side with its label below.
+    """Lays pictures out in rows, each resized to `cell` pixels wide, with its label below.
 
     Args:
-        images: uint8 (3, H, W) each; a picture less tall than wide keeps its shape.
+        images: uint8 (3, H, W) each. Aspect ratios are kept.
         labels: one for each picture, or none at all.
-        columns: pictures a row.
+        columns: pictures per row.
         cell: width of a picture in the grid, in pixels.
     """
     font = ImageFont.load_default(size=11)
@@ -37,11 +37,11 @@ def grid(images: Sequence[Tensor], labels: Sequence[str] = (), *, columns: int, 
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """uint8 (3, H, W) -> a PIL picture."""
+    """uint8 (3, H, W) -> PIL image."""
     return Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def from_pil(picture: Image.Image) -> Tensor:
-    """An RGB PIL picture -> uint8 (3, H, W)."""
+    """RGB PIL image -> uint8 (3, H, W)."""
     width, height = picture.size
     return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)

@@ -1,6 +1,6 @@
-"""Says what is in a source of captioned pictures, and draws a sheet of some of them.
+"""Reports what is in a source of captioned pictures, and makes a contact sheet.
 
-python -m data.inspect photos/ --out seen/
+python -m data.inspect photos/ --out inspected/
 """
 
 from collections import Counter
@@ -24,22 +24,22 @@ _COLUMNS, _ROWS = 8, 6
 
 @dataclass(kw_only=True)
 class InspectOptions:
-    """Counts the pictures of a source, measures their captions and draws a sheet of some of them."""
+    """Counts the pictures of a source, measures their captions and makes a contact sheet of some of them."""
 
     source: str
-    """`emoji`, a folder of pictures with `metadata.jsonl`, or a parquet file or folder."""
+    """`emoji`, a folder of pictures, a parquet or tar file, or any other source."""
     out: Path = Path("inspected")
     """Folder for the contact sheet."""
     size: int = 64
-    """Width and height to draw the pictures at, in pixels."""
+    """Width and height to render the pictures at, in pixels."""
     split: str | None = None
     """Only this split of the source."""
     cache: Path | None = None
-    """Folder to keep drawn pictures in; by default the user's cache folder."""
+    """Folder for rendered pictures; by default the user's cache folder."""
     strict: bool = False
-    """Stop at pictures that cannot be used instead of leaving them out."""
+    """Stop if pictures cannot be used, instead of leaving them out."""
     verify: bool = False
-    """Read all pictures that were drawn before, and stop where they are not as they were written."""
+    """Read all rendered pictures in the cache, and stop if any is damaged."""
 
 
 def main(options: InspectOptions) -> None:
@@ -50,7 +50,7 @@ def main(options: InspectOptions) -> None:
     if options.verify:
         pictures.store.verify()
     for line in report(pictures):
-        print(printable(line))  # names and reasons come from the source
+        print(printable(line))  # it quotes names from the source
     path = options.out / "contact-sheet.png"
     with atomic(path) as temporary:
         contact_sheet(pictures).save(temporary, format="PNG")
@@ -58,7 +58,7 @@ def main(options: InspectOptions) -> None:
 
 
 def report(pictures: CaptionedImages) -> Iterator[str]:
-    """What a person wants to know of a source, line by line."""
+    """The lines of the report."""
     captions = [caption for i in range(len(pictures)) for caption in pictures.captions(i)]
     yield f"source             {pictures.name}, {len(pictures):,} pictures, fingerprint {pictures.fingerprint}"
     for split, count in Counter(pictures.corpus.splits[position] for position in pictures.positions).items():
@@ -67,15 +67,15 @@ def report(pictures: CaptionedImages) -> Iterator[str]:
     yield f"captions           {len(captions):,}, {len(captions) / len(pictures):.3g} a picture"
     yield f"words              {_spread(len(caption.split()) for caption in captions)}"
     yield f"characters         {_spread(map(len, captions))}"
-    missing = {**pictures.corpus.left_out, **pictures.skipped, **pictures.set_apart}
+    missing = {**pictures.corpus.left_out, **pictures.skipped, **pictures.excluded}
     yield f"cannot be used     {len(missing):,}"
     for key, why in missing.items():
         yield f"    {key}: {why}"
-    yield f"drawn at           {pictures.folder}"
+    yield f"rendered in        {pictures.folder}"
 
 
 def contact_sheet(pictures: CaptionedImages) -> Image.Image:
-    """Some of the pictures with their first caption below, in an order fixed by hash."""
+    """48 pictures at most, with their first captions, chosen by a hash of their keys."""
     some = sorted(range(len(pictures)), key=lambda i: fraction(pictures.key(i)))[: _COLUMNS * _ROWS]
     return grid([pictures[i] for i in some], [pictures.captions(i)[0] for i in some], columns=_COLUMNS)
 

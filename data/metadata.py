@@ -1,4 +1,4 @@
-"""What the pictures of a folder show, wherever people write it down.
+"""Captions of the pictures in a folder, from tables or from text files.
 
     photos/metadata.jsonl      {"file_name": "cat.jpg", "text": "a cat on a sofa"}
     photos/metadata.csv        file_name,text
@@ -6,9 +6,9 @@
     photos/metadata.parquet    the same columns
     photos/cat.txt             a cat on a sofa
 
-There may be such a table in several folders, each for the pictures beside and below it. Where there is none at all, a
-text of a picture's name is its caption. A picture's split is what its row has under `split`, or else the folder it is
-in, if that is called `train`, `validation` or `test`.
+Several folders may have a table, each for the pictures beside and below it. If there is no table at all, a text file
+with the name of a picture is its caption. The split of a picture is the `split` of its row. Without one, it is the name
+of the top folder, if that is `train`, `validation` or `test`.
 """
 
 import csv
@@ -25,58 +25,58 @@ from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
 from data.files import utf8_text
 from data.picture import SUFFIXES
-from data.splits import stated_by
+from data.splits import split_from_name
 from training.errors import BadInput
 from training.strict_json import read_json_lines
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-"""Names of files that say what pictures show."""
+"""Names of caption tables."""
 
 _MAX_BYTES = 2**31
-"""Of a file of lines: some ten million."""
+"""Most bytes of a JSON Lines table: some ten million lines."""
 
 _LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
 
 
 def is_table(file: str) -> bool:
-    """Whether a file says by its name that it has captions of pictures."""
+    """Whether the name is that of a caption table."""
     return PurePosixPath(file).name in TABLES
 
 
 def is_picture(file: str) -> bool:
-    """Whether a file says by its name that it is a picture."""
+    """Whether the name has the suffix of a picture."""
     return PurePosixPath(file).suffix.lower() in SUFFIXES
 
 
 def caption_files(files: Sequence[str]) -> list[str]:
-    """Of files in a folder, those with captions: tables, or where there are none, texts of the names of pictures."""
+    """The files that hold captions: tables, or if there are none, text files with the name of a picture."""
     tables = [file for file in files if is_table(file)]
     named = {str(PurePosixPath(file).with_suffix("")) for file in files if is_picture(file)}
     return tables or [file for file in files if file.endswith(".txt") and file.removesuffix(".txt") in named]
 
 
 def captioned(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | None]]:
-    """File, text and split of every picture that has a caption.
+    """Yields `file`, `text` and `split` of every picture that has a caption; `split` is None if it is not stated.
 
     Args:
-        folder: where they are.
-        files: what is in it, pictures and texts and tables, by their names from there.
+        folder: the folder.
+        files: its pictures, texts and tables, by their names relative to it.
 
     Raises:
-        BadInput: a row names no picture, or none in the folder, or one that was named before; or has no text. The
-            message names the row.
+        BadInput: a row names no picture, a file outside the folder, or a picture again; or it has no text. The message
+            names the row.
     """
     seen: set[str] = set()
     for where, beside, record in _rows(folder, files):
         file = beside / _string(record, "file_name", where)
-        there = (folder / file).is_file() or (folder / file).is_symlink()  # to nowhere: cannot be read, like others
+        there = (folder / file).is_file() or (folder / file).is_symlink()  # broken links count as unreadable pictures
         if not there or ".." in file.parts or file.is_absolute():
             raise BadInput(f"{where}: {file} is not a file in {folder}")
         if file.as_posix() in seen:
-            raise BadInput(f"{where}: {file} has a caption already; give each picture one")
+            raise BadInput(f"{where}: {file} has a caption already; give each picture only one")
         seen.add(file.as_posix())
-        stated = record.get("split") not in (None, "")  # pandas writes null, or nothing, where nothing is stated
-        split = _string(record, "split", where) if stated else stated_by(file.parts[0])
+        stated = record.get("split") not in (None, "")  # pandas writes missing values as null or as nothing
+        split = _string(record, "split", where) if stated else split_from_name(file.parts[0])
         yield {"file": file.as_posix(), "text": _string(record, "text", where).strip(), "split": split}
     if not seen:
         raise BadInput(
@@ -86,14 +86,14 @@ def captioned(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | No
 
 
 def labelled(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | None]]:
-    """As `captioned`, with the name of the folder that a picture is in for its caption: `photos/tabby_cat/1.jpg`.
+    """`captioned` with the name of a picture's folder as its caption: `photos/tabby_cat/1.jpg` shows "tabby cat".
 
-    A folder of the name of a split is none of a label; pictures in it, or in no folder, have no caption.
+    The name of a split is not a label. Pictures directly in such a folder, or in no folder, have no caption.
     """
     empty = True
     for file in filter(is_picture, files):
         *parents, _ = PurePosixPath(file).parts
-        split = stated_by(parents[0]) if parents else None
+        split = split_from_name(parents[0]) if parents else None
         text = " ".join(re.split(r"[\s_-]+", parents[-1])).strip() if len(parents) > bool(split) else ""
         if text:
             empty = False
@@ -103,7 +103,7 @@ def labelled(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | Non
 
 
 def _rows(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """Where a row stands, the folder that its file name is meant from, and the row."""
+    """Yields the place of a row for messages, the folder that its file name is relative to, and the row."""
     pictures = defaultdict(list)
     for file in files:
         if is_picture(file):
@@ -157,5 +157,5 @@ def _string(record: dict[str, Any], field: str, where: str) -> str:
     value = record[field]
     if not isinstance(value, str) or not value.strip():
         shown = json.dumps(value, default=str)[:100]
-        raise BadInput(f"{where}: {field!r} is {shown}; it must be a string with something in it")
+        raise BadInput(f"{where}: {field!r} is {shown}; it must be a string that is not empty")
     return value

@@ -1,7 +1,7 @@
-"""A user's own pictures in parquet: a column `image` of encoded pictures and a column `text`.
+"""Captioned pictures in parquet files, with a column `image` of picture files and a column `text`.
 
-`image` holds the bytes of picture files, bare or as `{"bytes": ...}`. A picture's split is what its row has under
-`split`, or else what the name of its file begins with, as in `train-00000-of-00002.parquet`.
+`image` holds the bytes of a picture file, directly or as `{"bytes": ...}`. The split of a picture is the `split` of its
+row. Without one, the name of the file decides, as in `train-00000-of-00002.parquet`.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 from data.corpus import Corpus
 from data.files import content_hashes, files_of
 from data.picture import VERSION
-from data.splits import settle, stated_by_file
+from data.splits import assign_splits, split_from_file_name
 from data.store import Unreadable
 from training.errors import BadInput
 
 _MAX_BYTES = 2**31
-"""Of the texts of a file, or of the pictures of a row group, of which two are in memory. A few bytes in a file can
-stand for any number of them."""
+"""Most bytes of the texts of a file, or of the pictures of a row group; two row groups are kept in memory. The size of
+the file says nothing about them, because it is compressed."""
 _TEXTS_AT_ONCE, _PICTURES_AT_ONCE = 256, 16
 
 
 class ParquetCorpus(Corpus):
-    """Captioned pictures in one parquet file, or in all of a folder."""
+    """Captioned pictures in one parquet file, or in all parquet files below a folder."""
 
     def __init__(self, path: Path, cache: Path) -> None:
-        """Reads the texts; pictures are read when they are drawn. Raises `BadInput`."""
+        """Reads the texts. Pictures are read when they are rendered. Raises `BadInput`."""
         folder, files = files_of(path, ".parquet")
         tables = [table for table in map(_Table, files) if table.starts[-1]]
         self.name = path.resolve().stem
@@ -48,37 +48,37 @@ class ParquetCorpus(Corpus):
                 keys.append(f"{name}#{row}")
                 stated.append(split)
         self.keys = keys
-        self.splits, self.set_aside = settle(keys, stated)
+        self.splits, self.num_validation = assign_splits(keys, stated)
 
     def file(self, i: int) -> bytes:
         """The bytes of picture `i`. Raises `Unreadable`."""
         number = bisect_right(self._starts, i) - 1
         content = self._tables[number].picture(i - self._starts[number])
         if content is None:
-            raise Unreadable("no bytes of a picture in the column 'image'")
+            raise Unreadable("the column 'image' holds no picture")
         return content
 
 
 class _Table:
-    """A parquet file, of which the last two row groups that were asked for are in memory. It can be pickled."""
+    """One parquet file. Keeps the last two row groups in memory. It can be pickled."""
 
     _open: ParquetFile | None
     _groups: dict[int, list[bytes | None]]
     _lock: threading.Lock
 
     def __init__(self, file: Path) -> None:
-        """Raises `BadInput` where it has not the columns, or is no parquet file."""
+        """Raises `BadInput` if it is not a parquet file or columns are missing."""
         self.file = file
         self._reset()
         try:
             metadata, schema = self._parquet.metadata, self._parquet.schema_arrow
         except (pa.ArrowException, OSError) as error:
-            if getattr(error, "errno", None):  # no permission
+            if getattr(error, "errno", None):  # such as no permission
                 raise
-            raise BadInput(f"{file}: not a parquet file, or not all of one") from None
+            raise BadInput(f"{file}: not a complete parquet file") from None
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.starts = [0, *accumulate(rows)]
-        """The row that each row group begins with, and the number of rows."""
+        """The first row of each row group, and at the end the number of rows."""
         if not sum(rows):
             return
         kinds = {name: schema.field(name).type for name in schema.names}
@@ -96,9 +96,9 @@ class _Table:
         self._has_split = "split" in kinds
 
     def texts(self) -> Iterator[tuple[str, str | None]]:
-        """Caption and stated split of each row. Raises `BadInput` naming the row without one."""
+        """Yields caption and stated split of each row. Raises `BadInput` for a row without a caption."""
         columns = ["text", "split"] if self._has_split else ["text"]
-        stated, row, size = stated_by_file(self.file.name), 0, 0
+        stated, row, size = split_from_file_name(self.file.name), 0, 0
         for batch in self._batches(_TEXTS_AT_ONCE, columns, range(len(self.starts) - 1)):
             splits = batch.column("split").to_pylist() if self._has_split else [stated] * len(batch)
             for text, split in zip(batch.column("text").to_pylist(), splits, strict=True):
@@ -111,7 +111,7 @@ class _Table:
                 row += 1
 
     def picture(self, row: int) -> bytes | None:
-        """The file in a row, if there is one. Threads may ask at once."""
+        """The picture file in a row; None if there is none. Several threads may call it."""
         group = bisect_right(self.starts, row) - 1
         with self._lock:
             if group not in self._groups:

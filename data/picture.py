@@ -1,6 +1,6 @@
-"""The one reader of picture files: upright, RGB on white, whatever their format, depth and transparency.
+"""Reads picture files of any format, depth and orientation, always as upright RGB on white.
 
-What enters here is what everybody sees: training, inspection, scoring, references, pictures to start from and masks.
+All pictures enter here: for training, inspection, scoring, references, masks, and pictures to start from.
 """
 
 import io
@@ -20,26 +20,26 @@ from data.store import Unreadable
 from training.errors import BadInput
 
 VERSION = 3
-"""Raise it when `fit` is changed to make other pictures or to refuse others, so that kept ones are made again."""
+"""Increase it when `fit` changes what it returns or refuses, so that cached pictures are rendered again."""
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-"""Of files that are taken for pictures where nothing names them."""
+"""Suffixes of picture files, where no table names the files."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What may be in them, whatever their names: other readers of Pillow's run programs, or were written for few."""
+"""Formats that are read, whatever the suffix. Pillow's other readers run external programs or are rarely tested."""
 
 _SMALLEST = 8
-"""Fewest pixels on a side, those of an image tokenizer's patch: what is smaller holds nothing to learn from."""
+"""Fewest pixels per side: the patch of an image tokenizer. Smaller pictures hold nothing to learn."""
 
 _LARGE = 2**24
-"""Pixels from which on a picture is decoded alone: one takes some hundred MB, and there is a thread a core."""
+"""Pictures with more pixels are decoded one at a time. One takes some hundred MB, and there is a thread per core."""
 
 _LARGEST = 2**28
-"""Most pixels that are decoded, 268 million; a JPEG is reduced while it is, and may have 64 times as many."""
+"""Most pixels to decode, 268 million. A JPEG is reduced while it is decoded and may have 64 times as many."""
 
 _alone = threading.Lock()
 
-Image.MAX_IMAGE_PIXELS = None  # we look at the size ourselves, before decoding and after a JPEG's reduction
+Image.MAX_IMAGE_PIXELS = None  # `_decoded` checks the size itself, after a JPEG's reduction
 
 _ORIENTATION = 0x0112
 _TURNED = {
@@ -51,22 +51,24 @@ _TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How to set a picture upright, by its EXIF orientation."""
+"""The operation that sets a picture upright, by its EXIF orientation."""
 
 
 def fit(file: Path | bytes, size: int) -> NDArray[np.uint8]:
     """The picture in `file` as a square, uint8 (3, size, size). Raises `Unreadable`.
 
-    It is turned as its EXIF orientation says, laid on white where it is transparent, then scaled by a Lanczos filter,
-    up or down, until its short side is `size`, and cropped equally on both ends of the long one.
+    It is set upright by its EXIF orientation and put on white where it is transparent. Then it is scaled with a Lanczos
+    filter until its short side is `size`, and the long side is cropped equally at both ends.
     """
     with _decoded(file, size) as image:
         return _channels_first(_square(_on_white(image), size))
 
 
 def fit_mask(file: Path | bytes, size: int) -> NDArray[np.bool_]:
-    """The mask in `file` as a square, bool (size, size), fitted as `fit` does: True where it is nearer to white than to
-    black. Where no sample is greater than 1, as in what segmentation programs write, 1 is white. Raises `Unreadable`.
+    """The mask in `file` as a square, bool (size, size), scaled and cropped as in `fit`. Raises `Unreadable`.
+
+    True where it is nearer to white than to black. If no sample is above 1, as in the output of segmentation programs,
+    1 counts as white.
     """
     with _decoded(file, size) as image:
         samples = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
@@ -84,7 +86,7 @@ def whole(file: Path | bytes) -> NDArray[np.uint8]:
 
 
 def readable(read: Callable[..., NDArray[Any]], file: Path, *size: int) -> Tensor:
-    """What one of the readers above makes of a file, as a tensor. Raises `BadInput` where it raises `Unreadable`."""
+    """Calls one of the functions above; returns a tensor. Raises `BadInput` for an unreadable file."""
     try:
         return torch.from_numpy(read(file, *size).copy())
     except Unreadable as error:
@@ -92,15 +94,15 @@ def readable(read: Callable[..., NDArray[Any]], file: Path, *size: int) -> Tenso
 
 
 def original_size(file: Path | bytes) -> tuple[int, int]:
-    """Width and height, upright, from the header alone. Raises `Unreadable`."""
+    """Width and height when upright, from the header alone. Raises `Unreadable`."""
     with _opened(file) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)  # which lie on their side
+        return (height, width) if _orientation(image) >= 5 else (width, height)  # 5 to 8 lie on their side
 
 
 @contextmanager
 def _opened(file: Path | bytes) -> Iterator[Image.Image]:
-    """The file with its header read. Whatever goes wrong in the block is `Unreadable`."""
+    """Opens the file and reads its header. Any error in the block becomes `Unreadable`."""
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
             yield image
@@ -114,15 +116,15 @@ def _opened(file: Path | bytes) -> Iterator[Image.Image]:
 
 @contextmanager
 def _decoded(file: Path | bytes, size: int = 0) -> Iterator[Image.Image]:
-    """The picture, decoded and upright, in its own mode; reduced on the way where it need be only `size` wide."""
+    """The picture, decoded and upright, in its own mode. It may be reduced first, if only `size` pixels are needed."""
     with _opened(file) as image:
         if min(image.size) < _SMALLEST:
-            raise Unreadable(f"only {image.width}x{image.height} pixels; {_SMALLEST} on each side are the least")
+            raise Unreadable(f"only {image.width}x{image.height} pixels; must have {_SMALLEST} or more on each side")
         if size:
-            image.draft(None, (2 * size, 2 * size))  # of formats that can: JPEG decodes to a half, a quarter, an eighth
+            image.draft(None, (2 * size, 2 * size))  # lets a JPEG decode to a half, a quarter or an eighth
         pixels = image.width * image.height
         if pixels > _LARGEST:
-            raise Unreadable(f"{pixels / 1e6:.0f} million pixels; {_LARGEST / 1e6:.0f} million are the most")
+            raise Unreadable(f"{pixels / 1e6:.0f} million pixels; must have at most {_LARGEST / 1e6:.0f} million")
         if pixels < _LARGE:
             yield _upright(image)
         else:
@@ -131,7 +133,7 @@ def _decoded(file: Path | bytes, size: int = 0) -> Iterator[Image.Image]:
 
 
 def _reduced(image: Image.Image, size: int) -> Image.Image:
-    """A large picture by a whole factor, before anything copies it."""
+    """A large picture reduced by a whole factor, before anything copies it."""
     factor = min(image.size) // (2 * size) if size else 1
     return image.reduce(factor) if factor > 1 and image.mode in ("L", "RGB", "RGBA", "CMYK") else image
 
@@ -142,7 +144,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """By EXIF, 1 to 8; 1, upright, where it does not say, or is damaged, as it is in many photographs."""
+    """The EXIF orientation, 1 to 8. It is 1 (upright) if missing or damaged, as in many photographs."""
     try:
         said = image.getexif().get(_ORIENTATION)
     except Exception:
@@ -151,11 +153,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """RGB. Where a sample has 16 bits, or is a float from 0 to 1, it comes to the nearest of 256 steps."""
+    """The picture as RGB. Samples of 16 bits, or floats from 0 to 1, are rounded to 8 bits."""
     key = image.info.get("transparency")
     if image.mode == "F" or image.mode.startswith("I"):
         image = _with_8_bits(image, key)
-    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # of 16 bits, as its samples were
+    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # 16 bits
         image.info["transparency"] = tuple(part >> 8 for part in key)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -165,14 +167,14 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _with_8_bits(image: Image.Image, key: object) -> Image.Image:
-    """A picture of one integer or float sample a pixel as 8-bit grey; the sample `key` is transparent."""
+    """A picture with one integer or float sample per pixel, as 8-bit grey. The sample `key` becomes transparent."""
     samples = np.asarray(image)
     if not np.isfinite(samples).all():
         raise Unreadable("has samples that are no numbers")
     low, high = float(samples.min()), float(samples.max())
     most = 1 if image.mode == "F" and high <= 1 else 255 if image.mode == "F" else 65535
     if low < 0 or high > most:
-        raise Unreadable(f"has samples from {low:g} to {high:g}; 0 to {most} can be read")
+        raise Unreadable(f"has samples from {low:g} to {high:g}; must be from 0 to {most}")
     grey = Image.fromarray((samples / (most / 255)).round().astype(np.uint8))
     if not isinstance(key, int):
         return grey

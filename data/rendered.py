@@ -1,4 +1,4 @@
-"""Pictures of a corpus, rendered once at one size and kept in a store."""
+"""Renders the pictures of a corpus at one size, once, and keeps them in a store."""
 
 import hashlib
 import os
@@ -22,12 +22,12 @@ from training.files import remove
 Job = TypeVar("Job")
 
 _AT_ONCE = 256
-"""Pictures in memory that are rendered and not written yet."""
+"""Most rendered pictures in memory that are not written yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureInfo:
-    """What a store of pictures says of itself."""
+    """Describes a store of pictures."""
 
     kind: ClassVar[str] = "pictures"
 
@@ -38,7 +38,7 @@ class PictureInfo:
 
     @property
     def arrays(self) -> Mapping[str, Array]:
-        """Pictures, RGB on white."""
+        """`pictures` (3, size, size) uint8 for each row: RGB on white."""
         return {"pictures": Array("uint8", (3, self.size, self.size))}
 
 
@@ -50,11 +50,19 @@ def rendered(
     render: Callable[[Job], NDArray[np.uint8]],
     label: str,
 ) -> Store[PictureInfo]:
-    """The store of pictures at `folder`, a row for each of `keys`; renders them where it is not there, or is damaged.
+    """Opens the store of pictures in `folder`, with one row for each of `keys`. Renders it first if needed.
 
-    `render(jobs[i])` returns the picture that `keys[i]` names, uint8 (3, size, size), or raises `Unreadable`: that row
-    is left out. It is called from threads. `label` stands beside the progress bar. Of several processes that ask at
-    once, one renders and the others wait for it.
+    It is rendered if it is missing, damaged or of other pictures. Several processes may ask at once: one renders and
+    the others wait.
+
+    Args:
+        folder: where the store is, or will be.
+        size: width and height, in pixels.
+        keys: names of the pictures.
+        jobs: what to give to `render` for each picture.
+        render: returns a picture, uint8 (3, size, size). If it raises `Unreadable`, the row is left out. It is called
+            from several threads.
+        label: text beside the progress bar.
     """
     info = PictureInfo(size=size, keys=hashlib.blake2b(repr(list(keys)).encode(), digest_size=16).hexdigest())
     if (store := _reuse(folder, info)) is not None:
@@ -63,7 +71,7 @@ def rendered(
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if (store := _reuse(folder, info)) is not None:  # rendered by another process while this one waited
             return store
-        remove(folder)  # what is damaged
+        remove(folder)  # a damaged one
         begin(folder, info, [(key, key, ()) for key in keys])
         with Part(folder, info) as part, ThreadPoolExecutor(os.cpu_count()) as threads:
             _render_missing(part, jobs, render, threads, label)
@@ -77,7 +85,7 @@ def _reuse(folder: Path, info: PictureInfo) -> Store[PictureInfo] | None:
     try:
         store = Store(folder, PictureInfo)
         if store.info != info:
-            raise BadInput(f"{folder}: holds other pictures than those wanted")
+            raise BadInput(f"{folder}: holds other pictures")
         return store
     except BadInput as damage:
         warnings.warn(f"{damage}: rendering them again", stacklevel=3)

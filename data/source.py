@@ -1,4 +1,4 @@
-"""The one way to captioned pictures, whatever they come from."""
+"""Opens captioned pictures from any source: the built-in corpus, a folder, parquet, tar or the Hugging Face Hub."""
 
 import hashlib
 import warnings
@@ -25,13 +25,14 @@ from training.errors import BadInput, printable
 from training.hub import fetched
 
 _NAMED = 10
+"""Most pictures that a warning names."""
 
 _OF_FILES: Mapping[str, Callable[[Path, Path], Corpus]] = {".parquet": ParquetCorpus, ".tar": TarCorpus}
-"""Of files that hold many pictures, by how their names end."""
+"""Corpora in files that hold many pictures, by suffix."""
 _HUB_FILES = [
     f"*{end}" for suffix in (*_OF_FILES, *TABLES, *sorted(SUFFIXES), ".txt") for end in (suffix, suffix.upper())
 ]
-"""What of a data set is downloaded; the Hub tells `.JPG` from `.jpg`."""
+"""Which files of a data set to download. The Hub's patterns distinguish `.JPG` from `.jpg`."""
 
 
 def open_source(
@@ -43,24 +44,25 @@ def open_source(
     limit: int | None = None,
     strict: bool = False,
 ) -> CaptionedImages:
-    """Opens captioned pictures at `size` pixels; draws them first where that has not been done yet.
+    """Opens captioned pictures at `size` pixels. Renders them first, unless that was done before.
 
-    `source` is
+    Args:
+        source: one of
+            - `"emoji"`, the built-in corpus in all styles that this machine can get, or `"emoji:noto,fluent-flat"`;
+            - a folder of pictures with a caption table, or a text file beside each picture (`data.metadata`);
+            - `"labels:FOLDER"`, a folder of pictures in folders, whose names are the captions;
+            - a parquet file or a folder of them, with columns `image` and `text` (`data.parquet`);
+            - a tar file or a folder of them, as WebDataset writes them (`data.tar`);
+            - `"hf://datasets/owner/name@commit"`, one of these on the Hugging Face Hub; all of it is downloaded;
+            - `"NAME:REST"`, a source registered as NAME in `data.corpus.SOURCES`.
+        size: width and height, 16 to 1024.
+        split: one of the source's splits; None means all pictures.
+        cache: folder for rendered pictures; by default the user's cache folder.
+        limit: most pictures to open. They are chosen by a hash of their keys, and no others are rendered.
+        strict: raise if pictures cannot be used, instead of leaving them out with a warning that names them.
 
-    - `"emoji"`, the built-in corpus in all hands that this machine can have, or in some: `"emoji:noto,fluent-flat"`;
-    - a folder of pictures with a table of captions, or a text beside each (`data.metadata`);
-    - `"labels:FOLDER"`, a folder of pictures in folders with a label for a name, which is their caption;
-    - a parquet file, or a folder of them, with columns `image` and `text` (`data.parquet`);
-    - a tar file, or a folder of them, as WebDataset has them (`data.tar`);
-    - `"hf://datasets/owner/name@commit"`, one of these on the Hugging Face Hub, which is downloaded whole;
-    - `"NAME:REST"`, whatever is registered as NAME in `data.corpus.SOURCES`.
-
-    `split` names one of the source's splits; None is all of them together. With a `limit`, there are at most that many
-    pictures, always the same ones in an order fixed by hash, and no others are drawn. Drawn pictures are kept in
-    `cache`, by default the user's cache folder.
-
-    Pictures that cannot be read are left out, with a warning that names them; `strict` raises instead. Raises
-    `BadInput` for a source, a split or a value that cannot be used.
+    Raises:
+        BadInput: the source, the split or another value cannot be used.
     """
     if not 16 <= size <= 1024:
         raise BadInput(f"size is {size}: pictures can be 16 to 1024 pixels wide")
@@ -69,23 +71,23 @@ def open_source(
     folder = Path(cache) if cache is not None else Path(user_cache_dir("tessera"))
     corpus = open_corpus(source, folder)
     positions = _choose(corpus, split, limit)
-    store, rows = _rendered_store(corpus, positions, size, folder, limit)
+    store, rows = _render(corpus, positions, size, folder, limit)
     name = f"{corpus.name}-{size}/{split or 'all'}" + (f"/first-{limit}" if limit else "")
     pictures = CaptionedImages(name, corpus, positions, store, rows)
     _report(name, {**corpus.left_out, **pictures.skipped}, strict)
     if not len(pictures):
-        raise BadInput(f"{source}: not one of the pictures can be read")
+        raise BadInput(f"{source}: none of the pictures can be read")
     return pictures
 
 
 def open_corpus(source: str | Path, cache: Path) -> Corpus:
-    """The corpus that `source` names (see `open_source`), with no picture drawn. Raises `BadInput`."""
+    """The corpus that `source` names (see `open_source`). Renders nothing. Raises `BadInput`."""
     name, colon, rest = str(source).partition(":")
     if name == "emoji":
         return EmojiCorpus(str(source), cache)
     if colon and name in SOURCES:
         return SOURCES[name](rest, cache)
-    path = _there(source)
+    path = _existing(source)
     if path.suffix in _OF_FILES:
         return _OF_FILES[path.suffix](path, cache)
     if path.is_dir():
@@ -96,7 +98,7 @@ def open_corpus(source: str | Path, cache: Path) -> Corpus:
 
 @SOURCES.register("labels")
 def _labels(folder: str, cache: Path) -> Corpus:
-    if not _there(folder).is_dir():
+    if not _existing(folder).is_dir():
         raise BadInput(f"labels:{folder}: must be a folder")
     return FolderCorpus(Path(folder), cache, labels=True)
 
@@ -109,7 +111,7 @@ def _on_the_hub(place: str, cache: Path) -> Corpus:
     return corpus
 
 
-def _there(path: str | Path) -> Path:
+def _existing(path: str | Path) -> Path:
     if not Path(path).exists():
         raise BadInput(f"{path}: no such file or folder; give {_known()}")
     return Path(path)
@@ -117,16 +119,16 @@ def _there(path: str | Path) -> Path:
 
 def _known() -> str:
     others = ", ".join(f"{name}:" for name in SOURCES.kinds)
-    return f'"emoji", a folder of pictures, a parquet or tar file, or what begins with one of {others}'
+    return f'"emoji", a folder of pictures, a parquet or tar file, or a source that begins with one of {others}'
 
 
 def is_captioned(folder: Path) -> bool:
-    """Whether a folder of pictures says what they show, as a source must; others can only be looked at."""
+    """Whether a folder of pictures has captions. Training needs them; a folder to look at or to score does not."""
     return bool(_suffix_of_tables(folder)) or bool(caption_files(list_files(folder)))
 
 
 def _suffix_of_tables(folder: Path) -> str | None:
-    """What the files end in that hold the pictures of a folder, and its captions; None where each is a file."""
+    """The suffix of the files that hold a folder's pictures and captions; None if each picture is its own file."""
     names = [file.name for file in visible_files(folder)]
     if any(map(is_table, names)):
         return None
@@ -135,15 +137,15 @@ def _suffix_of_tables(folder: Path) -> str | None:
 
 def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:
     if not corpus.keys:
-        raise BadInput(f"{corpus.name}: there is not one picture with a caption")
+        raise BadInput(f"{corpus.name}: no picture has a caption")
     if split == VALIDATION and len(corpus.keys) == 1:
-        raise BadInput(f"{corpus.name}: has one picture; two are the least, one to train on and one to validate with")
+        raise BadInput(f"{corpus.name}: has one picture; must have two or more, to train on and to validate with")
     if split is not None and split not in corpus.splits:
         raise BadInput(f"{corpus.name}: no split {split!r}; there are {', '.join(dict.fromkeys(corpus.splits))}")
-    if split == VALIDATION and corpus.set_aside:
+    if split == VALIDATION and corpus.num_validation:
         warnings.warn(
-            f"{corpus.name}: states no pictures for validation, so {corpus.set_aside:,} of the training pictures are "
-            "set aside for it, by a hash of their names", stacklevel=3,
+            f"{corpus.name}: has no split 'validation', so {corpus.num_validation:,} of the training pictures are used "
+            "for it, chosen by a hash of their names", stacklevel=3,
         )  # fmt: skip
     positions = [position for position, its in enumerate(corpus.splits) if split in (None, its)]
     if limit is None:
@@ -151,11 +153,13 @@ def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:
     return sorted(positions, key=lambda position: fraction(corpus.keys[position]))[:limit]
 
 
-def _rendered_store(
+def _render(
     corpus: Corpus, positions: Sequence[int], size: int, cache: Path, limit: int | None
 ) -> tuple[Store[PictureInfo], Sequence[int]]:
-    """All of the corpus, or only `positions` if there is a limit and the whole has not been drawn before; and the rows
-    of `positions` in it."""
+    """A store of rendered pictures, and the rows of `positions` in it.
+
+    It has all pictures of the corpus; or only those at `positions`, if there is a limit and no store of all exists.
+    """
     keys, rows = corpus.keys, positions
     jobs: Sequence[int] = range(len(keys))
     folder = _folder(corpus, keys, size, cache)
@@ -168,7 +172,7 @@ def _rendered_store(
 
 
 def _folder(corpus: Corpus, keys: Sequence[str], size: int, cache: Path) -> Path:
-    """Named by what is in it, so that changed pictures come to stand beside the old ones."""
+    """The folder of the store, named after its content, so that changed pictures get a new folder."""
     digest = hashlib.blake2b("\n".join([corpus.recipe, *keys]).encode(), digest_size=4).hexdigest()
     return cache / f"{corpus.name}-{size}px-{len(keys)}-{digest}"
 

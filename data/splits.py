@@ -1,4 +1,4 @@
-"""Which split a family of pictures is in: a function of its name alone, so that it never changes."""
+"""Assigns pictures to splits by hashes of their names, so that a split never changes."""
 
 import hashlib
 import re
@@ -10,22 +10,23 @@ VALIDATION_STYLE = "validation-style"
 HELDOUT_STYLE = "heldout-style"
 HELDOUT_CONCEPT = "heldout-concept"
 
-# Names that people give to folders and files
+# Splits by the names that people give to folders and files.
 _NAMES = {TRAIN: TRAIN, "training": TRAIN, "test": "test", "testing": "test"}
 _NAMES |= dict.fromkeys((VALIDATION, "val", "valid", "dev"), VALIDATION)
 
 
 def fraction(text: str) -> float:
-    """A fixed hash of `text`, evenly spread over [0, 1)."""
+    """A fixed hash of `text`, uniform in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def picture_split(family: str, style: str, styles: tuple[str, ...]) -> str:
-    """The split of a picture, given its family's name and which of `styles` it is drawn in.
+    """The split of a picture, from the name of its family, its style and all `styles`. Used for the original emoji
+    styles.
 
-    5 % of families are `heldout-concept` and 5 % `validation`, whole. Of another 10 % one style, chosen by hash, is
-    never trained on; the other styles of those families are. In one half of these families, by another hash, it is
-    `validation-style`, on which to tune how a known concept is drawn in another style; in the other, `heldout-style`.
+    5 % of families are `heldout-concept` and 5 % `validation`, in all styles. In another 10 % of families, one style,
+    chosen by hash, is never trained on; the other styles are. For half of those families, by another hash, that style
+    is `validation-style`, to tune how a known concept looks in another style. For the other half it is `heldout-style`.
     """
     if whole := _whole(family):
         return whole
@@ -34,15 +35,16 @@ def picture_split(family: str, style: str, styles: tuple[str, ...]) -> str:
     return TRAIN
 
 
-def pair_split(family: str, hand: str) -> str:
-    """The split of a picture in a hand that joined the corpus later; `hand` is one name for all that draw alike.
+def pair_split(family: str, style: str) -> str:
+    """The split of a picture in a style that joined the corpus later. Styles that look alike must share one `style`
+    name.
 
-    The families that `picture_split` sets aside whole are set aside here too. Of the other pairs of family and hand,
-    5 % are `validation-style` and 5 % `heldout-style`, each by a hash of its own.
+    Families that `picture_split` holds out in all styles are held out here too. Of the other pairs of family and style,
+    5 % are `validation-style` and 5 % `heldout-style`, each pair by its own hash.
     """
     if whole := _whole(family):
         return whole
-    place = fraction(f"{family} by {hand}")
+    place = fraction(f"{family} by {style}")
     return VALIDATION_STYLE if place < 0.05 else HELDOUT_STYLE if place < 0.10 else TRAIN
 
 
@@ -52,7 +54,8 @@ def _whole(family: str) -> str | None:
 
 
 def united(groups: Iterable[Iterable[str]]) -> Mapping[str, str]:
-    """Unites groups that share a member, directly or through others; maps each member to the least of its union."""
+    """Merges groups that share a member, directly or through other groups. Maps each member to the smallest of its
+    union."""
     parent: dict[str, str] = {}
 
     def root(member: str) -> str:
@@ -68,23 +71,26 @@ def united(groups: Iterable[Iterable[str]]) -> Mapping[str, str]:
     return {member: root(member) for member in parent}
 
 
-def stated_by(name: str) -> str | None:
-    """The split that a folder or a file of this name stands for, if it does."""
+def split_from_name(name: str) -> str | None:
+    """The split that a folder or file name stands for; None if it stands for none."""
     return _NAMES.get(name.lower())
 
 
-def stated_by_file(name: str) -> str | None:
-    """The split that the name of a file with many pictures begins with, as in `train-00000-of-00002.parquet`."""
-    return stated_by(re.split(r"[^a-zA-Z]", name)[0])
+def split_from_file_name(name: str) -> str | None:
+    """The split that a file name begins with, as in `train-00000-of-00002.parquet`; None if there is none."""
+    return split_from_name(re.split(r"[^a-zA-Z]", name)[0])
 
 
-def settle(keys: Sequence[str], stated: Sequence[str | None]) -> tuple[list[str], int]:
-    """The splits of a user's pictures, from what their source states of each; `train` where it states nothing.
+def assign_splits(keys: Sequence[str], stated: Sequence[str | None]) -> tuple[list[str], int]:
+    """The splits of a user's pictures, from what the source states for each. Where it states nothing, `train`.
 
-    Where that leaves nothing to validate with, every twentieth `train` picture by hash becomes `validation`, and at
-    least one does, if there are two. Returns how many did, too.
+    If no picture is `validation`, 5 % of the `train` pictures, chosen by hash, become `validation`: at least one, but
+    never the last `train` picture.
+
+    Returns:
+        The split of each picture, and how many pictures became `validation`.
     """
-    splits = [TRAIN if name is None else stated_by(name) or name for name in stated]
+    splits = [TRAIN if name is None else split_from_name(name) or name for name in stated]
     if VALIDATION in splits:
         return splits, 0
     ordered = sorted((key for key, split in zip(keys, splits, strict=True) if split == TRAIN), key=fraction)

@@ -1,15 +1,15 @@
-"""Rows made once and kept in a folder: pictures, codes or latents, memory-mapped, with a key and captions each.
+"""Stores: folders of memory-mapped rows (pictures, codes or latents), each row with a key and captions.
 
-    <folder>/store.json     what it is: rows, what was left out and why, sizes of its files, a hash of everything
-    <folder>/<array>.bin    one array, (rows, *shape), little-endian, and nothing else
-    <folder>/group.bin      int64 (rows,): rows of one number are variants of one thing
-    <folder>/digest.bin     uint8 (rows, 16): a hash of what a row has in its arrays
-    <folder>/state.bin      uint8 (rows,): whether a row is there; 2 where it was left out
-    <folder>/texts.jsonl    a line {"key": ..., "captions": [...]} a row
+    <folder>/store.json     the head: kind, number of rows, what was left out and why, sizes of the files, hashes
+    <folder>/<array>.bin    one array, (rows, *shape), little-endian, without a header
+    <folder>/group.bin      int64 (rows,): variants of one thing have the same number
+    <folder>/digest.bin     uint8 (rows, 16): a hash of the row's arrays
+    <folder>/state.bin      uint8 (rows,): 1 for a row that is present, 2 for one that was left out
+    <folder>/texts.jsonl    one line {"key": ..., "captions": [...]} per row
     <folder>/texts.bin      uint64 (rows + 1,): where each line begins
 
-A store of any number of rows is opened in the same time: `store.json` is checked by a hash of its own, and the other
-files by the sizes that it says. `Store.verify` reads everything. `data.store_writer` makes stores.
+Opening takes the same time for any number of rows: it checks the head by its checksum, and the other files by their
+sizes. `Store.verify` reads everything. `data.store_writer` writes stores.
 """
 
 import hashlib
@@ -31,68 +31,68 @@ from training.strict_json import read_json
 FORMAT = "tessera-store"
 VERSION = 1
 HEAD, LINES = "store.json", "texts.jsonl"
-MISSING, THERE, LEFT_OUT = range(3)
-"""States of a row."""
+MISSING, PRESENT, LEFT_OUT = range(3)
+"""Values of `state`."""
 DIGEST_BYTES = 16
 
 _MAX_BYTES = 2**31
-"""Of a head: what was left out is in it."""
+"""Largest head. It lists all rows that were left out."""
 
 
 class Unreadable(Exception):
-    """Raised for a picture that cannot be had; the store goes on without it."""
+    """Raised for a picture that cannot be read or rendered. Its row is left out of the store."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """What each row of a store has in one array."""
+    """The dtype and shape of one array in each row."""
 
     dtype: str
-    """As numpy calls it: `"uint8"`."""
+    """Its name in numpy: `"uint8"`."""
     shape: tuple[int, ...] = ()
 
     @property
     def row_bytes(self) -> int:
-        """Of one row."""
+        """Bytes per row."""
         return int(np.dtype(self.dtype).itemsize * prod(self.shape))
 
 
-OWN = {"group": Array("int64"), "digest": Array("uint8", (DIGEST_BYTES,)), "state": Array("uint8")}
-"""Arrays that every store has."""
+COMMON_ARRAYS = {"group": Array("int64"), "digest": Array("uint8", (DIGEST_BYTES,)), "state": Array("uint8")}
+"""The arrays of every store, besides those of its kind."""
 
 
 class Info(Protocol):
-    """What a store says of itself: a dataclass, from which follow its arrays."""
+    """Describes a kind of store: a dataclass that determines its arrays. It is saved in the head."""
 
     kind: ClassVar[str]
-    """What its rows are: `"codes"`."""
+    """What the rows are: `"codes"`."""
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def arrays(self) -> Mapping[str, Array]:
-        """Its arrays, by name."""
+        """The arrays by name."""
 
 
 AnyInfo = TypeVar("AnyInfo", bound=Info)
 
 
 class Store(Generic[AnyInfo]):
-    """A folder of rows, opened for reading.
+    """A store opened for reading.
 
-    A pickled copy carries no rows: the workers of a `DataLoader` map the files themselves.
+    A pickled copy holds no rows. The workers of a `DataLoader` map the files themselves.
     """
 
     def __init__(self, folder: str | Path, info: type[AnyInfo]) -> None:
-        """Raises `BadInput` where `folder` holds no store of this kind, or not all of one."""
+        """Raises `BadInput` if `folder` is not a complete store of this kind."""
         self.folder = folder = Path(folder)
         if not (folder / HEAD).is_file():
             raise BadInput(f"{folder}: holds no store of {info.kind}")
         try:
             head = read_json(folder / HEAD, max_bytes=_MAX_BYTES)
             if head.get("format") != FORMAT or head.get("version") != VERSION or head.get("kind") != info.kind:
-                raise ValueError(f"{HEAD} is not of version {VERSION} of a store of {info.kind}")
+                raise ValueError(f"{HEAD} is not that of a store of {info.kind}, version {VERSION}")
             if head.get("checksum") != checksum(head):
-                raise ValueError(f"{HEAD} is not as it was written")
+                raise ValueError(f"{HEAD} was changed")
             self.info = from_dict(info, head["info"])
             self.hash: str = head["hash"]
             self._left_out: dict[int, str] = {int(row): str(why) for row, why in head["left_out"].items()}
@@ -103,11 +103,11 @@ class Store(Generic[AnyInfo]):
                     raise ValueError(f"{name} has {found:,} bytes of {size:,}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(
-                f"{folder}: a damaged store of {info.kind} ({error}); delete it to have it made again"
+                f"{folder}: a damaged store of {info.kind} ({error}); delete it to have it written again"
             ) from None
 
     def __len__(self) -> int:
-        """Rows, those that were left out among them."""
+        """Number of rows, including those that were left out."""
         return self._rows
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,11 +115,12 @@ class Store(Generic[AnyInfo]):
 
     @cached_property
     def left_out(self) -> Mapping[str, str]:
-        """Why a row is not there, by its key."""
+        """The rows that were left out, as {key: reason}."""
         return {self.key(row): why for row, why in self._left_out.items()}
 
     def array(self, name: str) -> NDArray[Any]:
-        """(rows, *shape), memory-mapped and read-only: one of its kind's, or `group`, `digest` or `state`."""
+        """One array, (rows, *shape), memory-mapped and read-only: an array of the kind, or `group`, `digest` or
+        `state`."""
         return self._maps[name]
 
     def key(self, i: int) -> str:
@@ -127,21 +128,21 @@ class Store(Generic[AnyInfo]):
         return self._text(i)[0]
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The captions of row `i`; a store of pictures has none."""
+        """The captions of row `i`. A store of pictures has none."""
         return self._text(i)[1]
 
     def verify(self) -> None:
-        """Reads everything. Raises `BadInput` where it is not what was written."""
+        """Reads everything. Raises `BadInput` if anything differs from what was written."""
         kept = [self.array(name) for name in self.info.arrays]
         if content_hash(self.folder) != self.hash:
-            raise BadInput(f"{self.folder}: its texts or groups are not as they were written; delete the folder")
-        for i in np.flatnonzero(self.array("state") == THERE).tolist():
+            raise BadInput(f"{self.folder}: its texts or groups were changed or damaged; delete the folder")
+        for i in np.flatnonzero(self.array("state") == PRESENT).tolist():
             if digest(array[i].tobytes() for array in kept) != self.array("digest")[i].tobytes():
-                raise BadInput(f"{self.folder}: {self.key(i)} (row {i}) is not as it was written; delete the folder")
+                raise BadInput(f"{self.folder}: {self.key(i)} (row {i}) was changed or damaged; delete the folder")
 
     @cached_property
     def _maps(self) -> dict[str, NDArray[Any]]:
-        arrays = {**self.info.arrays, **OWN}
+        arrays = {**self.info.arrays, **COMMON_ARRAYS}
         maps = {name: mapped(self.folder / f"{name}.bin", array, self._rows) for name, array in arrays.items()}
         return {**maps, "texts": mapped(self.folder / "texts.bin", Array("uint64"), self._rows + 1)}
 
@@ -162,7 +163,7 @@ class Store(Generic[AnyInfo]):
 
 
 def mapped(file: Path, array: Array, rows: int) -> NDArray[Any]:
-    """`rows` rows of an array's file, read-only."""
+    """The file of an array, memory-mapped and read-only: (rows, *shape)."""
     shape = (rows, *array.shape)
     if not rows:  # an empty file cannot be mapped
         return np.empty(shape, array.dtype)
@@ -170,7 +171,7 @@ def mapped(file: Path, array: Array, rows: int) -> NDArray[Any]:
 
 
 def digest(parts: Iterable[bytes]) -> bytes:
-    """Of what a row has in each of its kind's arrays, in their order."""
+    """A hash of a row: of its bytes in each array of the kind, in their order."""
     found = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         found.update(part)
@@ -178,7 +179,7 @@ def digest(parts: Iterable[bytes]) -> bytes:
 
 
 def content_hash(folder: Path) -> str:
-    """Of everything in a store: its rows by their digests."""
+    """A hash of everything in a store. It covers the rows through their digests."""
     found = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for name in ("digest.bin", "state.bin", "group.bin", "texts.bin", LINES):
         with (folder / name).open("rb") as file:
@@ -187,6 +188,6 @@ def content_hash(folder: Path) -> str:
 
 
 def checksum(head: Mapping[str, Any]) -> str:
-    """Of all that a head says besides."""
+    """A hash of the head without its `checksum`."""
     said = {name: value for name, value in head.items() if name != "checksum"}
     return digest([json.dumps(said, sort_keys=True).encode()]).hex()

@@ -1,8 +1,8 @@
-"""Writes a store (`data.store`), by one process or several, in as many sittings as it takes.
+"""Writes a store (`data.store`). Several processes may write at once, and a stopped one can be continued.
 
-While its rows are being made a store is called `.<folder>.part`. All files have their full size from the beginning and
-each row its place, so that whoever makes a row writes it without asking the others. A row counts as there once all of
-it is: what a killed process has not written is made by the next.
+An unfinished store is called `.<folder>.part`. All its files have their full size from the start, so any process can
+write any row without asking others. A row counts as present only once it is complete. Rows that a killed process has
+not completed are written again later.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.store import (
+    COMMON_ARRAYS,
     DIGEST_BYTES,
     FORMAT,
     HEAD,
     LEFT_OUT,
     LINES,
     MISSING,
-    OWN,
-    THERE,
+    PRESENT,
     VERSION,
     AnyInfo,
     checksum,
@@ -44,17 +44,26 @@ Text = tuple[str, str, Iterable[str]]
 
 
 def begin(folder: Path, info: AnyInfo, texts: Iterable[Text]) -> int:
-    """Makes the files of the store that `folder` is going to be, or keeps those of one that was begun just so.
+    """Creates the files of an unfinished store; or keeps those of one with the same plan, to continue it.
 
-    One process does it, before any opens a `Part`. `texts` is gone through twice. Returns the number of rows.
+    One process calls it, before any opens a `Part`.
 
-    Raises `BadInput` where `folder` holds anything but a store, which would be replaced.
+    Args:
+        folder: where the finished store will be.
+        info: describes it.
+        texts: one for each row. It is iterated twice.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        BadInput: `folder` holds anything but a store. A store would be replaced.
     """
     _require_free(folder)
     part = part_of(folder)
     plan = {"kind": info.kind, "info": to_dict(info), "texts": _hash(texts)}
     if (part / _PLAN).is_file() and _read_plan(part) == plan:
-        return _keep_what_is_whole(part, info)
+        return _keep_complete_rows(part, info)
     remove(part)
     part.mkdir(parents=True)
     begins, groups, known = numbers("Q", [0]), numbers("q"), dict[str, int]()
@@ -63,7 +72,7 @@ def begin(folder: Path, info: AnyInfo, texts: Iterable[Text]) -> int:
             file.write(line)
             begins.append(begins[-1] + len(line))
             groups.append(known.setdefault(group, len(known)))
-    for name, kind in {**info.arrays, **OWN}.items():
+    for name, kind in {**info.arrays, **COMMON_ARRAYS}.items():
         reserve(part / f"{name}.bin", kind.row_bytes * len(groups))
     write_bytes(part / "texts.bin", np.array(begins, "<u8").tobytes())
     write_bytes(part / "group.bin", np.array(groups, "<i8").tobytes())
@@ -73,7 +82,7 @@ def begin(folder: Path, info: AnyInfo, texts: Iterable[Text]) -> int:
 
 
 class Part(Generic[AnyInfo]):
-    """A store that was begun, open for writing in this process and perhaps in others: a context manager."""
+    """Context manager that opens an unfinished store for writing. Several processes may have it open."""
 
     def __init__(self, folder: Path, info: AnyInfo) -> None:
         self.path, self.info = part_of(folder), info
@@ -89,11 +98,11 @@ class Part(Generic[AnyInfo]):
         self._files.close()
 
     def missing(self) -> NDArray[np.int64]:
-        """Rows that nobody has written yet, in order."""
+        """The rows that are not written yet, in order: int64 (n,)."""
         return np.flatnonzero(_states(self.path) == MISSING)
 
     def write(self, first: int, **rows: NDArray[Any]) -> None:
-        """Writes as many rows as `rows` has, from row `first` on: (n, *shape) for each array of the kind."""
+        """Writes n rows from row `first` on: (n, *shape) for each array of the kind."""
         kept = {name: np.ascontiguousarray(rows[name], kind.dtype) for name, kind in self.info.arrays.items()}
         count = len(next(iter(kept.values())))
         for name, kind in self.info.arrays.items():
@@ -102,26 +111,27 @@ class Part(Generic[AnyInfo]):
             write_at(self._open[name], first * kind.row_bytes, kept[name].tobytes())
         digests = [digest(one[i].tobytes() for one in kept.values()) for i in range(count)]
         write_at(self._open["digest"], first * DIGEST_BYTES, b"".join(digests))
-        write_at(self._open["state"], first, bytes([THERE]) * count)  # last: a kill before leaves the rows to be made
+        write_at(self._open["state"], first, bytes([PRESENT]) * count)  # last: until then the rows count as missing
 
     def leave_out(self, i: int, why: str) -> None:
-        """Says why row `i` cannot be had."""
+        """Marks row `i` as left out, with the reason."""
         with appending(self.path / _LEFT_OUT) as file:
             file.write(json.dumps({"row": i, "why": printable(why)}).encode() + b"\n")
         write_at(self._open["state"], i, bytes([LEFT_OUT]))
 
 
 def finish(folder: Path, info: AnyInfo) -> None:
-    """Gives a store its name, in place of an older one, once all rows are there. One process does it.
+    """Renames a complete store to `folder`, replacing an older store. One process calls it.
 
-    Raises `BadInput` where some are missing.
+    Raises:
+        BadInput: rows are missing.
     """
     part = part_of(folder)
     states = _states(part)
     if lacking := int((states == MISSING).sum()):
-        raise BadInput(f"{part}: {lacking:,} rows are missing; give the same command again to have them made")
+        raise BadInput(f"{part}: {lacking:,} rows are missing; give the same command again to write them")
     left_out = {int(line["row"]): str(line["why"]) for _, line in read_json_lines(part / _LEFT_OUT)}
-    files = [f"{name}.bin" for name in [*info.arrays, *OWN, "texts"]] + [LINES]
+    files = [f"{name}.bin" for name in [*info.arrays, *COMMON_ARRAYS, "texts"]] + [LINES]
     head = {
         "format": FORMAT, "version": VERSION, "kind": info.kind, "rows": len(states), "info": to_dict(info),
         "left_out": {str(row): why for row, why in sorted(left_out.items())},
@@ -134,7 +144,7 @@ def finish(folder: Path, info: AnyInfo) -> None:
 
 
 def part_of(folder: Path) -> Path:
-    """What the folder of a store is called until it is whole."""
+    """The folder of a store until it is finished."""
     return folder.with_name(f".{folder.name}.part")
 
 
@@ -148,7 +158,7 @@ def _require_free(folder: Path) -> None:
 
 
 def _lines(texts: Iterable[Text]) -> Iterator[tuple[bytes, str]]:
-    """The line of each row, and its group."""
+    """Yields the line of each row in `texts.jsonl`, and the row's group."""
     for key, group, captions in texts:
         yield json.dumps({"key": key, "captions": list(captions)}).encode() + b"\n", group
 
@@ -167,15 +177,18 @@ def _read_plan(part: Path) -> Mapping[str, Any] | None:
         return None
 
 
-def _keep_what_is_whole(part: Path, info: AnyInfo) -> int:
-    """Of what an earlier sitting wrote, rows that a power cut has left torn are missing again; and what was left out,
-    for the reason may be gone. Returns the number of rows."""
+def _keep_complete_rows(part: Path, info: AnyInfo) -> int:
+    """Marks as missing the rows that a power cut damaged, and those left out, as the reason may be gone.
+
+    Returns:
+        The number of rows.
+    """
     states = _states(part)
     arrays = [mapped(part / f"{name}.bin", kind, len(states)) for name, kind in info.arrays.items()]
-    digests = mapped(part / "digest.bin", OWN["digest"], len(states))
+    digests = mapped(part / "digest.bin", COMMON_ARRAYS["digest"], len(states))
     with placing(part / "state.bin") as file:
         for i in np.flatnonzero(states):
-            if states[i] != THERE or digest(one[i].tobytes() for one in arrays) != digests[i].tobytes():
+            if states[i] != PRESENT or digest(one[i].tobytes() for one in arrays) != digests[i].tobytes():
                 write_at(file, int(i), bytes([MISSING]))
     write_bytes(part / _LEFT_OUT, b"")
     return len(states)

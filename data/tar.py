@@ -1,12 +1,11 @@
-"""A user's own pictures in WebDataset shards: tar files, each picture beside its caption under one name.
+"""Captioned pictures in WebDataset shards: tar files with each picture beside its caption, under one name.
 
     000001.jpg
     000001.txt     a cat on a sofa
     000002.png
-    000002.json    {"text": "a dog"}, or {"caption": "a dog"}, and perhaps {"split": "validation"}
+    000002.json    {"text": "a dog"} or {"caption": "a dog"}, perhaps with {"split": "validation"}
 
-A picture's split is what its JSON has under `split`, or else what the name of its shard begins with, as in
-`train-00000.tar`.
+The split of a picture is the `split` in its JSON. Without one, the name of the shard decides, as in `train-00000.tar`.
 """
 
 import hashlib
@@ -19,31 +18,31 @@ from typing import Any
 from data.corpus import Corpus
 from data.files import content_hashes, files_of, is_hidden
 from data.picture import SUFFIXES, VERSION
-from data.splits import settle, stated_by_file
+from data.splits import assign_splits, split_from_file_name
 from training.errors import BadInput
 from training.strict_json import parse_json
 
 _LONGEST_TEXT = 2**20
-"""Bytes of a caption's file."""
+"""Most bytes of a caption's file."""
 
 
 @dataclass
 class _Sample:
-    """What a shard has under one name."""
+    """The files under one name in a shard."""
 
     shard: Path
     name: str
     picture: tuple[int, int] | None = None
-    """Where the picture's file begins in the shard, and its length."""
+    """Offset and length of the picture's file in the shard."""
     texts: dict[str, str] = field(default_factory=dict)
-    """`text`, and `split` where it is stated."""
+    """The caption as `text`, and the `split` if stated."""
 
 
 class TarCorpus(Corpus):
-    """Captioned pictures in one shard, or in all of a folder."""
+    """Captioned pictures in one shard, or in all shards below a folder."""
 
     def __init__(self, path: Path, cache: Path) -> None:
-        """Reads the shards' lists of contents and the captions. Raises `BadInput`."""
+        """Reads the list of files in each shard, and the captions. Raises `BadInput`."""
         folder, files = files_of(path, ".tar")
         self.name = path.resolve().stem
         self.recipe = hashlib.blake2b(repr((VERSION, content_hashes(files, cache))).encode()).hexdigest()
@@ -60,8 +59,8 @@ class TarCorpus(Corpus):
             keys.append(key)
             self._samples.append(sample)
         self.keys, self.texts = keys, [sample.texts["text"] for sample in self._samples]
-        stated = [sample.texts.get("split") or stated_by_file(sample.shard.name) for sample in self._samples]
-        self.splits, self.set_aside = settle(keys, stated)
+        stated = [sample.texts.get("split") or split_from_file_name(sample.shard.name) for sample in self._samples]
+        self.splits, self.num_validation = assign_splits(keys, stated)
 
     def file(self, i: int) -> bytes:
         """The bytes of picture `i`."""
@@ -74,7 +73,7 @@ class TarCorpus(Corpus):
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:
-    """In the order in which their names first come. Links and devices are passed over: only files have bytes."""
+    """Yields the samples of a shard, in the order of their first files. Links and devices are skipped."""
     found: dict[str, _Sample] = {}
     size = shard.stat().st_size
     try:
@@ -89,23 +88,23 @@ def _samples(shard: Path) -> Iterator[_Sample]:
                 sample = found.setdefault(str(path.parent / name), _Sample(shard, str(path.parent / name)))
                 if f".{suffix.lower()}" in SUFFIXES:
                     if sample.picture is not None:
-                        raise BadInput(f"{shard}: {member.name} is its second picture of the name {sample.name}")
+                        raise BadInput(f"{shard}: {member.name} is the second picture with the name {sample.name}")
                     sample.picture = member.offset_data, member.size
                 elif suffix.lower() in ("txt", "json"):
                     sample.texts |= _texts(shard, member, tar)
-            with shard.open("rb") as file:  # `tarfile` takes a damaged header for the end
+            with shard.open("rb") as file:  # `tarfile` mistakes a damaged header for the end
                 file.seek(tar.offset)
                 if any(file.read(tarfile.BLOCKSIZE)):
                     raise BadInput(f"{shard}: a damaged tar file (at byte {tar.offset:,})")
     except tarfile.TarError as error:
-        raise BadInput(f"{shard}: not a tar file, or a compressed one, which must be unpacked ({error})") from None
+        raise BadInput(f"{shard}: not a tar file, or a compressed one; decompress it first ({error})") from None
     yield from found.values()
 
 
 def _texts(shard: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> dict[str, str]:
     where = f"{shard}, {member.name}"
     if member.size > _LONGEST_TEXT:
-        raise BadInput(f"{where}: {member.size:,} bytes of text; {_LONGEST_TEXT:,} are the most")
+        raise BadInput(f"{where}: {member.size:,} bytes of text; must be at most {_LONGEST_TEXT:,}")
     file = tar.extractfile(member)
     assert file is not None
     content = file.read()
@@ -122,5 +121,5 @@ def _texts(shard: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> dict[s
             raise BadInput(f"{where}: not UTF-8 text") from None
     for name, value in said.items():
         if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise BadInput(f"{where}: {name!r} must be a string with something in it")
+            raise BadInput(f"{where}: {name!r} must be a string that is not empty")
     return {name: value.strip() for name, value in said.items() if value is not None}

@@ -133,7 +133,7 @@ def test_what_npm_gives_must_be_what_was_pinned(
         with pytest.raises(BadInput, match=r"firefox: npm package @iconify-json/fxemoji@1.2.2: its SHA-512 is"):
             EmojiCorpus("emoji:firefox", tmp_path / "cache")
     monkeypatch.setattr(npm, "_LARGEST", 10)
-    with pytest.raises(BadInput, match=r"icons.json is larger than we unpack"):
+    with pytest.raises(BadInput, match=r"icons.json is too large to unpack"):
         EmojiCorpus("emoji:firefox", tmp_path / "cache")
     assert not list((tmp_path / "cache" / "emoji").glob("*.zip"))
     with pytest.raises(BadInput, match=r"emojione: npm could not fetch @iconify-json/emojione@1.2.3: npm error code E"):
@@ -146,7 +146,7 @@ def test_what_npm_gives_must_be_what_was_pinned(
 def test_emoji_are_all_hands_that_can_be_had(tmp_path: Path, publish: Publish) -> None:
     publish("firefox", icons({"fox": SQUARE.format("#f60")}))
     Collection("firefox", tmp_path / "cache")
-    with pytest.warns(UserWarning, match="emoji: goes without noto-blob, fluent-flat, .*emojione-v1: npm could not"):
+    with pytest.warns(UserWarning, match="continues without noto-blob, fluent-flat, .*emojione-v1: npm could not"):
         corpus = EmojiCorpus("emoji", tmp_path / "cache")
     assert corpus.styles == (*ORIGINALS, "firefox")
     assert len(corpus.keys) == 3 * 3_781 + 1
@@ -163,7 +163,7 @@ def test_a_picture_that_is_in_another_split_is_left_out(tmp_path: Path, publish:
     pictures = open_source("emoji:firefox", size=16, cache=tmp_path / "cache")
     left = {pictures.key(i) for i in range(len(pictures))}
     assert left in ({trained[0].key, trained[1].key, "1f98a/firefox"}, {held.key, "1f98a/firefox"})
-    ((_, why),) = pictures.set_apart.items()
+    ((_, why),) = pictures.excluded.items()
     assert "is the same picture as" in why and "heldout-concept" in why
 
 
@@ -181,7 +181,7 @@ def test_hands_are_chosen_by_name() -> None:
     assert chosen("emoji") is None
     assert chosen("emoji:noto,fluent-flat,twemoji") == ["twemoji", "noto", "fluent-flat"]
     for wrong in ("emoji:", "emoji:apple", "emoji:noto,"):
-        with pytest.raises(BadInput, match=r"no hand '(apple)?'; there are twemoji, openmoji, noto, noto-blob"):
+        with pytest.raises(BadInput, match=r"no style '(apple)?'; there are twemoji, openmoji, noto, noto-blob"):
             chosen(wrong)
 
 

@@ -71,7 +71,7 @@ def test_a_damaged_store_is_rendered_again(tmp_path: Path, name: str) -> None:
 
 def test_other_pictures_under_one_name_are_rendered_again(tmp_path: Path) -> None:
     open_ten(tmp_path / "store", [])
-    with pytest.warns(UserWarning, match="other pictures than those wanted"):
+    with pytest.warns(UserWarning, match="holds other pictures"):
         store = rendered(tmp_path / "store", SIZE, KEYS[:4], range(4), renderer([]), label="test")
     assert len(store) == 4
 

@@ -6,9 +6,9 @@ from data.splits import (
     TRAIN,
     VALIDATION,
     VALIDATION_STYLE,
+    assign_splits,
     fraction,
     picture_split,
-    settle,
     united,
 )  # fmt: skip
 
@@ -52,19 +52,19 @@ def test_united_does_not_depend_on_order() -> None:
 
 
 def test_stated_splits_are_kept_and_their_names_made_ours() -> None:
-    assert settle(["a", "b", "c", "d"], ["val", None, "Test", "mine"])[0] == [VALIDATION, TRAIN, "test", "mine"]
+    assert assign_splits(["a", "b", "c", "d"], ["val", None, "Test", "mine"])[0] == [VALIDATION, TRAIN, "test", "mine"]
 
 
 def test_pictures_without_splits_are_dealt_by_hash() -> None:
     keys = [f"{i}.png" for i in range(1000)]
-    splits, set_aside = settle(keys, [None] * 1000)
-    assert set_aside == splits.count(VALIDATION)
+    splits, count = assign_splits(keys, [None] * 1000)
+    assert count == splits.count(VALIDATION)
     assert splits.count(VALIDATION) == sum(fraction(key) < 0.05 for key in keys)
     assert 30 < splits.count(VALIDATION) < 70
-    assert settle(keys[:500], ["train"] * 500)[0] == splits[:500]
+    assert assign_splits(keys[:500], ["train"] * 500)[0] == splits[:500]
 
 
 @pytest.mark.parametrize(("count", "validation"), [(1, 0), (2, 1), (5, 1)])
 def test_few_pictures_are_dealt_so_that_both_splits_have_some(count: int, validation: int) -> None:
-    splits, _ = settle([f"{i}.png" for i in range(count)], [None] * count)
+    splits, _ = assign_splits([f"{i}.png" for i in range(count)], [None] * count)
     assert (splits.count(VALIDATION), splits.count(TRAIN)) == (validation, count - validation)

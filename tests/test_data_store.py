@@ -169,10 +169,10 @@ DAMAGES = {
     "texts": (cut("texts.jsonl"), "texts.jsonl has "),
     "gone": (lambda folder: (folder / "state.bin").unlink(), "state.bin has 0 bytes of 10"),
     "head": (cut("store.json"), "not valid JSON"),
-    "rows": (edited(rows=9), "store.json is not as it was written"),
-    "info": (edited(info={"size": 4}), "store.json is not as it was written"),
-    "version": (edited(version=99), "not of version 1"),
-    "kind": (edited(kind="others"), "not of version 1 of a store of numbers"),
+    "rows": (edited(rows=9), "store.json was changed"),
+    "info": (edited(info={"size": 4}), "store.json was changed"),
+    "version": (edited(version=99), "not that of a store of numbers, version 1"),
+    "kind": (edited(kind="others"), "not that of a store of numbers, version 1"),
     "no head": (lambda folder: (folder / "store.json").unlink(), "holds no store of numbers"),
     "null": (lambda folder: (folder / "store.json").write_text("null"), "not a JSON object"),
 }
@@ -193,7 +193,7 @@ def test_a_changed_byte_is_found_where_everything_is_read(folder: Path, name: st
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     store = Store(folder, Info)
-    with pytest.raises(BadInput, match=r"as (it was|they were) written; delete the folder"):
+    with pytest.raises(BadInput, match=r"(was|were) changed or damaged; delete the folder"):
         store.verify()
 
 

@@ -129,7 +129,7 @@ def test_batches_can_be_pickled_for_the_workers_of_a_data_loader(tmp_path: Path,
 
     codes = tmp_path / "run/codes/train/codes.bin"
     codes.write_bytes(codes.read_bytes()[:-1] + b"x")
-    with pytest.raises(BadInput, match=r"codes/train: .*row 19. is not as it was written"):
+    with pytest.raises(BadInput, match=r"codes/train: .*row 19. was changed or damaged"):
         fit(tmp_path / "run", parts, "--steps", "3", "--verify")
 
 

@@ -289,7 +289,7 @@ def test_a_table_with_a_mark_in_it_is_refused(tmp_path: Path, text: str) -> None
 @pytest.mark.parametrize("before", ["", "<!-- t -->", "<!-- /t --> <!-- t -->", "<!-- t --> <!-- t --> <!-- /t -->"])
 def test_a_table_needs_its_marks_once(tmp_path: Path, before: str) -> None:
     write_text(tmp_path / "README.md", before)
-    with pytest.raises(BadInput, match="must have <!-- t --> once, followed by <!-- /t --> once"):
+    with pytest.raises(BadInput, match="must have <!-- t --> once and then <!-- /t --> once"):
         splice(tmp_path / "README.md", "t", "new")
     assert (tmp_path / "README.md").read_text() == before
 

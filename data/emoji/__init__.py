@@ -1,9 +1,9 @@
-"""The built-in corpus of emoji: draws it once, and says what is in it.
+"""The built-in corpus: emoji with captions, in up to ten styles.
 
     python -m data.emoji --size 64
 
-`emojis()` lists the pictures of the three original hands with their names, styles, families, categories, splits and
-captions; `find(key)` is the one behind a key; `prompt(name, style)` is how to ask a model for one.
+`emojis()` lists the pictures of the three original styles with their names, families, categories, splits and captions.
+`find(key)` is the emoji with that key. `prompt(name, style)` is the caption to ask a model for one.
 """
 
 from data.emoji.names import prompt

@@ -22,20 +22,20 @@ _COLUMNS, _ROWS = 14, 10
 
 @dataclass(kw_only=True)
 class EmojiOptions:
-    """Fetches and draws the built-in corpus of emoji once, into a cache."""
+    """Fetches and renders the built-in corpus of emoji, once, into a cache."""
 
     data: str = "emoji"
-    """`emoji`, all hands that can be had, or the names of some: `emoji:twemoji,fluent-flat`."""
+    """`emoji` for all styles that can be fetched, or the names of some: `emoji:twemoji,fluent-flat`."""
     size: int = 64
     """Width and height of the pictures in pixels."""
     cache: Path | None = None
-    """Folder to keep the pictures in; by default the user's cache folder."""
+    """Folder for the pictures; by default the user's cache folder."""
     sheets: Path | None = None
-    """Folder for a contact sheet of each hand."""
+    """Folder for a contact sheet of each style; by default none are made."""
 
 
 def main(options: EmojiOptions) -> None:
-    """Draws all emoji, unless they are there, and says where they are and what was left out."""
+    """Renders all emoji, unless that was done before. Prints where they are and what was left out."""
     begin = time.monotonic()
     pictures = open_source(options.data, size=options.size, cache=options.cache)
     styles = Counter(find(pictures.key(i)).style for i in range(len(pictures)))
@@ -46,17 +46,17 @@ def main(options: EmojiOptions) -> None:
     listed = pictures.folder.with_name(f"{pictures.folder.name}-left-out.txt")
     lines = list(left_out(pictures))
     write_text(listed, "".join(f"{line}\n" for line in lines))
-    print(f"{len(lines):,} drawings were left out: {listed} says why")
+    print(f"{len(lines):,} drawings were left out; the reasons are in {listed}")
     if options.sheets:
         for style in styles:
             with atomic(options.sheets / f"{style}.png") as temporary:
                 _sheet(pictures, style).save(temporary, format="PNG")
-        print(f"a contact sheet of each is in {options.sheets}")
+        print(f"a contact sheet of each style is in {options.sheets}")
 
 
 def left_out(pictures: CaptionedImages) -> Iterator[str]:
-    """A line a drawing that is not among the pictures: which, and why."""
-    for key, why in {**pictures.skipped, **pictures.set_apart}.items():
+    """One line for each drawing that is not used: its name and the reason."""
+    for key, why in {**pictures.skipped, **pictures.excluded}.items():
         yield f"{key}: {why}"
     assert isinstance(pictures.corpus, EmojiCorpus)
     for style, collection in pictures.corpus.collections.items():
@@ -65,9 +65,9 @@ def left_out(pictures: CaptionedImages) -> Iterator[str]:
 
 
 def _sheet(pictures: CaptionedImages, style: str) -> Image.Image:
-    """Some of a hand's pictures with their names, in an order fixed by hash."""
-    its = [i for i in range(len(pictures)) if find(pictures.key(i)).style == style]
-    some = sorted(its, key=lambda i: fraction(f"sheet {find(pictures.key(i)).codes}"))[: _COLUMNS * _ROWS]
+    """A contact sheet of a style: 140 emoji at most, with their names, chosen by a hash."""
+    of_style = [i for i in range(len(pictures)) if find(pictures.key(i)).style == style]
+    some = sorted(of_style, key=lambda i: fraction(f"sheet {find(pictures.key(i)).codes}"))[: _COLUMNS * _ROWS]
     names = [find(pictures.key(i)).name for i in some]
     return grid([pictures[i] for i in some], names, columns=_COLUMNS, cell=96)
 

@@ -1,4 +1,4 @@
-"""What collections of emoji call a concept where no rule can guess it, and which of their drawings are wrong."""
+"""Names of drawings in npm packages that no rule can match with a concept, and drawings that are wrong."""
 
 import re
 
@@ -58,7 +58,7 @@ ALIASES = {
     "person-vampire": "vampire",
     "person-zombie": "zombie",
 }
-"""CLDR names, by the names that collections use; skin tones come on top."""
+"""CLDR names by names in the packages, both without skin tones."""
 
 MISDRAWN = {
     "1f499/firefox": "is cut off",
@@ -69,10 +69,11 @@ MISDRAWN = {
     **{f"1f6b5-{tone}/fluent-3d": "has another skin tone" for tone in ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")},
     "1fa9f/emojione-v1": "shows a window of a screen",
 }
-"""Drawings that are not what they are called, by the keys that they would have."""
+"""Drawings that do not show what they are called, as {key: reason}."""
 
 TONES_RIGHT = re.compile("1f4bb|1f46[bcd]|1f491|1f48f|2764|200d-1f91d")
-"""Of the code points whose medium and medium-light tone have each its own name in `fluent-3d`: others are exchanged."""
+"""Matches the code points of those drawings in `fluent-3d` whose medium and medium-light tones are named correctly. In
+all others the two are swapped."""
 
 _FIREFOX = """
     2hearts=1f495 acorn=1f330 americasglobe=1f30e anger=1f4a2 angry=1f620 anguish=1f627

@@ -1,4 +1,4 @@
-"""Draws vector art on white: an emoji in one of the three hands from pip packages, or any SVG."""
+"""Renders vector art on white: an emoji of the three original styles, or any SVG."""
 
 import io
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ PACKAGES = {
     "dynamic-font": "dynamic_font",
     "resvg-py": "resvg_py",
 }
-"""Distributions that the corpus is made of, and their modules."""
+"""The pip packages that the corpus needs, and the modules they install."""
 
 VERSION = 2
-"""Raise it when `render_emoji` is changed to make other pictures, so that kept ones are drawn again."""
+"""Increase it when `render_emoji` changes its pictures, so that cached ones are rendered again."""
 
 # The em square of Noto Color Emoji at font size 128: glyphs fill 150 units around (79.7, -45), baseline at 0.
 _NOTO_SVG = (
@@ -35,15 +35,16 @@ _NOTO_SVG = (
 
 
 def render_emoji(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8]:
-    """The emoji on white, uint8 (3, size, size), in one of `ORIGINALS`. `codepoints` are lower-case hexadecimal."""
+    """An emoji on white, uint8 (3, size, size). `codepoints` are lower-case hexadecimal; `style` is one of
+    `ORIGINALS`."""
     return render_svg(_svg(codepoints, style), size, [_noto_font().name] if style == "noto" else [])
 
 
 def render_svg(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uint8]:
-    """An SVG on white, uint8 (3, size, size). Raises `ValueError` where it is none.
+    """An SVG on white, uint8 (3, size, size). Raises `ValueError` if it is not an SVG.
 
-    Below 256 pixels it is drawn larger and reduced by a Lanczos filter, which keeps thin lines crisper than drawing at
-    `size` does.
+    Below 256 pixels it is rendered larger and reduced with a Lanczos filter, which keeps thin lines sharper than
+    rendering at `size` does.
     """
     from resvg_py import svg_to_bytes
 
@@ -56,10 +57,10 @@ def render_svg(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uin
         font_files=list(fonts),
         skip_system_fonts=True,
     )
-    with Image.open(io.BytesIO(png)) as drawn:
+    with Image.open(io.BytesIO(png)) as art:
         square = Image.new("RGB", (size * scale, size * scale), "white")
-        # some drawings are not square (twemoji's watermelon)
-        square.paste(drawn.convert("RGB"), ((square.width - drawn.width) // 2, (square.height - drawn.height) // 2))
+        # some art is not square (twemoji's watermelon)
+        square.paste(art.convert("RGB"), ((square.width - art.width) // 2, (square.height - art.height) // 2))
     if scale > 1:
         square = square.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(square).transpose(2, 0, 1)
@@ -67,7 +68,11 @@ def render_svg(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uin
 
 @cache
 def package(name: str) -> Path:
-    """Where an art package lives. It is not imported: `dynamic_font` cannot be without pygame, and we want its font."""
+    """The folder of an art package. It is not imported: `dynamic_font` would need pygame, and only its font is used.
+
+    Raises:
+        BadInput: it is not installed.
+    """
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise BadInput(f"the emoji corpus needs the package {name}, which is not installed: {install('emoji')}")
@@ -76,7 +81,7 @@ def package(name: str) -> Path:
 
 @cache
 def _noto_font() -> IO[bytes]:
-    """The font as resvg can draw it, in a file that lasts as long as this process."""
+    """The font without what resvg lacks, in a temporary file that exists until the process ends."""
     font = (package("dynamic_font") / "assets/fonts/NotoColorEmoji-Regular.ttf").read_bytes()
     file = NamedTemporaryFile(suffix=".ttf")  # noqa: SIM115
     file.write(without_src_in(font))
@@ -95,7 +100,7 @@ def _svg(codepoints: tuple[str, ...], style: str) -> str:
 
 
 def _file_names(codepoints: tuple[str, ...], style: str) -> list[str]:
-    """With and without the variation selector U+FE0F, which both collections sometimes drop."""
+    """Possible file names: with and without the variation selector U+FE0F, which both packages sometimes drop."""
     sequences = (codepoints, tuple(code for code in codepoints if code != "fe0f"))
     if style == "openmoji":
         return [f"{'-'.join(sequence).upper()}.svg" for sequence in sequences]

@@ -1,4 +1,4 @@
-"""Drawings from npm packages, kept in one file a hand, by the concept that each shows."""
+"""The drawings of an npm package, matched with the concepts they show and kept in one zip file per style."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +23,16 @@ from training.errors import BadInput
 from training.files import atomic
 
 VERSION = 1
-"""Raise it when drawings are matched with other concepts, so that packages are read again."""
+"""Increase it when the matching of drawings with concepts changes, so that packages are read again."""
 
 _LEFT_OUT = "left-out.json"
 
 
 class Collection:
-    """What one hand from npm has drawn. A pickled copy carries a file name and no drawings."""
+    """The drawings of one style from npm. A pickled copy holds a file name and no drawings."""
 
     def __init__(self, style: str, cache: Path) -> None:
-        """Fetches the package unless that was done before. Raises `BadInput` where it cannot be had."""
+        """Fetches the package, unless that was done before. Raises `BadInput` if it cannot be fetched."""
         package = COLLECTED[style]
         self.recipe = f"{package.name} {package.version} matched {VERSION}"
         self.file = kept(style, cache)
@@ -42,25 +42,25 @@ class Collection:
                 _collect(style, self.file)
         names = [Path(name) for name in _opened(self.file).namelist() if name != _LEFT_OUT]
         self.files: Mapping[str, str] = {name.stem: name.name for name in names}
-        """The drawing's name in the file, by the code points of the concept."""
+        """Names of drawings in the zip file, by the code points of their concepts."""
         self.left_out: Mapping[str, str] = json.loads(_opened(self.file).read(_LEFT_OUT))
-        """Why a drawing of the package is not used, by its name there."""
+        """Drawings of the package that are not used, as {name in the package: reason}."""
 
     def render(self, codes: str, size: int) -> NDArray[np.uint8]:
-        """The concept's drawing on white, uint8 (3, size, size). Raises `Unreadable`."""
+        """The concept with these code points on white, uint8 (3, size, size). Raises `Unreadable`."""
         name = self.files[codes]
         data = _opened(self.file).read(name)
         try:
             picture = render_svg(data.decode(), size) if name.endswith(".svg") else fit(data, size)
         except ValueError as error:
-            raise Unreadable(f"cannot be drawn: {error}") from None
+            raise Unreadable(f"cannot be rendered: {error}") from None
         if picture.min() > 240:
-            raise Unreadable("is drawn as nothing but white")
+            raise Unreadable("renders as nothing but white")
         return picture
 
 
 def kept(style: str, cache: Path) -> Path:
-    """Where the drawings of a hand are, once they were fetched."""
+    """The zip file of a style's drawings, which may not exist yet."""
     return cache / "emoji" / f"{style}-{COLLECTED[style].version}-{VERSION}.zip"
 
 
@@ -69,11 +69,11 @@ def _opened(file: Path) -> ZipFile:
     try:
         return ZipFile(file)
     except BadZipFile:
-        raise BadInput(f"{file}: is damaged; delete it to have it made again") from None
+        raise BadInput(f"{file}: is damaged; delete it to have it fetched again") from None
 
 
 def _collect(style: str, file: Path) -> None:
-    """Writes the drawings of a package whose concepts are known, the first one of each, and why others are left."""
+    """Writes the zip file: the first drawing of each known concept, and why the others are left out."""
     known = {emoji.codes for emoji in emojis()}
     names: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -91,7 +91,7 @@ def _collect(style: str, file: Path) -> None:
 
 
 def _drawings(style: str) -> Iterator[tuple[str, str | None, str, bytes]]:
-    """Name, code points where they are known, kind and contents of each drawing in a package."""
+    """Yields name, code points (None if no concept matches), suffix and content of each drawing in a package."""
     for path, data in members(COLLECTED[style]):
         if path.name == "icons.json":
             for names, svg in _icons(json.loads(data)):
@@ -101,11 +101,11 @@ def _drawings(style: str) -> Iterator[tuple[str, str | None, str, bytes]]:
 
 
 def _icons(collection: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], str]]:
-    """The names, its own one first, and the SVG of each drawing in Iconify's JSON."""
+    """Yields the names, main name first, and the SVG of each drawing in an Iconify collection."""
     names = {name: [name] for name in collection["icons"]}
-    for alias, its in collection.get("aliases", {}).items():
-        if its.keys() == {"parent"} and its["parent"] in names:  # others are mirrored
-            names[its["parent"]].append(alias)
+    for alias, entry in collection.get("aliases", {}).items():
+        if entry.keys() == {"parent"} and entry["parent"] in names:  # others are mirrored
+            names[entry["parent"]].append(alias)
     for name, icon in collection["icons"].items():
         width, height = (icon.get(side, collection.get(side, 16)) for side in ("width", "height"))
         view = f'viewBox="0 0 {width} {height}"'

@@ -1,4 +1,4 @@
-"""The built-in corpus: every emoji, drawn in as many hands as there are."""
+"""The built-in corpus: all emoji, in as many styles as can be fetched."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,23 +15,24 @@ from data.emoji.collection import Collection, kept
 from data.emoji.styles import COLLECTED, ORIGINALS, chosen
 from data.emoji.table import Emoji, emojis, find
 from data.rendered import PictureInfo
-from data.store import THERE, Store
+from data.store import PRESENT, Store
 from training.errors import BadInput, install
 
 
 class EmojiCorpus(Corpus):
-    """3,781 concepts in three styles, and what seven other hands have drawn of them."""
+    """3,781 concepts in three original styles, and what seven styles from npm have of them."""
 
     def __init__(self, source: str, cache: Path) -> None:
-        """`source` is `emoji`, all hands that can be had, or `emoji:` and the names of some (`data.emoji.styles`).
+        """`source` is `emoji`, for all styles that can be fetched, or `emoji:` and names of styles
+        (`data.emoji.styles`).
 
-        What npm fetches is kept in `cache`. Raises `BadInput` when the packages with the art are not there.
+        Packages from npm are kept in `cache`. Raises `BadInput` if packages with art are missing.
         """
         for module in PACKAGES.values():
             package(module)
         wanted = chosen(source)
         self.collections = _collections(wanted, cache)
-        """The hands from npm, by name."""
+        """The styles from npm, by name."""
         self.styles = (*(style for style in ORIGINALS if wanted is None or style in wanted), *self.collections)
         self.emojis = tuple(emoji for emoji in emojis(self.styles) if self._has(emoji))
         self.name = "emoji"
@@ -52,22 +53,23 @@ class EmojiCorpus(Corpus):
         return self.collections[emoji.style].render(emoji.codes, size)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """Several phrasings with the style's name in each; `prompt(name, style)` comes first."""
+        """Five phrasings, each with the name of the style; `prompt(name, style)` comes first."""
         return self.emojis[i].captions
 
     def group(self, i: int) -> str:
-        """A family in one style: a concept with its skin tones."""
+        """A family (a concept with its skin tones and look-alikes) in one style."""
         return f"{self.emojis[i].family}/{self.emojis[i].style}"
 
     def original_size(self, i: int) -> None:
-        """None: vector art has no size in pixels."""
+        """None, because vector art has no size in pixels."""
 
     def check(self, store: Store[PictureInfo]) -> Mapping[str, str]:
-        """Leaves out pictures of hands from npm that equal one of another split.
+        """Excludes pictures of styles from npm that equal a picture of another split.
 
-        Raises `BadInput` for equal pictures of the three original hands in two families.
+        Raises:
+            BadInput: equal pictures of the original styles belong to two families.
         """
-        rows = np.flatnonzero(store.array("state") == THERE)
+        rows = np.flatnonzero(store.array("state") == PRESENT)
         _, found, counts = np.unique(store.array("digest")[rows], axis=0, return_inverse=True, return_counts=True)
         doubles = [(find(store.key(int(rows[i]))), int(found[i])) for i in np.flatnonzero(counts[found] > 1)]
         seen: dict[int, Emoji] = {}
@@ -78,19 +80,19 @@ class EmojiCorpus(Corpus):
                 left_out[emoji.key] = f"is the same picture as {twin.key}, which is of {twin.split}, not {emoji.split}"
             elif emoji.style in ORIGINALS and twin.family != emoji.family:
                 raise BadInput(
-                    f"{twin.key} and {emoji.key} are the same picture, but the splits take them for different ones: "
-                    f"for the art that they were made for, {install('emoji')}"
+                    f"{twin.key} and {emoji.key} are the same picture, but in different families: the art packages are "
+                    f"not the versions that the splits were made for; {install('emoji')}"
                 )
         return left_out
 
 
 def _collections(wanted: Sequence[str] | None, cache: Path) -> Mapping[str, Collection]:
-    """The hands from npm that are wanted; of all, those that can be had."""
+    """The styles from npm that are wanted; with None, all that can be fetched."""
     found: dict[str, Collection] = {}
     missing: dict[str, BadInput] = {}
     styles = [style for style in COLLECTED if wanted is None or style in wanted]
     there = all(kept(style, cache).exists() for style in styles)
-    for style in tqdm(styles, "emoji from npm", unit="hand", disable=there):
+    for style in tqdm(styles, "emoji from npm", unit="style", disable=there):
         if missing and not kept(style, cache).exists():  # npm would fail again
             missing[style] = next(iter(missing.values()))
             continue
@@ -101,5 +103,5 @@ def _collections(wanted: Sequence[str] | None, cache: Path) -> Mapping[str, Coll
                 raise BadInput(f"{style}: {error}") from None
             missing[style] = error
     if missing:
-        warnings.warn(f"emoji: goes without {', '.join(missing)}: {next(iter(missing.values()))}", stacklevel=3)
+        warnings.warn(f"emoji: continues without {', '.join(missing)}: {next(iter(missing.values()))}", stacklevel=3)
     return found

@@ -1,8 +1,8 @@
-"""Measures which emoji are drawn alike and prints them, as the table in `data/emoji/twins.py` lists them.
+"""Finds emoji that look alike, and prints them as the table in `data/emoji/twins.py`.
 
     python -m data.emoji.find_twins
 
-For whoever takes another version of an art package: the splits are only as pure as that table is right.
+Run it when a version of an art package changes: splits leak if the table misses a pair.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,15 @@ _SIZE = 32
 
 
 def look_alikes(pictures: Tensor, tolerance: float = 2) -> list[tuple[int, int]]:
-    """Pairs i < j among uint8 (N, 3, size, size) that differ by less than `tolerance` of 255, root mean square."""
+    """Pairs (i, j), i < j, of uint8 (N, 3, size, size) whose root-mean-square difference is below `tolerance` (of
+    255)."""
     flat = pictures.flatten(1).float()
     distances = torch.cdist(flat, flat) / flat.shape[1] ** 0.5
     return [(int(i), int(j)) for i, j in (distances < tolerance).triu(diagonal=1).nonzero()]
 
 
 def find_twins(cache: Path | None) -> list[list[str]]:
-    """Groups of concepts without skin tones, in Unicode's order, of which two pictures in one style look alike."""
+    """Groups of concepts, without skin tones and in Unicode's order, that look alike in at least one style."""
     pictures = open_source(SOURCE, size=_SIZE, cache=cache)
     concepts = [split_tones(emoji.name)[0] for emoji in emojis()]
     pairs: list[tuple[str, str]] = []
@@ -47,14 +48,14 @@ def find_twins(cache: Path | None) -> list[list[str]]:
 
 @dataclass(kw_only=True)
 class FindTwinsOptions:
-    """Measures which emoji are drawn alike and prints them."""
+    """Finds emoji that look alike and prints them."""
 
     cache: Path | None = None
-    """Folder to keep drawn pictures in; by default the user's cache folder."""
+    """Folder for rendered pictures; by default the user's cache folder."""
 
 
 def main(options: FindTwinsOptions) -> None:
-    """Prints a row for each group."""
+    """Prints one row for each group."""
     for group in find_twins(options.cache):
         print(f"    {tuple(group)!r},")
 

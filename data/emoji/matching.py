@@ -1,8 +1,8 @@
-"""Which concept a drawing shows, by what its collection calls it.
+"""Finds the concept that a drawing shows, from its name in a package.
 
-Collections take their names from Unicode, of whatever year: `flag-for-chad`, `bride-with-veil-dark-skin-tone`. In turn
-are tried the table of aliases, the names of today's CLDR, and the names of characters, which never change. Whatever is
-no letter or digit is left out of the comparison.
+Packages take their names from Unicode, but of different years: `flag-for-chad`, `bride-with-veil-dark-skin-tone`. A
+name is looked up in the table of aliases, then among the names of today's CLDR, then among the names of characters,
+which never change. Only letters and digits are compared.
 """
 
 import re
@@ -19,7 +19,7 @@ _TONE = re.compile(r"-(medium-light|medium-dark|light|medium|dark)(?:-skin-tone)
 
 
 def matched(names: Iterable[str], style: str) -> str | None:
-    """The code points, as in an emoji's key, of the concept that the first of these names stands for that is one."""
+    """The code points, as in an emoji's key, of the first of these names that matches a concept; None if none does."""
     for name in names:
         if style == "firefox" and name in FIREFOX:
             return FIREFOX[name]
@@ -29,10 +29,10 @@ def matched(names: Iterable[str], style: str) -> str | None:
 
 
 def tones_set_right(codes: str) -> str:
-    """The code points, as in an emoji's key, that a drawing of `fluent-3d` shows, by those that it is called by."""
+    """The code points that a drawing of `fluent-3d` really shows, given those in its name. See `TONES_RIGHT`."""
     codes = codes.replace("-fe0f", "")
-    exchanged = {} if TONES_RIGHT.search(codes) else {"1f3fc": "1f3fd", "1f3fd": "1f3fc"}
-    return "-".join(exchanged.get(code, code) for code in codes.split("-"))
+    swapped = {} if TONES_RIGHT.search(codes) else {"1f3fc": "1f3fd", "1f3fd": "1f3fc"}
+    return "-".join(swapped.get(code, code) for code in codes.split("-"))
 
 
 def _by_name(name: str) -> str | None:
@@ -44,7 +44,7 @@ def _by_name(name: str) -> str | None:
 
 
 def _base(name: str) -> str:
-    """What the name stands for among those of today, as `_plain` writes it."""
+    """The plain name of today's concept that a name without tones stands for."""
     if name in ALIASES:
         return _plain(ALIASES[name])
     plain = _plain(name.replace("flag-for-", "flag-"))
@@ -53,7 +53,7 @@ def _base(name: str) -> str:
 
 @cache
 def _concepts() -> Mapping[tuple[str, tuple[str, ...]], str]:
-    """Code points by plain name without tones, and tones."""
+    """Code points of all concepts, by (plain name without tones, tones)."""
     found: dict[tuple[str, tuple[str, ...]], str] = {}
     for emoji in emojis(ORIGINALS[:1]):
         name, tones = split_tones(emoji.name)
@@ -63,7 +63,7 @@ def _concepts() -> Mapping[tuple[str, tuple[str, ...]], str]:
 
 @cache
 def _characters() -> Mapping[str, str]:
-    """The plain names of concepts of one character, by what Unicode calls the character."""
+    """Plain names of the concepts with a single character, by the plain name of the character in Unicode."""
     return {
         _plain(unicodedata.name(chr(int(emoji.codes, 16)), "")): _plain(emoji.name)
         for emoji in emojis(ORIGINALS[:1])

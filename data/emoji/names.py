@@ -1,4 +1,4 @@
-"""Unicode's names for emoji, said as a person would say them, and the captions made from them."""
+"""Turns Unicode's names of emoji into plain English phrases, and phrases into captions."""
 
 import re
 
@@ -10,7 +10,7 @@ _KEYCAPS = {"#": "hash sign", "*": "asterisk"}
 _PLURALS = {"man": "men", "woman": "women", "person": "people", "boy": "boys", "girl": "girls", "child": "children"}
 _PLURALS |= {"adult": "adults"}
 
-# Groups of people, whose names list the people and then the skin tones: "kiss: woman, man, light skin tone, ..."
+# Groups of people. Their names list the people and then the skin tones: "kiss: woman, man, light skin tone, ...".
 _GROUPS = {
     "kiss": "a kiss between {}",
     "couple with heart": "a couple with a heart, {}",
@@ -28,21 +28,21 @@ _COUPLES = {
 
 
 def prompt(name: str, style: str) -> str:
-    """The caption to ask a model for an emoji by: `prompt("fox", "noto")` is `"a noto emoji of a fox"`."""
+    """The caption to ask a model for an emoji: `prompt("fox", "noto")` is `"a noto emoji of a fox"`."""
     return f"{_with_article(_said(style))} emoji of {phrase(name)}"
 
 
 def captions(name: str, style: str) -> tuple[str, ...]:
-    """What the emoji with this CLDR name is called in this style: one phrase in several templates, `prompt` first."""
+    """Five captions of the emoji with this CLDR name in this style; `prompt` comes first."""
     thing = phrase(name)
     bare = re.sub(r"^(a|an|the) ", "", thing)
-    hand = _said(style)
+    said = _said(style)
     return (
         prompt(name, style),
-        f"{_with_article(hand)} drawing of {thing}",
-        f"{thing}, drawn in the {hand} style",
-        f"{bare}, {hand} style",
-        f"{hand} emoji: {bare}",
+        f"{_with_article(said)} drawing of {thing}",
+        f"{thing}, drawn in the {said} style",
+        f"{bare}, {said} style",
+        f"{said} emoji: {bare}",
     )
 
 
@@ -51,9 +51,9 @@ def _said(style: str) -> str:
 
 
 def split_tones(name: str) -> tuple[str, tuple[str, ...]]:
-    """Takes the skin tones out of a name: `"man: dark skin tone, beard"` becomes `"man: beard"` and `("dark",)`.
+    """Separates the skin tones from a name: `"man: dark skin tone, beard"` becomes `("man: beard", ("dark",))`.
 
-    What is left is the name that Unicode gives to the same emoji without a tone.
+    The rest is Unicode's name for the same emoji without a tone.
     """
     base = re.sub(r"^(kiss|couple with heart)[:,] person, person", r"\1", _TONE.sub("", name))
     return re.sub(r"^(man|woman|person), ", r"\1: ", base), tuple(_TONE.findall(name))
@@ -132,6 +132,7 @@ def _is_plural(name: str) -> bool:
 
 
 def _with_article(name: str) -> str:
-    """By sound, as far as emoji need it: a ewe, a unicorn, an hourglass, an SOS button."""
+    """The name with "a" or "an", by its sound. Covers what emoji need: a ewe, a unicorn, an hourglass, an SOS
+    button."""
     vowel = re.match(r"[aeiou]|hour|x-|(ng|sos)\b", name, re.IGNORECASE)
     return f"an {name}" if vowel and not re.match(r"one\b|one-|uni|euro|ewe", name) else f"a {name}"

