@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures that several test files share."""
 
 import json
 import os
@@ -22,7 +22,7 @@ torch.set_num_threads(1)  # enough for tiny models; more wait for each other whe
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many damaged files `test_fuzz.py` tried."""
+    """Prints how many damaged files `test_fuzz.py` tried."""
     tried = getattr(sys.modules.get("test_fuzz"), "tried", {})
     if tried:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(tried.items()))
@@ -31,7 +31,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own pictures: 20 small ones to train on, 4 to validate with, all with captions."""
+    """A user's own data: 20 small pictures to train on and 4 to validate with, all with captions."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     lines = []
@@ -46,7 +46,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def launch() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a script by `accelerate launch`. What still lives of it when the test ends is killed."""
+    """Returns a function that starts a script by `accelerate launch`. Kills what is still running when the test
+    ends."""
     started: list[subprocess.Popen[str]] = []
 
     def start(script: Path, *arguments: object, options: Sequence[str] = ("--num_processes", "1")) -> subprocess.Popen:

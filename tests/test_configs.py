@@ -1,4 +1,4 @@
-"""The demo's prompts are chosen by hash, not by taste."""
+"""The prompts of the demo are chosen by hash, not by hand."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 from data.emoji import ORIGINALS, Emoji, emojis
 
 
-def test_the_demo_s_prompts_are_chosen_by_hash() -> None:
+def test_the_prompts_of_the_demo_are_chosen_by_hash() -> None:
     def rank(emoji: Emoji) -> str:
         return hashlib.sha256(f"demo {emoji.key}".encode()).hexdigest()
 

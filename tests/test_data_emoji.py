@@ -20,7 +20,7 @@ from training.errors import BadInput
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 
 
-def test_what_the_corpus_has() -> None:
+def test_size_of_the_corpus() -> None:
     assert len(emojis()) == len({emoji.key for emoji in emojis()}) == 11_343
     assert Counter(emoji.style for emoji in emojis()) == dict.fromkeys(ORIGINALS, 3_781)
     assert len({emoji.family for emoji in emojis()}) == 1_836
@@ -33,8 +33,8 @@ def test_what_the_corpus_has() -> None:
     }
 
 
-def test_the_original_hands_are_as_they_ever_were(tmp_path: Path) -> None:
-    """Keys, order, splits, groups, captions and, of some, pixels: what the shipped models were trained on."""
+def test_the_original_styles_never_change(tmp_path: Path) -> None:
+    """Keys, order, splits, groups, captions and some pixels: what the shipped models were trained on."""
     corpus = EmojiCorpus(SOURCE, tmp_path)
     texts, pictures = hashlib.sha256(), hashlib.sha256()
     for i, (key, split) in enumerate(zip(corpus.keys, corpus.splits, strict=True)):
@@ -96,7 +96,7 @@ def test_twins_are_one_family(row: tuple[str, ...]) -> None:
 
 
 def test_equal_drawings_are_one_family() -> None:
-    """Vector files that are equal to the byte: OpenMoji has two hundred groups of them, such as person = man."""
+    """Vector files that are equal to the byte. OpenMoji has two hundred groups of them, such as person = man."""
     drawings: dict[str, set[str]] = defaultdict(set)
     for emoji in emojis():
         if emoji.style != "noto":
@@ -107,7 +107,7 @@ def test_equal_drawings_are_one_family() -> None:
 
 
 def test_held_out_pictures_do_not_look_like_trained_ones() -> None:
-    """Flags, drawn: Chad's and Romania's differ by less than the eye sees, in files that differ."""
+    """Rendered flags of Chad and Romania look the same, although their files differ."""
     flags = [emoji for emoji in emojis() if emoji.category == "flags" and emoji.style == "openmoji"]
     pictures = torch.stack([torch.from_numpy(render_emoji(flag.codepoints, flag.style, 32).copy()) for flag in flags])
     pairs = look_alikes(pictures)
@@ -116,7 +116,7 @@ def test_held_out_pictures_do_not_look_like_trained_ones() -> None:
 
 
 def test_equal_pictures_in_two_families_are_refused(tmp_path: Path) -> None:
-    """What another version of an art package could bring about."""
+    """Another version of an art package could have them."""
     keys = ["1f98a/noto", "1f43a/noto"]
     store = rendered(tmp_path / "store", 16, keys, keys, lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
     with pytest.raises(BadInput, match="1f98a/noto and 1f43a/noto are the same picture"):
@@ -154,22 +154,23 @@ def test_pictures_are_squares_on_white(style: str, size: int) -> None:
         ("rolled-up newspaper", 0.548, 234.6),
     ],
 )
-def test_noto_is_drawn_without_its_boxes(name: str, white: float, brightness: float) -> None:
-    """resvg takes `SRC_IN` for `SRC_OVER`: flags stood on a grey gradient, and lizards were black on dark grey."""
+def test_noto_is_rendered_without_boxes(name: str, white: float, brightness: float) -> None:
+    """resvg treats `SRC_IN` as `SRC_OVER`: flags had a grey gradient behind them, and lizards were black on dark
+    grey."""
     emoji = next(emoji for emoji in emojis() if emoji.name == name and emoji.style == "noto")
     picture = render_emoji(emoji.codepoints, "noto", 64)
     assert (picture == 255).all(axis=0).mean() == pytest.approx(white, abs=0.02)
     assert picture.mean() == pytest.approx(brightness, abs=0.5)
 
 
-def test_zwj_sequences_are_drawn_as_one_glyph() -> None:
-    """A font without the ligature would draw a woman and a microscope side by side, cut off at the right."""
+def test_zwj_sequences_are_rendered_as_one_glyph() -> None:
+    """A font without the ligature would show a woman and a microscope side by side, cut off at the right."""
     picture = render_emoji(find("1f469-200d-1f52c/noto").codepoints, "noto", 64)
     woman = render_emoji(find("1f469/noto").codepoints, "noto", 64)
     assert (picture[:, :, -1] == 255).all() and (picture != woman).any()
 
 
-def test_a_limit_draws_no_more_than_it_needs(tmp_path: Path) -> None:
+def test_a_limit_renders_no_more_than_it_needs(tmp_path: Path) -> None:
     pictures = open_source(SOURCE, size=16, split="train", limit=12, cache=tmp_path)
     assert len(pictures) == 12
     assert pictures.name == "emoji-16/train/first-12"
@@ -182,7 +183,7 @@ def test_a_limit_draws_no_more_than_it_needs(tmp_path: Path) -> None:
     assert all((fewer[i] == pictures[i]).all() for i in range(5))
 
 
-def test_a_fingerprint_tells_contents(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_content_alone(tmp_path: Path) -> None:
     pictures = open_source(SOURCE, size=16, split="train", limit=3, cache=tmp_path / "one")
     again = open_source(SOURCE, size=16, split="train", limit=3, cache=tmp_path / "two")
     others = [

@@ -63,7 +63,7 @@ PHRASES = {
 
 
 @pytest.mark.parametrize(("name", "said"), PHRASES.items())
-def test_names_are_said_as_people_say_them(name: str, said: str) -> None:
+def test_names_become_plain_english(name: str, said: str) -> None:
     assert phrase(name) == said
 
 
@@ -82,7 +82,7 @@ def test_captions_are_one_phrase_in_several_templates() -> None:
     )
 
 
-def test_tones_come_apart_from_names() -> None:
+def test_tones_are_separated_from_names() -> None:
     assert split_tones("man: dark skin tone, beard") == ("man: beard", ("dark",))
     assert split_tones("kiss: person, person, light skin tone, dark skin tone") == ("kiss", ("light", "dark"))
     assert split_tones("family: man, boy") == ("family: man, boy", ())

@@ -1,4 +1,4 @@
-"""Hands from npm, made of tiny packages that a stand-in for npm hands out."""
+"""Styles from npm, with tiny packages from a fake npm client."""
 
 import base64
 import dataclasses
@@ -47,7 +47,7 @@ Publish = Callable[[str, Mapping[str, bytes]], None]
 
 @pytest.fixture
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Makes a package of files that npm then has in place of a hand's; it has no others."""
+    """Returns a function that publishes files as a style's package in the fake npm, which has no other packages."""
     if sys.platform == "win32":
         pytest.skip("the stand-in for npm is a script with a shebang")
     program = tmp_path / "bin" / "npm"
@@ -81,7 +81,7 @@ def icons(drawings: Mapping[str, str]) -> dict[str, bytes]:
     return {"icons.json": json.dumps(found).encode()}
 
 
-def test_a_hand_has_what_its_package_shows(tmp_path: Path, publish: Publish) -> None:
+def test_a_style_has_the_drawings_of_its_package(tmp_path: Path, publish: Publish) -> None:
     publish("firefox", {"README.md": b"art", "icons.json": json.dumps(ICONS).encode()})
     with pytest.warns(UserWarning, match="emoji-32/all: 2 unusable pictures"):
         pictures = open_source("emoji:firefox", size=32, cache=tmp_path / "cache")
@@ -101,7 +101,7 @@ def test_a_hand_has_what_its_package_shows(tmp_path: Path, publish: Publish) -> 
     }
 
 
-def test_pictures_are_drawings_too(tmp_path: Path, publish: Publish) -> None:
+def test_a_package_may_hold_pictures(tmp_path: Path, publish: Publish) -> None:
     file = io.BytesIO()
     Image.new("RGBA", (256, 256), (0, 0, 255, 255)).save(file, "WEBP", lossless=True)
     names = ("1f98a.webp", "1f44b-1f3fc.webp", "1f441-fe0f-200d-1f5e8-fe0f.webp", "1f3f4-e0067_e0062.webp")
@@ -112,7 +112,7 @@ def test_pictures_are_drawings_too(tmp_path: Path, publish: Publish) -> None:
     assert corpus.collections["fluent-3d"].left_out == {"1f3f4-e0067_e0062.webp": "shows none of Unicode's emoji"}
 
 
-def test_a_hand_is_fetched_once_and_passes_to_workers_as_a_name(
+def test_a_style_is_fetched_once_and_pickled_as_a_file_name(
     tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("firefox", icons({"fox": SQUARE.format("#f60")}))
@@ -123,9 +123,7 @@ def test_a_hand_is_fetched_once_and_passes_to_workers_as_a_name(
     assert (pickle.loads(pickle.dumps(again)).render(0, 16) == first.render(0, 16)).all()
 
 
-def test_what_npm_gives_must_be_what_was_pinned(
-    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_must_have_the_pinned_hash(tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     publish("firefox", icons({"fox": SQUARE.format("#f60")}))
     wrong = dataclasses.replace(COLLECTED["firefox"], integrity="sha512-AAAA")
     with monkeypatch.context() as patch:
@@ -143,7 +141,7 @@ def test_what_npm_gives_must_be_what_was_pinned(
         EmojiCorpus("emoji:emojione", tmp_path / "cache")
 
 
-def test_emoji_are_all_hands_that_can_be_had(tmp_path: Path, publish: Publish) -> None:
+def test_emoji_are_all_styles_that_can_be_fetched(tmp_path: Path, publish: Publish) -> None:
     publish("firefox", icons({"fox": SQUARE.format("#f60")}))
     Collection("firefox", tmp_path / "cache")
     with pytest.warns(UserWarning, match="continues without noto-blob, fluent-flat, .*emojione-v1: npm could not"):
@@ -177,7 +175,7 @@ def test_the_command_says_what_there_is(tmp_path: Path, publish: Publish, capsys
     assert [file.name for file in (tmp_path / "sheets").iterdir()] == ["firefox.png"]
 
 
-def test_hands_are_chosen_by_name() -> None:
+def test_styles_are_chosen_by_name() -> None:
     assert chosen("emoji") is None
     assert chosen("emoji:noto,fluent-flat,twemoji") == ["twemoji", "noto", "fluent-flat"]
     for wrong in ("emoji:", "emoji:apple", "emoji:noto,"):
@@ -185,7 +183,7 @@ def test_hands_are_chosen_by_name() -> None:
             chosen(wrong)
 
 
-def test_credits_are_of_the_hands_that_were_used() -> None:
+def test_credits_are_of_the_styles_in_use() -> None:
     assert credits(["emoji:noto", "emoji:fluent-3d,fluent-flat"]) == (
         "Noto Emoji (c) Google, OFL 1.1; Fluent Emoji (c) Microsoft, MIT"
     )
@@ -193,7 +191,7 @@ def test_credits_are_of_the_hands_that_were_used() -> None:
     assert "EmojiOne 1, CC BY-SA 4.0" in credits(["emoji"])
 
 
-def test_captions_say_hands_as_people_do() -> None:
+def test_captions_name_styles_in_plain_english() -> None:
     assert prompt("fox", "fluent-flat") == "a fluent flat emoji of a fox"
     assert find("1f98a/emojione-v1").captions == (
         "an emojione v1 emoji of a fox",
@@ -227,20 +225,21 @@ def test_names_are_matched_with_concepts(name: str, codes: str | None) -> None:
     assert matched([name], "emojione") == codes
 
 
-def test_firefox_has_names_of_its_own_and_other_names_come_later() -> None:
+def test_firefox_has_its_own_names_and_aliases_come_last() -> None:
     assert matched(["dog"], "firefox") == "1f436"
     assert matched(["upwards-button", "up-button"], "noto-blob") == "1f53c"
     assert matched(["unheard-of", "bear"], "noto-blob") == "1f43b"
 
 
-def test_fluent_3d_exchanges_two_tones_but_for_some() -> None:
+def test_fluent_3d_swaps_two_tones_with_exceptions() -> None:
     assert tones_set_right("1f44b-1f3fc") == "1f44b-1f3fd"
     assert tones_set_right("1f590-fe0f") == "1f590"
     assert tones_set_right("1f9d1-1f3fd-200d-1f4bb") == "1f9d1-1f3fd-200d-1f4bb"
 
 
-def test_new_hands_hold_out_pairs_of_their_own() -> None:
-    """Families that are set aside whole stay so; hands that draw alike hold out the same, blobs what Noto ever did."""
+def test_new_styles_hold_out_their_own_pairs() -> None:
+    """Families held out as a whole stay so. Styles that look alike hold out the same pairs; blobs hold out those of
+    Noto."""
     splits: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for emoji in emojis(STYLES):
         splits[emoji.family][emoji.style].add(emoji.split)

@@ -33,7 +33,7 @@ def describe(folder: Path, *records: object, name: str = "metadata.jsonl") -> No
 
 
 def plain(folder: Path, *files: str) -> list[dict[str, str]]:
-    """Saves a red picture under each name, and returns the lines that describe them."""
+    """Saves a red picture under each name; returns their rows of metadata."""
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), RED).save(folder / file)
@@ -121,7 +121,7 @@ def test_small_pictures_are_enlarged(photos: Path) -> None:
 
 @pytest.mark.parametrize("size", [(5, 3), (40, 7)])
 def test_pictures_smaller_than_a_patch_are_left_out(photos: Path, size: tuple[int, int]) -> None:
-    """A stray tracking pixel was blown up to a picture of its own."""
+    """A stray tracking pixel was enlarged to a whole picture."""
     describe(photos, *plain(photos, "a.png", "b.png"))
     Image.new("RGB", size, RED).save(photos / "a.png")
     said = rf"1 unusable picture: a.png \(only {size[0]}x{size[1]} pixels; must have 8 or more on each side\)"
@@ -132,7 +132,7 @@ def test_pictures_smaller_than_a_patch_are_left_out(photos: Path, size: tuple[in
 
 
 @pytest.mark.parametrize("corpus", [folder, parquet])
-def test_pictures_kept_by_another_fit_are_made_again(
+def test_pictures_of_another_version_are_rendered_again(
     corpus: ModuleType, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     describe(photos, *plain(photos, "a.png"))
@@ -143,8 +143,8 @@ def test_pictures_kept_by_another_fit_are_made_again(
     assert open_photos(source).folder != before
 
 
-def test_links_that_lead_nowhere_are_left_out(photos: Path) -> None:
-    """One of them stopped everything with a `FileNotFoundError`."""
+def test_broken_links_are_left_out(photos: Path) -> None:
+    """One broken link ended the command with a `FileNotFoundError`."""
     describe(photos, *plain(photos, "a.png"), {"file_name": "gone.png", "text": "gone"})
     (photos / "gone.png").symlink_to(photos / "nowhere.png")
     (photos / "stray.png").symlink_to(photos / "stray.png")
@@ -154,8 +154,8 @@ def test_links_that_lead_nowhere_are_left_out(photos: Path) -> None:
     assert "stray.png (has no caption)" in str(caught[0].message)
 
 
-def test_changed_pictures_of_any_name_are_drawn_again(photos: Path) -> None:
-    """Only names that end like a picture's were looked at for changes."""
+def test_changed_pictures_of_any_name_are_rendered_again(photos: Path) -> None:
+    """Changes were noticed only in files with the suffix of a picture."""
     describe(photos, {"file_name": "cat.picture", "text": "a cat"}, {"file_name": ".old/dog.png", "text": "a dog"})
     (photos / ".old").mkdir()
     for color in (RED, BLUE):
@@ -174,7 +174,7 @@ def test_pictures_stand_upright(photos: Path) -> None:
 
 
 def clear(mode: str) -> Image.Image:
-    """Red at the left; the rest has red in it too, but cannot be seen."""
+    """Red at the left. The rest contains red too, but is transparent."""
     picture = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     picture.paste((255, 0, 0, 255), (0, 0, 16, 32))
     if mode == "P":
@@ -202,7 +202,7 @@ def test_other_modes_are_converted(photos: Path, mode: str) -> None:
 
 
 def test_grey_of_sixteen_bits_keeps_its_range(photos: Path) -> None:
-    """Pillow's own conversion takes everything above 255 of 65,535 for white."""
+    """Pillow's own conversion turns every sample above 255 (of 65,535) into white."""
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16)[None].repeat(64, axis=0)
     row = square(Image.fromarray(ramp), photos)[0, 8].int()
     assert row[0] < 12 and row[-1] > 243 and (row.diff() > 8).all()
@@ -244,7 +244,7 @@ def test_many_unusable_pictures_do_not_fill_the_screen(photos: Path) -> None:
 
 
 def test_changed_files_are_read_again(photos: Path) -> None:
-    """Also where the change leaves every file as long as it was."""
+    """Also if no file changes its size."""
     Image.new("RGB", (20, 20), RED).save(photos / "a.bmp")
     describe(photos, {"file_name": "a.bmp", "text": "red."})
     before = open_photos(photos)
@@ -297,7 +297,7 @@ def test_a_picture_elsewhere_is_refused_by_its_full_name_too(photos: Path) -> No
         open_photos(photos)
 
 
-def test_sources_that_are_none(photos: Path) -> None:
+def test_sources_that_do_not_exist(photos: Path) -> None:
     with pytest.raises(BadInput, match='nowhere: no such file or folder; give "emoji", a folder'):
         open_photos(photos / "nowhere")
     plain(photos, "a.png")
@@ -310,7 +310,7 @@ def test_sources_that_are_none(photos: Path) -> None:
         open_photos(photos)
 
 
-def test_splits_that_are_none(photos: Path) -> None:
+def test_splits_that_do_not_exist(photos: Path) -> None:
     describe(photos, *plain(photos, "a.png", "b.png"))
     with pytest.raises(BadInput, match=r"photos: no split 'test'; there are (train, validation|validation, train)"):
         open_photos(photos, split="test")

@@ -52,7 +52,7 @@ def test_inspect(
         assert np.asarray(sheet)[20, 20].tolist() == [255, 0, 0]
 
 
-def test_names_in_metadata_do_not_reach_the_terminal_as_they_are(
+def test_names_in_metadata_are_escaped_on_the_terminal(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "train" / "3.png").rename(photos / "train" / "\x1b[2J.png")

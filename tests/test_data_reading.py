@@ -1,4 +1,4 @@
-"""Pictures, captions and prompts enter by one door: what training sees of a file, everybody else sees too."""
+"""Training and all other commands read pictures, captions and prompts by the same code."""
 
 import gzip
 import io
@@ -44,7 +44,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
     ids=["16 bits", "32 bits", "floats to 1", "floats to 255"],
 )
 def test_grey_of_any_depth_is_the_same_grey(samples: NDArray[np.generic], tmp_path: Path) -> None:
-    """The scorer had a reader of its own, in which grey of 16 bits was white."""
+    """The scorer had its own reader, which turned 16-bit grey into white."""
     for name, image in (("a.tif", Image.fromarray(samples)), ("b.tif", Image.fromarray(RAMP))):
         image.save(tmp_path / name)
     assert np.abs(whole(tmp_path / "a.tif").astype(int) - RAMP).max() <= 1
@@ -62,7 +62,7 @@ def test_grey_of_any_depth_is_the_same_grey(samples: NDArray[np.generic], tmp_pa
         (np.int32([[0, 70_000]]), "samples from 0 to 70000; must be from 0 to 65535"),
     ],
 )
-def test_samples_without_a_meaning_are_refused(samples: NDArray[np.generic], why: str) -> None:
+def test_samples_out_of_range_are_refused(samples: NDArray[np.generic], why: str) -> None:
     with pytest.raises(Unreadable, match=why):
         whole(encoded(Image.fromarray(samples.repeat(20, 0).repeat(20, 1)), "TIFF"))
 
@@ -78,7 +78,7 @@ def test_a_colour_that_is_transparent_is_white_at_any_depth() -> None:
 @pytest.mark.parametrize("white", [1, 255])
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "I;16"])
 def test_a_mask_of_ones_is_a_mask(mode: str, white: int) -> None:
-    """Programs that segment pictures write 0 and 1, which to the eye is all black: nothing was drawn anew."""
+    """Segmentation programs write 0 and 1, which look black: nothing was drawn in the mask."""
     mask = np.zeros((32, 32), np.uint8)
     mask[:, 16:] = white
     image = (
@@ -94,8 +94,8 @@ def test_a_mask_of_ones_is_a_mask(mode: str, white: int) -> None:
 
 
 @pytest.mark.parametrize("format", ["EPS", "PDF", "PPM", "ICO"])
-def test_other_formats_are_no_pictures_whatever_they_are_called(tmp_path: Path, format: str) -> None:
-    """Pillow hands PostScript to Ghostscript, an interpreter, whatever the file's name."""
+def test_other_formats_are_refused_whatever_their_suffix(tmp_path: Path, format: str) -> None:
+    """Pillow gives PostScript to Ghostscript, an interpreter, whatever the file's name."""
     (tmp_path / "cat.png").write_bytes(encoded(Image.new("RGB", (64, 64)), format))
     for read in (whole, lambda file: fit(file, 16), original_size):
         with pytest.raises(Unreadable, match="not a picture"):
@@ -147,7 +147,7 @@ TURNED = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
     ids=["whole", "another tag cut short", "orientation as text", "garbage", "empty"],
 )
 def test_a_damaged_tag_costs_no_picture(exif: bytes, upright: bool) -> None:
-    """Only the orientation is looked at; photographs with a bad tag were left out, or ended the command."""
+    """Only the orientation is read. Photographs with another damaged tag were left out, or ended the command."""
     file = encoded(Image.new("RGB", (96, 64), "teal"), "JPEG", exif=exif)
     assert original_size(file) == ((96, 64) if upright else (64, 96))
     assert whole(file).shape == ((3, 64, 96) if upright else (3, 96, 64))
@@ -161,7 +161,7 @@ def picture(file: Path, colour: str = "teal") -> Path:
 
 
 def test_hidden_files_are_passed_over_and_links_followed_once(tmp_path: Path) -> None:
-    """What Macs and notebooks leave in folders was counted twice, or had the folder refused."""
+    """Hidden files of macOS and notebooks were counted as pictures, or made the folder unusable."""
     picture(tmp_path / "elsewhere" / "linked.png")
     folder = tmp_path / "photos"
     for name in (
@@ -197,8 +197,8 @@ def photos(folder: Path, count: int, **more: object) -> Path:
     return folder
 
 
-def test_a_share_is_set_aside_where_nothing_is_for_validation(tmp_path: Path) -> None:
-    """`train/` and `test/`, as most have them, gave a trainer nothing to validate with, and no way out."""
+def test_training_pictures_are_used_if_no_validation_split_exists(tmp_path: Path) -> None:
+    """Most folders have `train/` and `test/`. A trainer then had nothing to validate with, and no option to fix it."""
     for split in ("train", "test"):
         photos(tmp_path / "p" / split, 6)
 
@@ -219,7 +219,7 @@ def test_null_is_not_a_split(tmp_path: Path) -> None:
 
 
 def test_every_command_reads_tables_at_any_depth(tmp_path: Path) -> None:
-    """Inspection read a data set in the Hub's layout; scoring said that it had no picture."""
+    """Inspection read a data set in the Hub's layout, but scoring found no picture in it."""
     (tmp_path / "hub" / "data").mkdir(parents=True)
     (tmp_path / "hub" / "data" / "._train-00000-of-00001.parquet").write_text("of a Mac")
     rows = {"image": [picture(tmp_path / f"{i}.png").read_bytes() for i in range(3)], "text": ["a", "b", "c"]}
@@ -236,7 +236,7 @@ MARK = b"\xef\xbb\xbf"
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("mark", [b"", MARK])
 def test_texts_are_read_with_any_mark_and_line_ends(tmp_path: Path, mark: bytes, ends: bytes) -> None:
-    """The byte order mark of Windows' editors became part of the first prompt, which drew another picture."""
+    """The byte order mark of Windows editors became part of the first prompt, which changed its picture."""
     file = tmp_path / "prompts.txt"
     file.write_bytes(mark + ends.join([b"a fox", b"", "a\u2028rocket".encode(), b""]))
     assert text_lines(file) == ["a fox", "", "a\u2028rocket"]
@@ -245,7 +245,7 @@ def test_texts_are_read_with_any_mark_and_line_ends(tmp_path: Path, mark: bytes,
 
 @pytest.mark.parametrize("mark", [b"", MARK])
 def test_lines_of_json_end_at_line_feeds(tmp_path: Path, mark: bytes) -> None:
-    """Unicode's other line ends may stand in a JSON string as they are, and cut it in two."""
+    """Other Unicode line ends may occur inside a JSON string. They cut it in two."""
     file = tmp_path / "prompts.jsonl"
     file.write_bytes(mark + '{"prompt": "a\u2028fox"}\r\n\r\n{"prompt": "b"}'.encode())
     assert [where for where, _ in read_json_lines(file)] == [f"{file}, line 1", f"{file}, line 3"]
@@ -262,7 +262,7 @@ def test_lines_of_json_end_at_line_feeds(tmp_path: Path, mark: bytes) -> None:
         open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
 
 
-def test_prompts_lead_to_no_file_outside(tmp_path: Path) -> None:
+def test_prompt_files_cannot_name_files_outside(tmp_path: Path) -> None:
     picture(tmp_path / "secret.png")
     (tmp_path / "drawn").mkdir()
     file = tmp_path / "drawn" / "generation.json"
@@ -291,7 +291,7 @@ def in_a_table(tmp_path: Path, colour: str) -> Path:
 def test_another_picture_under_the_same_name_and_time_is_seen(
     tmp_path: Path, made: Callable[[Path, str], Path]
 ) -> None:
-    """Of the same size and time as before it was drawn from the cache, under the old fingerprint."""
+    """A new picture of the same size and time was taken from the cache, under the old fingerprint."""
 
     def opened(colour: str) -> tuple[list[int], str]:
         source = made(tmp_path, colour)
@@ -306,8 +306,8 @@ def test_another_picture_under_the_same_name_and_time_is_seen(
     assert red[1] != blue[1]
 
 
-def test_contents_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a copy elsewhere has the same hash, so that data that were moved are the same data."""
+def test_content_hashes_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy elsewhere has the same hash, so moved data are the same data."""
     file = picture(tmp_path / "a.png")
     (first,) = content_hashes([file], tmp_path / "cache")
     moved = tmp_path / "b.png"
@@ -323,7 +323,7 @@ def captions(source: Path, tmp_path: Path) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "txt"])
-def test_captions_stand_where_people_write_them(tmp_path: Path, kind: str) -> None:
+def test_captions_are_found_in_all_their_places(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "p"
     rows = [
         {"file_name": picture(folder / name).name, "text": f"a {name}, red", "split": None}
@@ -357,14 +357,14 @@ def test_captions_stand_where_people_write_them(tmp_path: Path, kind: str) -> No
         ("a.txt", " ", r"a.txt: 'text' is \"\"; it must be a string that is not empty"),
     ],
 )
-def test_captions_that_cannot_be_used_are_named(tmp_path: Path, file: str, content: str, why: str) -> None:
+def test_unusable_captions_are_named(tmp_path: Path, file: str, content: str, why: str) -> None:
     picture(tmp_path / "p" / "a.png")
     (tmp_path / "p" / file).write_text(content)
     with pytest.raises(BadInput, match=why):
         open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
 
 
-def test_a_table_counts_more_than_texts(tmp_path: Path) -> None:
+def test_a_table_takes_precedence_over_text_files(tmp_path: Path) -> None:
     folder = photos(tmp_path / "p", 2)
     (folder / "0.txt").write_text("of another program")
     assert captions(folder, tmp_path)["0.png"] == ("number 0",)
@@ -447,7 +447,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
     assert f"a damaged tar file (at byte {second:,})" in said(whole[:second] + b"\xff" * 512 + whole[second + 512 :])
 
 
-def test_names_of_folders_are_captions_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_folder_names_are_captions_with_labels(tmp_path: Path) -> None:
     for name in ("train/tabby_cat/1.png", "train/sea-lion/1.png", "test/tabby_cat/1.png", "stray.png", "train/x.png"):
         (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
         picture(tmp_path / "p" / name)
@@ -469,7 +469,7 @@ def test_names_of_folders_are_captions_where_that_is_asked_for(tmp_path: Path) -
 
 
 def test_tables_are_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were copied whole into the cache, and a few bytes in a dictionary can stand for any number of pictures."""
+    """Whole tables were copied into the cache, and a few compressed bytes can stand for any number of pictures."""
     contents = [picture(tmp_path / "x.png", f"#{i:02x}0000").read_bytes() for i in range(40)]
     file = tmp_path / "p.parquet"
     parquet.write_table(pa.table({"image": contents, "text": [f"{i}" for i in range(40)]}), file, row_group_size=7)

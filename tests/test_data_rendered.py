@@ -19,7 +19,7 @@ KEYS = [f"picture {i}" for i in range(10)]
 
 
 def renderer(jobs: list[int], broken: tuple[int, ...] = ()) -> Callable[[int], NDArray[np.uint8]]:
-    """A rendering function that notes in `jobs` what it was asked for."""
+    """A rendering function that adds each job to `jobs`."""
 
     def render(job: int) -> NDArray[np.uint8]:
         jobs.append(job)
@@ -90,7 +90,7 @@ rendered.rendered(Path(sys.argv[1]), 16, [f"picture {i}" for i in range(10)], ra
 """
 
 
-def test_a_killed_rendering_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_rendering_is_continued(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "store").exists()
@@ -99,7 +99,7 @@ def test_a_killed_rendering_goes_on_where_it_was(tmp_path: Path) -> None:
     assert {9} <= set(jobs) <= {8, 9}  # the eighth may have been rendered and not yet written
 
 
-def test_two_who_want_the_same_pictures_render_them_once(tmp_path: Path) -> None:
+def test_two_threads_render_the_same_pictures_once(tmp_path: Path) -> None:
     jobs: list[int] = []
     together = [threading.Thread(target=open_ten, args=(tmp_path / "store", jobs)) for _ in range(4)]
     for thread in together:

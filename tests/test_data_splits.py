@@ -16,12 +16,12 @@ STYLES = ("twemoji", "openmoji", "noto")
 
 
 def test_the_hash_never_changes() -> None:
-    """Other values would deal all pictures anew, and trained weights would have seen what they are tested on."""
+    """Other values would change all splits, and trained models would have seen their test pictures."""
     assert fraction("fox") == pytest.approx(0.4665023774532984, abs=1e-15)
     assert fraction("") == pytest.approx(0.8894159948913374, abs=1e-15)
 
 
-def test_families_are_shared_out_as_stated() -> None:
+def test_split_sizes_are_as_documented() -> None:
     families = [f"family {i}" for i in range(20_000)]
     splits = [[picture_split(family, style, STYLES) for style in STYLES] for family in families]
     share = {split: sum(split in its for its in splits) / len(splits) for split in (HELDOUT_CONCEPT, VALIDATION)}
@@ -35,7 +35,7 @@ def test_families_are_shared_out_as_stated() -> None:
             assert sum(its[place] == apart for its in found) / len(found) == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_a_family_stays_whole_but_for_a_style() -> None:
+def test_only_one_style_of_a_family_is_held_out() -> None:
     for i in range(500):
         splits = {picture_split(f"family {i}", style, STYLES) for style in STYLES}
         assert len(splits) == 1 or splits in ({TRAIN, HELDOUT_STYLE}, {TRAIN, VALIDATION_STYLE})
@@ -51,11 +51,11 @@ def test_united_does_not_depend_on_order() -> None:
     assert united(groups) == united(reversed(groups)) == dict.fromkeys("abcef", "a")
 
 
-def test_stated_splits_are_kept_and_their_names_made_ours() -> None:
+def test_stated_splits_are_kept_under_our_names() -> None:
     assert assign_splits(["a", "b", "c", "d"], ["val", None, "Test", "mine"])[0] == [VALIDATION, TRAIN, "test", "mine"]
 
 
-def test_pictures_without_splits_are_dealt_by_hash() -> None:
+def test_pictures_without_splits_are_split_by_hash() -> None:
     keys = [f"{i}.png" for i in range(1000)]
     splits, count = assign_splits(keys, [None] * 1000)
     assert count == splits.count(VALIDATION)
@@ -65,6 +65,6 @@ def test_pictures_without_splits_are_dealt_by_hash() -> None:
 
 
 @pytest.mark.parametrize(("count", "validation"), [(1, 0), (2, 1), (5, 1)])
-def test_few_pictures_are_dealt_so_that_both_splits_have_some(count: int, validation: int) -> None:
+def test_both_splits_of_few_pictures_have_some(count: int, validation: int) -> None:
     splits, _ = assign_splits([f"{i}.png" for i in range(count)], [None] * count)
     assert (splits.count(VALIDATION), splits.count(TRAIN)) == (validation, count - validation)

@@ -1,4 +1,4 @@
-"""The store: rows written in any order by any number of processes, opened in the same time however many they are."""
+"""Stores: rows are written in any order by several processes, and opening takes constant time."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ TEXTS = [
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Two arrays a row."""
+    """Two arrays per row."""
 
     kind: ClassVar[str] = "numbers"
     size: int = 3
@@ -91,14 +91,14 @@ def test_rows_come_from_several_processes_in_any_order(tmp_path: Path) -> None:
     assert_whole(folder)
 
 
-def test_what_a_killed_process_has_not_written_is_made_by_the_next(tmp_path: Path) -> None:
+def test_rows_that_a_killed_process_did_not_write_are_written_later(tmp_path: Path) -> None:
     folder = write(tmp_path / "store", (0, 4), (7, 1))
     assert begin(folder, Info(), TEXTS) == 10
     with Part(folder, Info()) as part:
         assert part.missing().tolist() == [4, 5, 6, 8, 9]
 
 
-def test_rows_that_a_power_cut_has_torn_are_made_again(tmp_path: Path) -> None:
+def test_rows_damaged_by_a_power_cut_are_written_again(tmp_path: Path) -> None:
     folder = write(tmp_path / "store")
     file = part_of(folder) / "wide.bin"
     content = bytearray(file.read_bytes())
@@ -110,14 +110,14 @@ def test_rows_that_a_power_cut_has_torn_are_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [(Info(size=4), TEXTS), (Info(), TEXTS[:9]), (Info(), [*TEXTS[:9], ("x", "y", ())])])
-def test_another_store_begins_anew(tmp_path: Path, other: tuple[Info, list]) -> None:
+def test_another_plan_starts_a_new_store(tmp_path: Path, other: tuple[Info, list]) -> None:
     folder = write(tmp_path / "store", (0, 4))
     begin(folder, *other)
     with Part(folder, other[0]) as part:
         assert len(part.missing()) == len(other[1])
 
 
-def test_what_was_left_out_is_said_and_tried_again(tmp_path: Path) -> None:
+def test_rows_left_out_are_named_and_tried_again(tmp_path: Path) -> None:
     folder = write(tmp_path / "store", (0, 5), (6, 4))
     with Part(folder, Info()) as part:
         part.leave_out(5, "it is broken")
@@ -133,7 +133,7 @@ def test_what_was_left_out_is_said_and_tried_again(tmp_path: Path) -> None:
     assert store.array("state").tolist() == [1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
 
 
-def test_a_store_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_store(tmp_path: Path) -> None:
     begin(tmp_path / "store", Info(), [])
     finish(tmp_path / "store", Info())
     store = Store(tmp_path / "store", Info)
@@ -141,8 +141,8 @@ def test_a_store_of_nothing(tmp_path: Path) -> None:
     assert (len(store), store.array("wide").shape) == (0, (0, 2, 3))
 
 
-def test_a_name_that_is_no_text_is_kept(tmp_path: Path) -> None:
-    """File systems have names that are not UTF-8; Python spells them with half a surrogate pair."""
+def test_a_name_that_is_not_utf_8_is_kept(tmp_path: Path) -> None:
+    """File systems allow such names. Python represents them with lone surrogates."""
     begin(tmp_path / "store", Info(), [("\udcff.png", "\udcff", ())])
     with Part(tmp_path / "store", Info()) as part:
         part.leave_out(0, "cannot be read: \udcff")
@@ -187,7 +187,7 @@ def test_a_damaged_store_is_refused_in_one_line(folder: Path, damage: Callable[[
 
 
 @pytest.mark.parametrize("name", ["wide.bin", "single.bin", "texts.jsonl", "texts.bin", "group.bin", "state.bin"])
-def test_a_changed_byte_is_found_where_everything_is_read(folder: Path, name: str) -> None:
+def test_verify_finds_a_changed_byte(folder: Path, name: str) -> None:
     file = folder / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -197,7 +197,7 @@ def test_a_changed_byte_is_found_where_everything_is_read(folder: Path, name: st
         store.verify()
 
 
-def test_texts_that_are_none_are_refused_when_they_are_read(folder: Path) -> None:
+def test_damaged_texts_are_refused_when_read(folder: Path) -> None:
     lines = (folder / "texts.jsonl").read_bytes()
     (folder / "texts.jsonl").write_bytes(b"[" * len(lines))
     with pytest.raises(BadInput, match="line 4: not a key and captions"):
@@ -213,7 +213,7 @@ def test_a_pickled_store_carries_no_rows(folder: Path) -> None:
     assert np.array_equal(pickle.loads(pickled).array("wide"), store.array("wide"))
 
 
-def test_a_store_takes_the_place_of_an_older_one_and_of_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_a_store_replaces_only_an_older_store(folder: Path, tmp_path: Path) -> None:
     """`tokenizer.encode --data photos --out photos` replaced the pictures in photos/train with their codes."""
     finish(write(folder, info=OtherInfo()), OtherInfo())
     assert Store(folder, OtherInfo).info == OtherInfo()
@@ -230,8 +230,8 @@ def test_a_store_takes_the_place_of_an_older_one_and_of_nothing_else(folder: Pat
     assert (tmp_path / "pictures" / "cat.jpg").read_text() == (folder / "LICENSE").read_text() == "dear"
 
 
-def test_a_full_disk_is_an_error_of_the_system_and_its_row_stays_missing(tmp_path: Path) -> None:
-    """Through a memory map it would kill the process."""
+def test_a_full_disk_raises_oserror_and_leaves_the_row_missing(tmp_path: Path) -> None:
+    """With a memory map, a full disk would kill the process."""
     folder = tmp_path / "store"
     begin(folder, Info(), TEXTS)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -249,7 +249,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_its_row_stays_missing(tmp_pat
         assert part.missing().tolist() == list(range(2, 10))
 
 
-def test_opening_reads_none_of_the_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_reads_no_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     real = np.memmap.__new__
     monkeypatch.setattr(
@@ -263,7 +263,7 @@ def test_opening_reads_none_of_the_rows(folder: Path, monkeypatch: pytest.Monkey
     assert str(folder / "single.bin") in opened  # the watch works
 
 
-def test_the_hash_is_of_everything(folder: Path, tmp_path: Path) -> None:
+def test_the_hash_covers_everything(folder: Path, tmp_path: Path) -> None:
     again = write(tmp_path / "again", (3, 7), (0, 3))
     finish(again, Info())
     assert content_hash(again) == content_hash(folder) == Store(folder, Info).hash

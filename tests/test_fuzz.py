@@ -1,6 +1,6 @@
-"""Files that somebody else wrote, damaged in many ways: they are read, or refused in one line, and soon.
+"""Damaged files of many kinds are read, or refused in one line, quickly.
 
-Seconds in `make test`; `make test-all` tries ten times as many. The number of files tried is printed at the end.
+Takes seconds in `make test`; `make test-all` tries ten times as many files. The number is printed at the end.
 """
 
 import copy
@@ -61,7 +61,7 @@ VALUES = st.one_of(
 
 @st.composite
 def damaged_bytes(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Some bytes changed, taken out or put in; or all after a place cut off."""
+    """Changes, deletes or inserts some bytes, or cuts the end off."""
     damaged = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(damaged) - 1)))
@@ -79,7 +79,7 @@ def damaged_bytes(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def damaged_json(draw: st.DrawFn, whole: Any) -> bytes:
-    """Some values of a JSON document replaced, wrapped, taken out or put under another name; or its text damaged."""
+    """Replaces, wraps, deletes or renames some values of a JSON document, or damages its text."""
     document = {"": copy.deepcopy(whole)}
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(document))
@@ -109,7 +109,7 @@ def _places(value: Any) -> Any:
 
 
 def attempt(kind: str, read: Read) -> None:
-    """Fails where reading ends otherwise than well or in one line of refusal, or takes long, or much memory."""
+    """Fails unless reading succeeds or is refused in one line, within limits of time and memory."""
     tried[kind] += 1
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter()
     try:
@@ -124,7 +124,7 @@ def attempt(kind: str, read: Read) -> None:
 
 
 def fuzzed(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A test with that many files, or ten times as many."""
+    """Decorator: runs a test with that many examples, or ten times as many."""
     profile = settings.get_current_profile_name()
     return settings(
         max_examples=examples * (10 if profile == "all" else 1), deadline=None, derandomize=profile != "all",
@@ -176,7 +176,7 @@ def test_weights(bundle: Path, part: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "autoregressive/training.json"])
-def test_what_lies_in_a_bundle(bundle: Path, name: str) -> None:
+def test_files_of_bundles(bundle: Path, name: str) -> None:
     file = bundle / name
     shipped = json.loads((Path(__file__).parents[1] / "checkpoints/emoji" / name).read_text())
     shipped.get("curves", {}).clear()
@@ -196,7 +196,7 @@ def test_what_lies_in_a_bundle(bundle: Path, name: str) -> None:
 
 
 def test_results(tmp_path: Path) -> None:
-    """And what passes for a result makes a report."""
+    """If a result is accepted, a report can be made from it."""
     file = tmp_path / "result.json"
     file.write_text(json.dumps(RESULT))
     (tmp_path / "pictures").mkdir()
@@ -307,7 +307,7 @@ CONFIG = {"prompt": ["a fox"], "num_images": 2, "temperature": 0.5, "out": "outp
 
 
 def test_configs_of_commands(tmp_path: Path) -> None:
-    """YAML, of which JSON is a part."""
+    """YAML, which includes JSON."""
     file = tmp_path / "config.yaml"
 
     @fuzzed(40)

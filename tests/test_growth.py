@@ -1,4 +1,4 @@
-"""What an outsider adds with one small file each, by `--import` to the commands that everybody uses."""
+"""Extensions from outside: each is one small file, added by `--import` to the usual commands."""
 
 import gc
 import importlib
@@ -222,7 +222,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is none of the project's, with a file for each part; also the folder that one is in."""
+    """A folder outside the project, with a file for each part. It is also the working directory."""
     for name, content in FILES.items():
         assert len(content.strip().splitlines()) <= MAX_LINES
         (tmp_path / f"{name}.py").write_text(content.strip())
@@ -231,14 +231,14 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget() -> None:
-    """Modules that came from files outside."""
+    """Removes the modules that came from outside files."""
     for name in FILES:
         sys.modules.pop(name, None)
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Gives a command as in a process of its own, which knows nothing that another one has imported."""
+    """Runs a command as if in a new process, which has not imported anything yet."""
 
     def start(name: str, *arguments: object, code: int = 0) -> str:
         module = importlib.import_module(name)
@@ -301,7 +301,7 @@ def test_a_source_of_pictures(outside: Path, run: Run) -> None:
     assert "squares:24: no such file or folder" in said
 
 
-def test_what_comes_from_outside_is_trained_drawn_from_and_scored(
+def test_parts_from_outside_are_trained_sampled_and_scored(
     outside: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("tokenizer.train_text", DATA, "--size", "32", "--vocab_size", "300", "--out", "text")
@@ -343,8 +343,8 @@ def test_what_comes_from_outside_is_trained_drawn_from_and_scored(
     assert len(said.splitlines()) == 1
 
 
-def test_a_tokenizer_of_such_parts_keeps_the_contract(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes, latents, ids and shorter pictures, as of our own parts."""
+def test_a_tokenizer_of_outside_parts_keeps_the_contract(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes, latents, ids and shorter pictures work as with our own parts."""
     for registry in (BACKBONES, QUANTIZERS):
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))
     monkeypatch.setattr(sys, "path", [*sys.path])

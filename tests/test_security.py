@@ -1,6 +1,6 @@
-"""What `SECURITY.md` promises, watched from outside: files of strangers go through the commands under an audit hook.
+"""Checks the promises of `SECURITY.md`: commands read hostile files under an audit hook.
 
-The hook cannot be taken off again, so the commands run in a process of their own: this file, as a script.
+An audit hook cannot be removed, so the commands run in another process: this file, as a script.
 """
 
 import importlib
@@ -37,13 +37,13 @@ def edited(file: Path, **values: Any) -> None:
 
 
 def foreign_text(bundle: Path) -> None:
-    """Takes the text encoder out of the diffusion weights, as where one of `transformers` reads the captions."""
+    """Removes the text encoder from the diffusion weights, as if one of `transformers` reads the captions."""
     file = bundle / "diffusion" / "model.safetensors"
     save_file({name: t for name, t in load_file(file).items() if not name.startswith("text.")}, file)
 
 
 def hostile_bundles(folder: Path) -> Iterator[Path]:
-    """Bundles that try something, each in its own way."""
+    """Bundles that each try one attack."""
     good = add_diffusion(save_bundle(folder / "good"))
 
     def bundle(name: str) -> Path:
@@ -102,7 +102,7 @@ def hostile_bundles(folder: Path) -> Iterator[Path]:
 
 
 def hostile_files(folder: Path) -> Iterator[Case]:
-    """Results, pictures, tables, texts and configs that try something."""
+    """Results, pictures, tables, texts and configs that each try one attack."""
     out = str(folder / "out")
     for number, name in enumerate((str(folder / "secret"), "../secret", "link.png")):
         result = folder / f"result-{number}"
@@ -153,7 +153,7 @@ def hostile_files(folder: Path) -> Iterator[Case]:
 
 
 def other_commands(folder: Path) -> Iterator[Case]:
-    """The commands that read models and pictures, given hostile ones."""
+    """The commands that read models and pictures, with hostile ones."""
     bundle, photos, cache, out = (
         folder / "class-in-diffusion-process",
         folder / "photos",
@@ -182,7 +182,7 @@ def other_commands(folder: Path) -> Iterator[Case]:
 
 
 def cases(folder: Path) -> list[Case]:
-    """Everything hostile, and what is drawn with the good bundle, so that the hook is seen to let work through."""
+    """All hostile cases; and one with the good bundle, to show that the hook does not stop normal work."""
     (folder / f"{EVIL}.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass X: pass\n")
     (folder / "secret").write_text("the reader's own")
     from test_evaluation_damaged import RESULT
@@ -205,7 +205,7 @@ FORBIDDEN = {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.sys
 
 
 class Watch:
-    """An audit hook that notes what no file of a stranger may bring about."""
+    """An audit hook that records everything that untrusted files must not cause."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.noted, self.on = str(folder), list[str](), False
@@ -232,7 +232,7 @@ class Watch:
 
 
 def run(folder: Path) -> dict[str, Any]:
-    """Runs every case; returns how each ended and what was noted."""
+    """Runs every case. Returns how each ended, and what was recorded."""
     everything = cases(folder)
     modules = {name: importlib.import_module(name) for name, _ in everything}
     from training.cli import command
@@ -299,7 +299,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     return folder, json.loads(process.stdout.splitlines()[-1])["ended"]
 
 
-def test_nothing_is_imported_run_asked_of_the_network_or_written_elsewhere(
+def test_no_import_no_process_no_network_no_write_elsewhere(
     watched: tuple[Path, list[dict[str, Any]]],
 ) -> None:
     folder, ended = watched
@@ -308,8 +308,8 @@ def test_nothing_is_imported_run_asked_of_the_network_or_written_elsewhere(
     assert {case["case"]: case["noted"] for case in ended if case["noted"]} == {}
 
 
-def test_all_end_well_or_in_one_line(watched: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Refusals say "error: ..." and exit with 2; what can be used is used."""
+def test_every_case_succeeds_or_ends_in_one_line(watched: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Refusals say "error: ..." and exit with 2. Files that can be used are used."""
     _, ended = watched
     assert ended[-1]["code"] == 0, ended[-1]
     for case in ended:
@@ -333,7 +333,7 @@ def test_all_end_well_or_in_one_line(watched: tuple[Path, list[dict[str, Any]]])
         assert its and all(refused in said for said in its), (command, its)
 
 
-def test_no_bytes_of_the_reader_s_get_into_pages(watched: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_private_files_do_not_get_into_pages(watched: tuple[Path, list[dict[str, Any]]]) -> None:
     from base64 import b64encode
 
     folder, _ = watched

@@ -1,4 +1,4 @@
-"""Every block sharded by itself, and the rest of the model around them: it trains and draws as if it were whole."""
+"""Models train and sample alike whether or not each block, and the rest of the model, is sharded."""
 
 import dataclasses
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def of_diffusion(rank: int) -> None:
 
 
 def learn(models: list[TokenModel] | list[DiffusionModel], loss: Loss, rank: int) -> None:
-    """Two steps of both models: of the first whole, of the second sharded, half of the batch a process."""
+    """Two steps of both models: the first unsharded, the second sharded, with half of the batch per process."""
     whole, sharded = models
     mesh = init_device_mesh("cpu", (2,))
     for block in [module for module in sharded.modules() if isinstance(module, EncoderBlock | DecoderBlock | Block)]:
@@ -79,5 +79,5 @@ def worker(rank: int, store: Path) -> None:
 
 
 def test_sharded_block_by_block(tmp_path: Path) -> None:
-    """Two processes of gloo, in which a failed check is an error of the test."""
+    """Two gloo processes. A failed check in one fails the test."""
     torch.multiprocessing.spawn(worker, (tmp_path / "store",), nprocs=2)

@@ -1,4 +1,4 @@
-"""Attention is the same function whichever way it is computed."""
+"""Both ways to compute attention give the same result."""
 
 import math
 
@@ -15,7 +15,7 @@ HEADS |= torch.eye(9, dtype=torch.bool)
 
 
 def formula(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
-    """Eq. 1 of the paper, an element at a time, in float64."""
+    """Eq. 1 of the paper, one element at a time, in float64."""
     scores = torch.einsum("bhtk,bhsk->bhts", q.double(), k.double()) / math.sqrt(q.shape[-1])
     weights = torch.where(allowed, scores.exp(), 0.0)
     return torch.einsum("bhts,bhsk->bhtk", weights / weights.sum(-1, keepdim=True), v.double())
@@ -30,7 +30,7 @@ def heads(dtype: torch.dtype, length: int = 9) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("mask", "causal"), [(None, False), (None, True), (PADDING, False), (HEADS, False)], ids=str
 )  # fmt: skip
-def test_values_and_gradients_are_those_of_the_formula(
+def test_values_and_gradients_match_the_formula(
     dtype: torch.dtype, error: float, mask: Tensor | None, causal: bool
 ) -> None:
     allowed = torch.ones(9, 9, dtype=torch.bool).tril() if causal else torch.tensor(True) if mask is None else mask
@@ -53,10 +53,10 @@ def test_values_and_gradients_are_those_of_the_formula(
         (torch.bfloat16, True, MAX_KEYS + 1, False),
     ],
 )
-def test_products_are_written_out_where_that_is_faster(
+def test_matrix_products_are_used_where_they_are_faster(
     dtype: torch.dtype, learning: bool, length: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training in bfloat16 on a CPU, at short lengths; drawing and float32 keep torch's operator, to the bit."""
+    """In bfloat16 training on a CPU, for short sequences. Sampling and float32 use torch's operator, to the bit."""
     asked: list[str] = []
     operator = F.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -70,8 +70,8 @@ def test_products_are_written_out_where_that_is_faster(
     torch.testing.assert_close(made, other, atol=0.02 if dtype == torch.bfloat16 else 1e-5, rtol=0)
 
 
-def test_a_block_learns_by_it_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries must reach it in bfloat16: a norm that returned float32 would bring the slow operator back."""
+def test_a_block_under_autocast_uses_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries must arrive in bfloat16. A norm that returned float32 would select the slow operator."""
     from seq2seq.layers import DecoderBlock, Text
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *_, **__: pytest.fail("not written out"))

@@ -1,4 +1,4 @@
-"""Checkpoints hold all of the state and survive being cut short."""
+"""Checkpoints hold the complete state and survive being cut short."""
 
 import json
 from collections.abc import Callable
@@ -72,9 +72,9 @@ def test_resumed_training_is_the_same_to_the_bit(trained: tuple[Path, State]) ->
     assert groups[0] == groups[1]
 
 
-def test_an_optimizer_that_has_not_begun_is_left_as_it_is(tmp_path: Path) -> None:
-    """To have a state to show, `torch` takes a step without a gradient, which AdamW counts: a discriminator that begins
-    late would learn otherwise after each checkpoint."""
+def test_saving_does_not_step_a_new_optimizer(tmp_path: Path) -> None:
+    """`torch` takes a step without gradients to initialise the state. AdamW counts that step, so a discriminator that
+    starts late would train differently after each checkpoint."""
     waiting = fresh(0)
     save(tmp_path, 3, waiting)
     assert not waiting[2].state
@@ -146,7 +146,7 @@ def truncate(name: str) -> Callable[[Path], None]:
         "binary state",
     ],
 )
-def test_a_damaged_one_is_refused_and_the_one_before_still_works(
+def test_a_damaged_checkpoint_is_refused_and_the_previous_one_loads(
     damage: Callable[[Path], None], trained: tuple[Path, State]
 ) -> None:
     folder, _ = trained
@@ -169,8 +169,8 @@ def test_no_pickle(trained: tuple[Path, State]) -> None:
     assert json.loads((folder / "step-00000004" / "state.json").read_text())["step"] == 4
 
 
-def test_a_copy_beside_the_checkpoints_is_nobody_s(tmp_path: Path) -> None:
-    """`step-00000005-backup` ended the run with a traceback, and would have been deleted as the oldest."""
+def test_a_copy_of_a_checkpoint_is_ignored(tmp_path: Path) -> None:
+    """`step-00000005-backup` ended the run with a traceback, and would have been deleted as the oldest checkpoint."""
     for name in ("step-00000005-backup", "step-00000005 copy", "step-", "step-x"):
         (tmp_path / name).mkdir()
     state = fresh(0)

@@ -1,4 +1,4 @@
-"""The frame around every command: exit codes, and one line for what the user or the machine got wrong."""
+"""Exit codes of commands, and one line for mistakes of the user and errors of the machine."""
 
 import errno
 import subprocess
@@ -19,7 +19,7 @@ ARGV = ["--data", "d", "--out", "o", "--steps", "1"]
 
 @pytest.fixture(autouse=True)
 def _restored_warnings() -> Callable[[], None]:
-    """`command` replaces `warnings.showwarning` for its process, which here is that of all tests."""
+    """Undoes the change of `warnings.showwarning` by `command`, which would affect all tests in this process."""
     with warnings.catch_warnings():
         yield
 
@@ -76,7 +76,7 @@ def test_bad_input_from_main_is_2(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (errno.EROFS, "read-only"),
     ],
 )
-def test_what_the_machine_refuses_is_2(
+def test_errors_of_the_operating_system_are_2(
     number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def refuse(self: Path, text: str, encoding: str | None = None) -> int:
@@ -127,10 +127,10 @@ def test_interrupted_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(main, monkeypatch) == 130
 
 
-def test_a_terminal_shows_a_message_and_does_not_obey_it(
+def test_control_characters_in_messages_are_escaped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Escape sequences in a file's name or in metadata cleared the screen, or wrote another message."""
+    """Escape sequences in file names or metadata cleared the screen, or wrote another message."""
 
     def bad(config: TrainingConfig) -> None:
         raise BadInput("no such key: \x1b[2J\x1b]0;owned\x07 \u202etxt.exe \udcff")

@@ -1,4 +1,4 @@
-"""The config codec: strict, in one line, the same from flags, YAML and JSON."""
+"""Configs are checked strictly, with one-line errors, and alike from flags, YAML and JSON."""
 
 import dataclasses
 import json
@@ -208,7 +208,7 @@ def test_bad_input_is_one_line_whatever_reason_it_quotes() -> None:
 
 @pytest.mark.parametrize("options", [*STAGES.values(), GenerateOptions, BundleOptions], ids=lambda c: c.__name__)
 def test_no_flags_is_no_arguments(options: type) -> None:
-    """Each default is written once: the parser has none of its own."""
+    """Each default is written once: the parser has no defaults."""
     values = needed(options)
     assert parse(options, flags(values)) == from_dict(options, values) == options(**_typed(options, values))
 

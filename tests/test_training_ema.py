@@ -12,7 +12,7 @@ def model(seed: int) -> nn.Module:
 
 
 def moved(net: nn.Module) -> None:
-    """A training step, as far as an average can tell."""
+    """Changes the model as a training step would."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter))

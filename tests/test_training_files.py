@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 import ast
 import errno
@@ -51,7 +51,7 @@ def test_the_old_file_stays_when_the_block_raises(tmp_path: Path, error: type[Ba
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+def test_a_folder_replaces_an_older_one(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with atomic(tmp_path / "folder") as temporary:
             temporary.mkdir()
@@ -60,7 +60,9 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_old_folder_goes_only_when_the_new_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_folder_is_deleted_only_after_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def rmtree(path: Path) -> None:
         assert (tmp_path / "folder" / "new").exists()
         deleted.append(path)
@@ -104,7 +106,7 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
 
 
 def test_no_space_for_tensors_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """safetensors raises an error of its own for a full disk, which commands showed as a traceback."""
+    """safetensors raises its own error for a full disk, which commands showed as a traceback."""
 
     def full(*args: object, **kwargs: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -117,7 +119,7 @@ def test_no_space_for_tensors_is_an_os_error(tmp_path: Path, monkeypatch: pytest
 
 
 def test_no_space_names_the_file(tmp_path: Path) -> None:
-    """The error of a full disk comes from writing, which knows no name: "no space left on the disk", but which?"""
+    """The error of a full disk comes from writing and names no file."""
     with pytest.raises(OSError, match="No space left") as error, atomic(tmp_path / "file"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert error.value.filename == str(tmp_path / "file")
@@ -145,7 +147,7 @@ OURS = "tessera-0123456789abcdef"
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    """Ours alone: `*.tmp` and `*.old` of other programs were taken for them."""
+    """Only ours. Once, `*.tmp` and `*.old` files of other programs were deleted."""
     theirs = {"kept", ".lock", ".theirs.tmp", ".theirs.1234.tmp", ".theirs.1234.old", ".theirs.tessera-12.tmp"}
     for name in theirs:
         write_text(tmp_path / name, "")
@@ -158,8 +160,8 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     remove_leftovers(tmp_path / "missing")
 
 
-def test_what_was_moved_aside_for_nothing_is_put_back(tmp_path: Path) -> None:
-    """A process killed between the two renames left neither folder under its name, and the older one was removed."""
+def test_a_folder_moved_aside_without_replacement_is_moved_back(tmp_path: Path) -> None:
+    """A process killed between the two renames left no folder under the name, and the older one was deleted."""
     write_text(tmp_path / f".model.{OURS}.old" / "file", "old")
     write_text(tmp_path / f".model.{OURS}.tmp" / "file", "new")
     remove_leftovers(tmp_path)
@@ -167,8 +169,9 @@ def test_what_was_moved_aside_for_nothing_is_put_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raises", [True, False])
-def test_the_next_writer_puts_it_back_too(tmp_path: Path, raises: bool) -> None:
-    """Most commands never look for leftovers; what one of them then fails to replace must be there all the same."""
+def test_the_next_writer_moves_it_back_too(tmp_path: Path, raises: bool) -> None:
+    """Most commands never clean up leftovers. If one then fails to replace the folder, the old one must still be
+    there."""
     write_text(tmp_path / f".[model].{OURS}.old" / "file", "old")
     with suppress(ZeroDivisionError), atomic(tmp_path / "[model]") as temporary:
         write_text(temporary / "file", "new")
@@ -177,8 +180,9 @@ def test_the_next_writer_puts_it_back_too(tmp_path: Path, raises: bool) -> None:
     assert content(tmp_path) == {"[model]/file": "old" if raises else "new"}
 
 
-def test_many_writers_at_once_leave_one_s_work_whole(tmp_path: Path) -> None:
-    """Threads, or containers that share a disk, have one process number: their temporary files had one name."""
+def test_of_many_writers_at_once_one_wins_completely(tmp_path: Path) -> None:
+    """Threads, and containers that share a disk, have the same process number. Their temporary files had the same
+    name."""
 
     def write(number: int) -> None:
         for _ in range(10):
@@ -196,7 +200,7 @@ def test_many_writers_at_once_leave_one_s_work_whole(tmp_path: Path) -> None:
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
-    """Somebody's `outputs/grid.png -> ~/.bashrc` had the reader's own file overwritten."""
+    """With a link `outputs/grid.png -> ~/.bashrc`, the user's own file was overwritten."""
     write_text(tmp_path / "mine" / "file", "mine")
     (tmp_path / "link").symlink_to(tmp_path / "mine" / "file")
     write_text(tmp_path / "link", "new")
@@ -215,8 +219,8 @@ def test_a_file_keeps_its_mode(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
-def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a power cut a renamed file was there and empty."""
+def test_content_reaches_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut, a renamed file existed but was empty."""
     done: list[str] = []
 
     def note(name: str, real: Callable[..., None]) -> Callable[..., None]:
@@ -231,7 +235,7 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
 
 
 def test_a_folder_is_claimed_once_for_a_purpose(tmp_path: Path) -> None:
-    """A trainer took over any folder that it was given, and lost a project its own `model/` and `log.jsonl`."""
+    """A trainer accepted any folder as its run folder, and a project lost its own `model/` and `log.jsonl`."""
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "new", tmp_path / "empty"):
         claim(folder, "a run")
@@ -246,8 +250,8 @@ def test_a_folder_is_claimed_once_for_a_purpose(tmp_path: Path) -> None:
     assert content(tmp_path / "theirs") == {".git/HEAD": ""}
 
 
-def test_one_command_at_a_time_is_at_work_in_a_folder(tmp_path: Path) -> None:
-    """Two that drew into one folder, or assembled one bundle, left a mixture."""
+def test_only_one_command_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    """Two commands that drew into one folder, or assembled one bundle, left a mixture."""
     for folder in (tmp_path / "new", tmp_path / "old"):
         with locked(folder):
             with pytest.raises(BadInput, match="another command is at work in this folder"), locked(folder):
@@ -269,7 +273,7 @@ def test_lines_are_added(tmp_path: Path) -> None:
     assert content(tmp_path) == {"log": "one\ntwo\n"}
 
 
-def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_a_table_replaces_the_previous_one(tmp_path: Path) -> None:
     write_text(tmp_path / "README.md", "a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
     for text in ("new\n", "newer\n"):
         splice(tmp_path / "README.md", "t", text)
@@ -277,8 +281,8 @@ def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["<!-- t -->", "x <!-- /t --> y"])
-def test_a_table_with_a_mark_in_it_is_refused(tmp_path: Path, text: str) -> None:
-    """The next one would have taken the place of its first half, and so the file would have grown."""
+def test_a_table_that_contains_a_marker_is_refused(tmp_path: Path, text: str) -> None:
+    """The next table would replace only its first half, so the file would grow."""
     before = "<!-- t -->\n<!-- /t -->\n"
     write_text(tmp_path / "README.md", before)
     with pytest.raises(BadInput, match="the table must not contain"):
@@ -287,7 +291,7 @@ def test_a_table_with_a_mark_in_it_is_refused(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize("before", ["", "<!-- t -->", "<!-- /t --> <!-- t -->", "<!-- t --> <!-- t --> <!-- /t -->"])
-def test_a_table_needs_its_marks_once(tmp_path: Path, before: str) -> None:
+def test_a_table_needs_each_marker_once(tmp_path: Path, before: str) -> None:
     write_text(tmp_path / "README.md", before)
     with pytest.raises(BadInput, match="must have <!-- t --> once and then <!-- /t --> once"):
         splice(tmp_path / "README.md", "t", "new")
@@ -318,8 +322,8 @@ def test_a_file_inside_is_found(tmp_path: Path, name: str) -> None:
         ("pipe", "not a regular file"),
     ],
 )
-def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, why: str) -> None:
-    """`compare` put any of the reader's files that a result named into a page that is made to be passed on."""
+def test_a_name_that_leads_outside_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    """`compare` put any file that a result named into a page that people publish."""
     write_text(tmp_path / "secret", "x")
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
@@ -337,7 +341,7 @@ FORBIDDEN = {"write_text", "write_bytes", "rename", "renames", "rmtree", "unlink
 
 
 def writes(tree: ast.AST) -> Iterator[int]:
-    """Lines of a module on which it writes, moves or deletes a file by itself."""
+    """The lines of a module that write, move or delete a file without `training.files`."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -355,8 +359,8 @@ def writes(tree: ast.AST) -> Iterator[int]:
             yield node.lineno
 
 
-def test_no_module_writes_files_by_itself() -> None:
-    """Each that did survived neither a full disk, nor two writers, nor a link in its way; `training.files` does."""
+def test_only_training_files_writes_files() -> None:
+    """Other code failed on full disks, with two writers, or followed links. `training.files` handles all of these."""
     root = Path(files.__file__).parents[1]
     rooms = ("data", "diffusion", "evaluation", "sampling", "seq2seq", "tokenizer", "training")
     found = [
@@ -379,5 +383,5 @@ def test_no_module_writes_files_by_itself() -> None:
         ("copy.copy(model)", False), ("temporary.write_bytes(x)", False),
     ],
 )  # fmt: skip
-def test_it_is_noticed(code: str, expected: bool) -> None:
+def test_the_check_above_finds_writes(code: str, expected: bool) -> None:
     assert bool([*writes(ast.parse(code))]) == expected

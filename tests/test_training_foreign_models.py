@@ -1,4 +1,4 @@
-"""Models from strangers: what a config claims costs no memory, and damaged weights are one line."""
+"""Untrusted models: their configs allocate no memory, and damaged weights are reported in one line."""
 
 import json
 import resource
@@ -53,8 +53,8 @@ def bundle(tmp_path: Path) -> Path:
         ("text", {"max_length": 10**9}, "max_length is 1000000000: must be from 2 to 65536"),
     ],
 )
-def test_a_claim_costs_no_memory(bundle: Path, part: str, claim: dict[str, Any], said: str) -> None:
-    """A config of a few bytes claimed `width: 2**20`, and reading it took all memory before its weights were seen."""
+def test_a_config_alone_allocates_no_memory(bundle: Path, part: str, claim: dict[str, Any], said: str) -> None:
+    """A config of a few bytes with `width: 2**20` used up all memory before its weights were read."""
     file = bundle / part / "config.json"
     values = json.loads(file.read_text())
     for name, value in claim.items():
@@ -94,8 +94,8 @@ def test_a_damaged_sentencepiece_model(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("denoiser", ["dit", "unet"])
-def test_what_is_in_no_file_is_right_after_loading(denoiser: str, tmp_path: Path) -> None:
-    """Built on `meta`, a model would keep tables and buffers there that no file has."""
+def test_buffers_that_no_file_has_are_right_after_loading(denoiser: str, tmp_path: Path) -> None:
+    """A model built on the meta device would keep such buffers there."""
     model = diffusion_model(denoiser=denoiser, unet=UNetConfig(channels=(32,), layers=1))
     model.save_pretrained(tmp_path)
     again = DiffusionModel.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The door to the Hub: an explicit form, a commit, and only the files that are wanted. No network is asked here."""
+"""Access to the Hub: only by an explicit form, at a fixed commit, and only for the needed files. Uses no network."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,7 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Stands in for `snapshot_download`: one repository, and what was asked of it."""
+    """A fake `snapshot_download` with one repository, which records the requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,8 +66,8 @@ LOADERS = {
 
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("path", ["runs/acme", "owner/name", "http://a/b", "HF://owner/name", "/nowhere"])
-def test_a_mistyped_path_asks_nobody(kind: str, path: str, remote: Hub) -> None:
-    """`runs/acme` was asked of the Hub, where it may be anybody's."""
+def test_a_mistyped_path_does_not_reach_the_hub(kind: str, path: str, remote: Hub) -> None:
+    """`runs/acme` was looked up on the Hub, where anybody may own that name."""
     with pytest.raises(BadInput) as error:
         LOADERS[kind](path)
     assert str(error.value) == f"{path}: no such folder; a model on the Hub is given as hf://owner/name"
@@ -76,7 +76,7 @@ def test_a_mistyped_path_asks_nobody(kind: str, path: str, remote: Hub) -> None:
 
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("path", ["hf://name", "hf://a/b/c", "hf://a/b@", "hf://a/../b", "hf://a/b@x y", "hf://"])
-def test_a_wrong_form_asks_nobody(kind: str, path: str, remote: Hub) -> None:
+def test_a_wrong_form_does_not_reach_the_hub(kind: str, path: str, remote: Hub) -> None:
     with pytest.raises(BadInput, match="must be hf://owner/name, or hf://owner/name@commit"):
         LOADERS[kind](path)
     assert remote.asked == []
@@ -131,14 +131,14 @@ def test_a_data_set_is_pinned_and_its_pictures_come_from_any_depth(
             open_source(wrong, size=16, cache=tmp_path / "cache")
 
 
-def test_without_a_network_what_was_downloaded_before_will_do(remote: Hub) -> None:
+def test_without_a_network_the_cache_is_used(remote: Hub) -> None:
     save_bundle(remote.folder)
     remote.online = False
     assert load("hf://some/thing").source == f"hf://some/thing@{COMMIT}"
     assert remote.asked[-1]["local_files_only"]
 
 
-def test_what_is_not_there(remote: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_does_not_have_is_refused(remote: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput) as error:
         load("hf://some/other")
     assert str(error.value).startswith("hf://some/other: cannot be downloaded from the Hub (404 Client Error.")
@@ -182,8 +182,8 @@ def test_a_text_encoder_from_the_hub_is_pinned_and_named(remote: Hub, capsys: py
 
 @pytest.mark.parametrize("kind", ["text", "clip"])
 @pytest.mark.parametrize("damage", ["code", "pickle", "json"])
-def test_a_foreign_encoder_runs_nothing(kind: str, damage: str, tmp_path: Path) -> None:
-    """It offered to run the code of its folder, or loaded a pickle."""
+def test_a_foreign_encoder_runs_no_code(kind: str, damage: str, tmp_path: Path) -> None:
+    """The library offered to run code from the folder, or loaded a pickle."""
     import json
 
     save_encoder(tmp_path)

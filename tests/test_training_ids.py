@@ -1,4 +1,4 @@
-"""Ids: what names a model does not change because configs have learned a new field."""
+"""Ids of models do not change when configs get new fields."""
 
 from dataclasses import field, make_dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ MODELS = {"tokenizer": ImageTokenizer, "autoregressive": TokenModel, "diffusion"
 
 
 def with_a_new_field(kind: type[PretrainedModel], default: object = 3) -> type[PretrainedModel]:
-    """The class as it would be, had its config a field more."""
+    """The class with one more config field."""
     config = make_dataclass(
         kind.config_class.__name__, [("novelty", int, field(default=default))], bases=(kind.config_class,), kw_only=True
     )
@@ -33,7 +33,7 @@ def test_a_new_field_with_a_default_changes_no_id(part: str) -> None:
     assert [getattr(now, name) for name in names] != [getattr(later, name) for name in names]
 
 
-def test_what_changes_how_a_model_learns_is_no_part_of_its_id() -> None:
+def test_training_only_options_change_no_id() -> None:
     model = TokenModel.from_pretrained(SHIPPED / "autoregressive")
     before = model.model_id
     model.config.dropout = 0.3
@@ -49,7 +49,7 @@ def test_what_changes_how_a_model_learns_is_no_part_of_its_id() -> None:
     assert denoiser.model_id != before
 
 
-def test_a_config_states_what_is_not_usual() -> None:
+def test_non_defaults_of_a_shipped_model() -> None:
     model = TokenModel.from_pretrained(SHIPPED / "autoregressive")
     assert non_defaults(model.config, exclude={"codes_id", "text_id"}) == {
         "decoder_depth": 4, "dropout": 0.0, "text_vocab_size": 1999, "text_length": 40,

@@ -1,4 +1,4 @@
-"""What strangers wrote, in Markdown that is passed on."""
+"""Untrusted text in Markdown."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from training.markdown import fenced, plain, tabulated
     "text",
     ["a | b", "a\nb", "<script>", "A <!-- /x --> B", "`code`", "[a](javascript:x)", "![](http://x)", "\\|", "\x1b[2J"],
 )
-def test_no_markup_is_left(text: str) -> None:
+def test_all_markup_is_escaped(text: str) -> None:
     shown = plain(text)
     assert not {*"|<>`[]\\*\n\x1b"} & {*shown}
     (line,) = tabulated([text], []).splitlines()[:1]

@@ -1,4 +1,4 @@
-"""Muon against singular value decompositions, and AdamW beside it."""
+"""Muon compared with singular value decompositions, and AdamW beside it."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from training.precision import has_bf16
 
 @pytest.mark.parametrize("shape", [(40, 40), (30, 90), (90, 30)])
 def test_an_update_has_singular_values_about_one_and_keeps_its_directions(shape: tuple[int, int]) -> None:
-    """Singular values from 0.02 to 1 come to lie between 0.6 and 1.3; the singular vectors stay."""
+    """Singular values from 0.02 to 1 end up between 0.6 and 1.3. The singular vectors do not change."""
     generator = torch.Generator().manual_seed(0)
     u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     found = orthogonal([u @ torch.diag(torch.linspace(1, 0.02, min(shape))) @ vh])[0]
@@ -21,8 +21,8 @@ def test_an_update_has_singular_values_about_one_and_keeps_its_directions(shape:
     assert not orthogonal([torch.zeros(shape)])[0].any()
 
 
-def test_matrices_of_any_sizes_are_taken_together() -> None:
-    """Each comes to what it comes to alone, in its own place and orientation; those of one size share a batch."""
+def test_matrices_of_any_sizes_can_be_mixed() -> None:
+    """Each result is the same as alone, at its own place. Matrices of one size share a batch."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(8, 20), (20, 8), (8, 8), (8, 20), (5, 9)]
     matrices = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -31,8 +31,9 @@ def test_matrices_of_any_sizes_are_taken_together() -> None:
     assert orthogonal([]) == []
 
 
-def test_steps_of_both_rules() -> None:
-    """A first step of Muon is the orthogonal gradient, scaled and decayed; the others' is AdamW's, to the bit."""
+def test_a_step_of_muon_and_of_adamw() -> None:
+    """The first step of Muon is the orthogonalised gradient, scaled and decayed. Other groups equal AdamW to the
+    bit."""
     torch.manual_seed(0)
     matrix, vector = torch.randn(8, 4), torch.randn(5)
     ours, twin = [torch.nn.Parameter(x.clone()) for x in (matrix, vector)], torch.nn.Parameter(vector.clone())
@@ -53,7 +54,7 @@ def test_steps_of_both_rules() -> None:
 
 
 def test_it_descends_where_one_direction_is_a_thousand_times_as_steep() -> None:
-    """A quadratic that a step along the gradient can hardly follow."""
+    """A quadratic on which gradient descent makes almost no progress."""
     steep = torch.logspace(0, -3, 6)
     weight = torch.nn.Parameter(torch.eye(6))
     optimizer = Muon([{"params": [weight], "lr": 0.05, "weight_decay": 0.0, "muon": True}, {"params": []}])

@@ -15,7 +15,7 @@ def stream(steps: int, *, count: int, batch_size: int, seed: int = 0) -> list[in
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (7, 7), (12, 5), (3, 8), (1, 4)])
-def test_each_epoch_is_a_permutation_and_batches_cross_its_border(count: int, batch_size: int) -> None:
+def test_each_epoch_is_a_permutation_and_batches_cross_epochs(count: int, batch_size: int) -> None:
     steps = 6 * count
     order = np.array(stream(steps, count=count, batch_size=batch_size))
     assert len(order) == steps * batch_size
@@ -30,19 +30,19 @@ def test_epochs_and_seeds_differ() -> None:
     assert list(first) != sorted(first)
 
 
-def test_a_step_needs_no_step_before_it() -> None:
+def test_a_step_does_not_depend_on_earlier_ones() -> None:
     forwards = [batch_indices(step, count=10, batch_size=4, seed=3).tolist() for step in range(20)]
     backwards = [batch_indices(step, count=10, batch_size=4, seed=3).tolist() for step in reversed(range(20))]
     assert forwards == backwards[::-1]
 
 
-def test_the_order_is_the_one_of_runs_that_began_earlier() -> None:
-    """Resuming an old run with this code must show it the same pictures."""
+def test_the_order_never_changes_between_versions() -> None:
+    """An old run that resumes with this code must see the same pictures."""
     assert stream(3, count=10, batch_size=4, seed=0) == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1, 9, 1]
 
 
 def micro_batches(processes: int, accumulation: int, step: int) -> list[Batch]:
-    """What all processes see in a step, by rank and then by forward pass."""
+    """What all processes see in a step: by rank, then by forward pass."""
 
     class Numbers:
         def __len__(self) -> int:
@@ -70,6 +70,6 @@ def test_processes_and_accumulation_share_one_batch(processes: int, accumulation
         assert together.tolist() == batch_indices(step, count=11, batch_size=8, seed=5).tolist()
 
 
-def test_no_two_forward_passes_share_their_noise() -> None:
+def test_each_forward_pass_has_its_own_noise() -> None:
     noise = torch.cat([part["noise"] for step in range(4) for part in micro_batches(2, 2, step)])
     assert len(noise.unique()) == len(noise) == 32

@@ -1,4 +1,4 @@
-"""Parts by name: tagged choices in configs, and parts from files and packages outside."""
+"""Parts chosen by name in configs, also from outside files and packages."""
 
 import json
 import sys
@@ -55,7 +55,7 @@ class Studio:
 
 @dataclass(kw_only=True)
 class House:
-    """A config in which the choice lies deeper."""
+    """A config with a choice inside a part."""
 
     studio: Studio = field(default_factory=Studio)
     """The studio."""
@@ -63,7 +63,7 @@ class House:
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """What a test registers or imports is forgotten."""
+    """Forgets what a test registers or imports."""
     monkeypatch.setattr(BRUSHES, "_parts", dict(BRUSHES._parts))
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
@@ -83,7 +83,7 @@ NAMES_OF_OTHERS = {"data", "torch", "colorsys", "sys", "__main__", "json"}
 FLAT = House(studio=Studio(brush=Flat(sides=(8, 5, 5))))
 
 
-def test_yaml_json_and_flags_choose_alike(tmp_path: Path) -> None:
+def test_yaml_json_and_flags_choose_the_same_part(tmp_path: Path) -> None:
     assert parse(House, ["--studio.brush.kind", "flat", "--studio.brush.sides", "[8,5,5]"]) == FLAT
     assert parse(House, ["--studio.brush.sides=[8, 5, 5]", "--studio.brush.kind=flat"]) == FLAT
     assert parse(House, ["--studio.brush", "flat", "--studio.brush.sides=[8, 5, 5]"]) == FLAT
@@ -93,7 +93,7 @@ def test_yaml_json_and_flags_choose_alike(tmp_path: Path) -> None:
     assert parse(House, []) == from_dict(House, {}) == House()
 
 
-def test_what_a_config_says_of_its_parts() -> None:
+def test_plain_values_of_a_config_with_parts() -> None:
     assert to_dict(FLAT) == {"studio": {"name": "attic", "brush": {"kind": "flat", "sides": (8, 5, 5)}}}
     assert flatten(to_dict(FLAT)).keys() == {"studio.name", "studio.brush.kind", "studio.brush.sides"}
     assert non_defaults(House()) == {}
@@ -102,8 +102,8 @@ def test_what_a_config_says_of_its_parts() -> None:
     assert non_defaults(House(studio=Studio(brush=Round(width=4)))) == {"studio.brush.width": 4}
 
 
-def test_a_flag_changes_one_option_of_a_part_or_the_part(tmp_path: Path) -> None:
-    """A preset's options of the part that it chose are none of the part that a flag chooses instead."""
+def test_a_flag_changes_an_option_of_a_part_or_its_kind(tmp_path: Path) -> None:
+    """If a flag chooses another kind of part, the preset's options of the old kind do not apply."""
     (tmp_path / "a.yaml").write_text("studio: {name: shed, brush: {width: 9}}")
     given = ["--config", str(tmp_path / "a.yaml")]
     assert parse(House, [*given, "--studio.name", "barn"]).studio == Studio(name="barn", brush=Round(width=9))
@@ -115,7 +115,7 @@ def test_a_flag_changes_one_option_of_a_part_or_the_part(tmp_path: Path) -> None
         parse(House, [*given, "--studio.brush.width", "3"])
 
 
-def test_help_shows_the_options_of_the_kind_that_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_options_of_the_chosen_kind(capsys: pytest.CaptureFixture[str]) -> None:
     for argv, its, other in (([], "width", "sides"), (["--studio.brush.kind", "flat"], "sides", "width")):
         with pytest.raises(SystemExit) as left:
             parse(House, [*argv, "--help"])
@@ -144,7 +144,7 @@ def test_a_wrong_choice_is_one_line(argv: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [None, 3, ["flat"], {"a": 1}, "os.path", "tests.test_training_parts", "\x1b[2J" * 999])
-def test_a_kind_in_a_file_is_a_name_and_nothing_else(kind: object) -> None:
+def test_a_kind_must_be_a_registered_name(kind: object) -> None:
     before = {*sys.modules}
     with pytest.raises(BadInput, match="there is no brush"):
         from_dict(House, {"studio": {"brush": {"kind": kind}}}, "config.json")
@@ -170,7 +170,7 @@ class Mine(Brush):
 
 @pytest.mark.parametrize("form", [["--import", "FILE"], ["--import=FILE"], ["--import", "own_brushes"]])
 def test_a_part_from_a_file(form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is known by the name of its file, whose folder comes last, so that nothing is hidden by what lies there."""
+    """The module is named after the file. Its folder comes last on the path, so files in it hide no other module."""
     (tmp_path / "own_brushes.py").write_text(PART)
     (tmp_path / "json.py").write_text("raise ImportError")
     if form[-1] == "own_brushes":
@@ -200,7 +200,7 @@ def test_a_part_from_a_file(form: list[str], tmp_path: Path, monkeypatch: pytest
         ("twice.py", PART.replace("mine", "flat"), "brush 'flat' exists already; give the one in twice another name"),
     ],
 )
-def test_an_import_that_cannot_be_is_one_line(
+def test_a_failed_import_is_one_line(
     name: str, content: str | None, said: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -230,7 +230,7 @@ def install(folder: Path, line: str) -> None:
 
 
 def test_a_part_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is imported when somebody asks for it, and not before."""
+    """It is imported when it is first used, not before."""
     install(tmp_path, "brush.mine = painters_brushes")
     (tmp_path / "painters_brushes.py").write_text(PART)
     monkeypatch.syspath_prepend(tmp_path)
@@ -247,7 +247,7 @@ def test_a_part_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Monk
         ("other.mine = painters_lost", "there is no brush 'mine'"),
     ],
 )
-def test_a_package_that_breaks_its_word(line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_its_part(line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, line)
     monkeypatch.syspath_prepend(tmp_path)
     assert said in refusal("--studio.brush.kind", "mine")

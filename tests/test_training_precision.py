@@ -1,4 +1,4 @@
-"""Precision by what the hardware computes in."""
+"""bfloat16 is used only where the hardware supports it."""
 
 from types import SimpleNamespace
 
@@ -15,6 +15,6 @@ from training.precision import has_bf16
 def test_a_cpu_without_bfloat16_gets_none(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: bool
 ) -> None:
-    """On AVX2 it is emulated: 0.3 GFLOP/s against 80 in float32, and a trainer that asked for it stood still."""
+    """AVX2 emulates it with 0.3 GFLOP/s, against 80 in float32. Training was as good as stopped."""
     monkeypatch.setattr(torch, "cpu", SimpleNamespace(get_capabilities=lambda: capabilities))
     assert has_bf16("cpu") == expected

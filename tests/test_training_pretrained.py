@@ -1,4 +1,4 @@
-"""Models on disk: a round trip, and one line that names what does not fit."""
+"""Models on disk: round trips, and one-line errors that name what does not fit."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from training.pretrained import PretrainedModel, exported
 
 @dataclass(kw_only=True)
 class SmallConfig:
-    """Config of `Small`."""
+    """The config of `Small`."""
 
     width: int = 4
     """Width."""
@@ -171,12 +171,12 @@ def test_a_wrong_config(folder: Path, config: str, said: str) -> None:
     assert said in message
 
 
-def test_a_device_that_is_not_there(folder: Path) -> None:
+def test_an_unknown_device_is_refused(folder: Path) -> None:
     assert refusal(folder, device="nonsense").startswith("device 'nonsense' cannot be used here")
 
 
 def header(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Rewrites the header of the weights, and nothing after it."""
+    """Rewrites the header of the weights and nothing after it."""
     file = folder / "model.safetensors"
     content = file.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
@@ -210,8 +210,8 @@ def test_a_header_that_claims_to_be_long(folder: Path) -> None:
     assert "a header of 1,073,741,824 bytes" in refusal(folder)
 
 
-def test_a_width_that_the_weights_do_not_have_is_not_allocated(folder: Path) -> None:
-    """A config of some bytes made the reader allocate terabytes before it looked at the weights."""
+def test_a_config_larger_than_its_weights_is_not_allocated(folder: Path) -> None:
+    """A config of a few bytes allocated terabytes before the weights were checked."""
     (folder / "config.json").write_text('{"model": "Small", "width": 1099511627776}')
     assert "config says (2, 1099511627776)" in refusal(folder)
 
@@ -229,7 +229,7 @@ def test_it_is_pushed_with_config_weights_and_card(folder: Path, monkeypatch: py
     assert pushed == [{"config.json", "model.safetensors", "README.md"}]
 
 
-def test_loading_leaves_random_numbers_alone(folder: Path) -> None:
+def test_loading_uses_no_random_numbers(folder: Path) -> None:
     state = torch.get_rng_state()
     model = Small.from_pretrained(folder)
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its model."""
+"""The record of a finished run."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from training.options import TrainingConfig
 from training.record import FILE, flop_counter, read_record, record, total
 
 
-def test_operations_of_products_and_of_attention() -> None:
-    """Forward 2 n m k a product; backward two products of that size, and for attention five where forward has two."""
+def test_flops_of_matrix_products_and_attention() -> None:
+    """A forward product takes 2 n m k. Backward takes two such products; attention five where forward has two."""
     a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
     with flop_counter() as counter:
         (a @ b).sum().backward()
@@ -25,7 +25,8 @@ def test_operations_of_products_and_of_attention() -> None:
 
 
 def test_the_record_of_a_run(tmp_path: Path) -> None:
-    """Two lines of 10 steps at 8 and 16 pictures/s: 10 * 4 / 8 + 10 * 4 / 16 seconds. The kinds of line are merged."""
+    """Two log lines of 10 steps, at 8 and 16 pictures/s, take 10 * 4 / 8 + 10 * 4 / 16 seconds. All kinds of lines
+    count."""
     lines = [
         {"step": 10, "loss": 2.0, "images_per_second": 8.0, "flops": 10.0, "batch": "a", "precision": "no"},
         {"step": 10, "validation_loss": 3.0},
@@ -44,8 +45,8 @@ def test_the_record_of_a_run(tmp_path: Path) -> None:
     assert read_record(tmp_path) == found
 
 
-def test_a_record_tells_nothing_of_where_things_lie(tmp_path: Path) -> None:
-    """It is copied into every bundle, and with its bundle goes to others."""
+def test_a_record_contains_no_private_paths(tmp_path: Path) -> None:
+    """It is copied into every bundle and published with it."""
     (tmp_path / "first").mkdir()
     older = {"steps": 1, "batch_size": 1, "data": "/home/me/a", "figures": {}, "command": "x --data /home/me/a"}
     (tmp_path / "first" / FILE).write_text(json.dumps(older))
@@ -70,13 +71,13 @@ def test_long_curves_are_averaged(tmp_path: Path) -> None:
     assert curve[-1] == [1200.0, pytest.approx(0.4)]
 
 
-def test_no_record_and_a_wrong_one(tmp_path: Path) -> None:
+def test_a_missing_and_a_wrong_record(tmp_path: Path) -> None:
     assert read_record(tmp_path) == {}
     (tmp_path / FILE).write_text('{"steps": 3}')
     with pytest.raises(BadInput, match=r"training.json: not a training record: batch_size is missing"):
         read_record(tmp_path)
 
 
-def test_what_a_training_cost_with_what_it_started_from() -> None:
+def test_costs_include_the_runs_it_started_from() -> None:
     assert total({"flops": 3.0, "init": {"flops": 4.0, "init": {"flops": None}}}, "flops") == 7.0
     assert total({}, "seconds") == 0.0

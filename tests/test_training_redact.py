@@ -1,4 +1,4 @@
-"""What is passed on tells nothing of where things lie on a machine."""
+"""Published text contains no private paths."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from training.redact import redacted, redacted_command, redacted_path
         ("..", "."),
     ],
 )
-def test_a_path_is_its_name(path: str | Path, told: str) -> None:
+def test_private_paths_become_their_names(path: str | Path, told: str) -> None:
     assert redacted_path(path) == told
 
 
@@ -44,10 +44,10 @@ def test_a_path_is_its_name(path: str | Path, told: str) -> None:
         ("x 'not closed /home/me/a", """x ''"'"'not' closed a"""),
     ],
 )
-def test_a_command_has_no_paths(command: str, told: str) -> None:
+def test_a_command_contains_no_private_paths(command: str, told: str) -> None:
     assert redacted_command(command) == told
 
 
-def test_a_record_has_no_paths() -> None:
+def test_json_contains_no_private_paths() -> None:
     record = {"data": "/home/me/a", "steps": 3, "init": {"command": "x --out /home/me/b"}, "more": ["/home/me/c", None]}
     assert redacted(record) == {"data": "a", "steps": 3, "init": {"command": "x --out b"}, "more": ["c", None]}

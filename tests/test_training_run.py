@@ -1,4 +1,4 @@
-"""The run folder: one trainer at a time, one config for good, and a log without what a kill left behind."""
+"""The run folder: one trainer at a time, one config, and a log that ends at the last checkpoint."""
 
 import errno
 import gc
@@ -68,7 +68,7 @@ def test_it_records_config_and_command(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    """The lock is the operating system's: it is gone with its holder, however that ended."""
+    """The operating system releases the lock when its process ends, for whatever reason."""
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -86,7 +86,7 @@ sys.stdin.read()
     opened(tmp_path)
 
 
-def test_it_is_free_again_when_its_run_is_done(tmp_path: Path) -> None:
+def test_a_folder_is_free_again_when_its_run_is_done(tmp_path: Path) -> None:
     run = opened(tmp_path)
     refusal(tmp_path)
     del run
@@ -110,7 +110,7 @@ def test_a_refused_config_leaves_the_old_one(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == before
 
 
-def test_how_often_and_how_long_may_change(tmp_path: Path) -> None:
+def test_intervals_and_the_number_of_steps_may_change(tmp_path: Path) -> None:
     opened(tmp_path)
     opened(
         tmp_path, steps=20, log_every=3, sample_every=4, checkpoint_every=5, workers=1, cache=Path("x"), dry_run=True,
@@ -119,8 +119,8 @@ def test_how_often_and_how_long_may_change(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 20
 
 
-def test_an_option_that_is_newer_than_the_run_is_at_its_default(tmp_path: Path) -> None:
-    """Each new option made every older run one that could not be resumed."""
+def test_an_option_newer_than_the_run_has_its_default(tmp_path: Path) -> None:
+    """Each new option made it impossible to resume older runs."""
     opened(tmp_path, model=Inner(width=5))
     file = tmp_path / "config.json"
     older = json.loads(file.read_text())
@@ -133,7 +133,7 @@ def test_an_option_that_is_newer_than_the_run_is_at_its_default(tmp_path: Path) 
     assert json.loads(file.read_text())["accumulation"] == 1
 
 
-def test_other_data_are_refused_by_name_where_they_were_learnt_from(tmp_path: Path) -> None:
+def test_other_data_are_refused_once_there_are_checkpoints(tmp_path: Path) -> None:
     other = {**DATA, "train": {"fingerprint": "cafe", "views": 4}}
     opened(tmp_path)
     opened(tmp_path, other)  # nothing was learnt yet
@@ -159,13 +159,13 @@ def test_a_damaged_config_is_refused(tmp_path: Path) -> None:
     assert "config.json: not valid JSON" in refusal(tmp_path)
 
 
-def test_a_file_in_its_place_is_refused_by_the_system(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "mine")
     with pytest.raises(FileExistsError):
         opened(tmp_path / "file")
 
 
-def test_what_a_killed_trainer_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_trainer_are_removed(tmp_path: Path) -> None:
     opened(tmp_path)
     gc.collect()
     ours = "tessera-0123456789abcdef.tmp"
@@ -181,8 +181,8 @@ def test_what_a_killed_trainer_left_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
-    """A project with files of these names lost them, and what ended in `.tmp` anywhere below."""
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    """A project with files of these names lost them, and all its files that ended in `.tmp`."""
     theirs = {"log.jsonl": "{}", "model/weights": "x", "config.json": "{}", "data.json": "{}", "a/.b.1.tmp": ""}
     for name, text in theirs.items():
         write_text(tmp_path / name, text)
@@ -191,8 +191,8 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [[], [5]])
-def test_a_run_whose_checkpoints_were_deleted_is_not_begun_anew(tmp_path: Path, left: list[int]) -> None:
-    """It lost its log at once, and its model in the end, to somebody who had wanted to save space."""
+def test_a_run_whose_checkpoints_were_deleted_is_not_restarted(tmp_path: Path, left: list[int]) -> None:
+    """Somebody who deleted checkpoints to save space lost the log at once, and later the model."""
     run = opened(tmp_path, steps=40, checkpoint_every=5)
     for step in left:
         (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)

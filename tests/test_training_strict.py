@@ -1,4 +1,4 @@
-"""Reading what somebody else wrote: bounded, plain, and never the way to a module or to another file."""
+"""Reading untrusted files: limited size, plain values, no imports, no other files."""
 
 import json
 import os
@@ -73,8 +73,8 @@ def test_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "broken link"])
-def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> None:
-    """Opening a pipe waits for whoever writes into it; a device may never end."""
+def test_only_regular_files_are_opened(kind: str, tmp_path: Path) -> None:
+    """Opening a pipe waits for its writer, and a device may never end."""
     file = tmp_path / "a.json"
     if kind == "fifo":
         os.mkfifo(file)
@@ -87,7 +87,7 @@ def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> Non
             read(file)
 
 
-def test_lines_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_line(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"a": 1}\n\n[2]\n')
     assert list(read_json_lines(file)) == [(f"{file}, line 1", {"a": 1}), (f"{file}, line 3", [2])]
@@ -176,7 +176,7 @@ NEEDED = ["--data", "d", "--out", "o", "--steps", "1", "--tokenizer", "t", "--te
         ["--model.dit.class_path", "notes.X"],
     ],
 )
-def test_a_flag_names_no_class(argv: list[str]) -> None:
+def test_a_flag_cannot_name_a_class(argv: list[str]) -> None:
     with pytest.raises(BadInput):
         parse(DiffusionTrainingConfig, [*NEEDED, *argv])
 
@@ -255,7 +255,7 @@ NESTED: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", NESTED)
 def test_nothing_is_imported_and_no_other_file_opened(kind: str, tmp_path: Path) -> None:
-    """A bundle's config named a class beside it, and drawing with the bundle ran that file."""
+    """A bundle's config named a class in a file beside it, and drawing with the bundle ran that file."""
     (tmp_path / "stranger_notes.py").write_text("print('I run'); X = int")
     (tmp_path / "stranger_other.yaml").write_text("warmup: 1\n")
     folders = [tmp_path / f"given-{i}" for i in range(len(NESTED[kind]))]

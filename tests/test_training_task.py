@@ -1,4 +1,4 @@
-"""A task of two modules: each learns by its own losses, and no interruption can be told afterwards."""
+"""A task with two modules: each learns from its own losses, and interruptions change nothing."""
 
 import socket
 import subprocess
@@ -23,7 +23,7 @@ BEGINS = 7
 
 
 class Duel(Fitting):
-    """The model's sums shall pass for true ones with a judge, which learns to tell them from step `BEGINS` on."""
+    """A generator and a judge: the judge learns to tell sums of the model from true ones, from step `BEGINS` on."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -49,7 +49,7 @@ class Duel(Fitting):
 
 
 class OnlyPleasing(Duel):
-    """All that the model learns, it learns through the judge, which does not learn."""
+    """The model learns only through the judge, which does not learn."""
 
     def pleasing(self, made: Tensor, true: Tensor) -> Iterator[Loss]:
         yield Loss("model", -self.judge(made).mean(), {})
@@ -70,7 +70,7 @@ def kept(out: Path, step: int, name: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("task", "learns"), [(OnlyPleasing, "model"), (OnlyJudging, "judge")])
-def test_a_loss_moves_the_module_of_its_optimizer_alone(tmp_path: Path, task: type[Duel], learns: str) -> None:
+def test_a_loss_trains_only_the_module_of_its_optimizer(tmp_path: Path, task: type[Duel], learns: str) -> None:
     steps = BEGINS + 1 if learns == "judge" else 2
     fit(tmp_path, task=task, steps=steps, checkpoint_every=1, log_every=100)
     for name in ("model", "judge"):
@@ -79,7 +79,7 @@ def test_a_loss_moves_the_module_of_its_optimizer_alone(tmp_path: Path, task: ty
         assert moved == (list(after) if name == learns else [])
 
 
-def test_each_loss_is_logged_under_its_name_while_there_is_one(tmp_path: Path) -> None:
+def test_each_loss_is_logged_under_its_name(tmp_path: Path) -> None:
     fit(tmp_path, task=Duel)
     lines = log(tmp_path)
     own = {"loss_judge", "told_judge", "grad_norm_judge"}
@@ -87,7 +87,7 @@ def test_each_loss_is_logged_under_its_name_while_there_is_one(tmp_path: Path) -
     assert {"loss", "bias", "grad_norm"} <= lines[0].keys()
 
 
-def test_a_mean_is_over_the_steps_that_had_the_loss(tmp_path: Path) -> None:
+def test_a_mean_is_over_the_steps_with_that_loss(tmp_path: Path) -> None:
     for every in (1, 12):
         fit(tmp_path / str(every), task=Duel, log_every=every, checkpoint_every=100)
     single, (whole,) = log(tmp_path / "1"), log(tmp_path / "12")
@@ -96,7 +96,7 @@ def test_a_mean_is_over_the_steps_that_had_the_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("died_at", [2 * 6, 2 * 11])
-def test_a_run_that_died_continues_as_if_it_had_not(tmp_path: Path, died_at: int) -> None:
+def test_a_killed_run_of_two_modules_resumes_exactly(tmp_path: Path, died_at: int) -> None:
     """Before the judge's first step, and after it."""
     options: dict[str, Any] = {"task": Duel, "accumulation": 2, "dropout": 0.2, "noise": 0.1, "log_every": 4}
     fit(tmp_path / "straight", **options)
@@ -110,7 +110,7 @@ def test_a_run_that_died_continues_as_if_it_had_not(tmp_path: Path, died_at: int
     assert {file.stem for file in (tmp_path / "died" / "checkpoints" / "step-00000012").iterdir()} == {*names, "state"}
 
 
-def test_a_checkpoint_between_changes_nothing(tmp_path: Path) -> None:
+def test_checkpoints_change_nothing(tmp_path: Path) -> None:
     for every in (1, 100):
         fit(tmp_path / str(every), task=Duel, checkpoint_every=every)
     assert_same_run(tmp_path / "1", tmp_path / "100")

@@ -1,4 +1,4 @@
-"""The log goes to trackers too, through Accelerate; what it cannot give is one line."""
+"""Trackers get the log through Accelerate. Missing ones are reported in one line."""
 
 import sys
 from typing import Any
@@ -17,7 +17,7 @@ from training.trackers import require_trackers
 
 
 class Notebook(GeneralTracker):
-    """Notes what it is told."""
+    """A tracker that records what it gets."""
 
     name = "notebook"
     requires_logging_directory = True
@@ -41,7 +41,7 @@ class Notebook(GeneralTracker):
         self.told.append("finished")
 
 
-def test_a_tracker_is_told_config_and_log(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_gets_config_and_log(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Notebook, "told", [], raising=False)
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
     fit(tmp_path / "run", steps=4, log_every=2, sample_every=4, trackers=["notebook"])
@@ -63,8 +63,8 @@ def test_options_for_trackers_are_numbers_and_text() -> None:
     }  # fmt: skip
 
 
-def test_a_tracker_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accelerate trains on without one that is not installed."""
+def test_a_missing_tracker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate ignores trackers that are not installed."""
     with pytest.raises(BadInput, match=r"trackers: there is no 'wandbee'; there are aim, .*tensorboard.*wandb"):
         require_trackers(["wandbee"])
     monkeypatch.setattr(trackers, "get_available_trackers", lambda: [LoggerType.WANDB])

@@ -1,4 +1,4 @@
-"""The training loop: what is random is a function of (seed, step), so that no interruption can be told afterwards."""
+"""The training loop. All randomness is a function of (seed, step), so interrupted runs end like others."""
 
 import gc
 import json
@@ -50,9 +50,9 @@ SPEED = {"images_per_second", "tokens_per_second"}
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Accelerate keeps one state a process; each run here stands for a process of its own.
+    """Accelerate keeps its state per process, but each run here stands for a new process.
 
-    One core is enough for models this small, and with more they are slow beside a training on the same machine.
+    One core is enough for such small models. With more they are slow when another training runs on the same machine.
     """
     threads = torch.get_num_threads()
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
@@ -71,7 +71,7 @@ def config(out: Path, **options: Any) -> TrainingConfig:
 
 
 class Examples:
-    """Numbers and their sum, or pictures."""
+    """Numbers and their sums, or pictures."""
 
     origin: ClassVar[dict[str, Any]] = {"numbers": 1}
 
@@ -89,9 +89,9 @@ class Examples:
 
 
 class Fitting(Task):
-    """A linear model learns a sum, or a real image tokenizer pictures.
+    """A linear model learns sums, or a real image tokenizer learns pictures.
 
-    `at` is called with each forward pass, `drawing` with the number of samples drawn before.
+    `at` is called with the number of each forward pass, `drawing` with the number of samples drawn before.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ def fit(
     task: Callable[..., Task] = Fitting,
     **options: Any,
 ) -> bool:
-    """Trains a linear model, or a real image tokenizer, as a trainer does."""
+    """Trains a linear model or a real image tokenizer, as a `train.py` does."""
     resolved = config(out, **options)
     accelerator = accelerator_for(resolved)
     model = ImageTokenizer(IMAGES) if pictures else nn.Sequential(nn.Dropout(dropout), nn.Linear(4, 1))
@@ -145,7 +145,7 @@ def fit(
 
 
 def log(out: Path) -> list[dict[str, Any]]:
-    """The log without what depends on the clock."""
+    """The log without values that depend on the clock."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
 
@@ -191,8 +191,9 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("log_every", [1, 4])
 @pytest.mark.parametrize("pictures", [False, True])
-def test_a_run_that_died_continues_as_if_it_had_not(tmp_path: Path, log_every: int, pictures: bool) -> None:
-    """With a log line every 4 steps and a checkpoint every 5, the line after resuming was a mean over fewer steps."""
+def test_a_killed_run_resumes_exactly(tmp_path: Path, log_every: int, pictures: bool) -> None:
+    """With a log line every 4 steps and a checkpoint every 5, the first line after resuming averaged over fewer
+    steps."""
     options: dict[str, Any] = {
         "pictures": pictures, "dropout": 0.2, "noise": 0.1, "log_every": log_every, "sample_every": 3,
     }  # fmt: skip
@@ -244,9 +245,9 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_leave_the_workers_at_work(tmp_path: Path, number: int) -> None:
-    """A terminal sends Ctrl-C to the workers too, a job's scheduler SIGTERM. They died of it, and the trainer, waiting
-    for the rest of its step, of a `RuntimeError` without a checkpoint."""
+def test_workers_ignore_signals(tmp_path: Path, number: int) -> None:
+    """Ctrl-C in a terminal and SIGTERM from a scheduler reach the workers too. They ended, and the trainer, which still
+    needed their batches, ended with a `RuntimeError` and without a checkpoint."""
 
     def at(forward_pass: int) -> None:
         if forward_pass == 14:
@@ -259,7 +260,7 @@ def test_signals_leave_the_workers_at_work(tmp_path: Path, number: int) -> None:
 
 
 def test_workers_end_with_the_trainer(tmp_path: Path) -> None:
-    """Python ends them by SIGTERM at its own end, and waits: for ever, now that they ignore it."""
+    """At its end, Python sends SIGTERM to the workers and waits: for ever, because they ignore it."""
     with pytest.raises(ZeroDivisionError) as failed:  # whose traceback holds the loader
         fit(tmp_path, workers=1, at=fail_at(3))
     assert failed.traceback
@@ -290,7 +291,7 @@ def test_the_logged_batch_is_the_one_seen(tmp_path: Path) -> None:
 def test_a_compiled_model_trains_alike_and_counts_its_operators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `accelerate launch --dynamo_backend ...` asks for it; `eager` compiles to what was there before."""
+    """As with `accelerate launch --dynamo_backend ...`. The backend `eager` compiles without changing anything."""
     fit(tmp_path / "plain", steps=4)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -322,7 +323,7 @@ def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tmp_path: Path) ->
 def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its step left weights of nan in the checkpoint, where the next batch did not read them: the loss was fine."""
+    """A checkpoint contained weights of nan. The next batch did not use them, so its loss looked fine."""
     real, calls = Accelerator.clip_grad_norm_, iter(range(1, 100))
 
     def clip(*arguments: Any) -> Tensor:
@@ -336,7 +337,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
 
 
 def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
-    """They were taken for a finished run: its model became the one of the later step under the earlier one's name."""
+    """The run counted as finished, and its model was exported as that of an earlier step."""
     fit(tmp_path)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(BadInput, match=r"is at step 12 already; give --steps 12 or more, or another --out"):
@@ -344,8 +345,8 @@ def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == before
 
 
-def test_a_kill_while_samples_are_drawn_has_them_drawn_again(tmp_path: Path) -> None:
-    """The checkpoint was there already, so that the resumed run went on behind it without them."""
+def test_samples_interrupted_by_a_kill_are_drawn_again(tmp_path: Path) -> None:
+    """The checkpoint was saved first, so the resumed run continued without the samples."""
 
     def killed(step: int) -> None:
         if step == 1:
@@ -360,10 +361,10 @@ def test_a_kill_while_samples_are_drawn_has_them_drawn_again(tmp_path: Path) -> 
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
-def test_a_run_goes_on_where_the_arithmetic_is_another(
+def test_a_run_resumes_in_another_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run begun on a machine with bf16 was refused on one without, where it could have gone on in float32."""
+    """A run from a machine with bf16 was refused on one without, although it can resume there in float32."""
     monkeypatch.setattr(trainer, "has_bf16", lambda device: True)
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path / "run", precision="auto", at=fail_at(8))
@@ -375,8 +376,8 @@ def test_a_run_goes_on_where_the_arithmetic_is_another(
     assert json.loads((tmp_path / "run/config.json").read_text())["precision"] == "auto"
 
 
-def test_muon_is_for_weight_matrices_alone() -> None:
-    """It turned the tables of a diffusion transformer's blocks, whose six rows are six different things."""
+def test_muon_trains_only_weight_matrices() -> None:
+    """It also trained the modulation tables of a diffusion transformer, whose six rows are unrelated."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -390,12 +391,12 @@ def test_muon_is_for_weight_matrices_alone() -> None:
     assert shapes == [[(6, 8)], [(4,)], [(4, 8)]]
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="batch_size 4 cannot be divided among 1 processes times 3 accumulation steps"):
         fit(tmp_path, accumulation=3)
 
 
-def test_threads_are_cores_whatever_the_launcher_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_shared_whatever_the_launcher_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
     torch.set_num_threads(1)
     accelerator_for(config(tmp_path))
@@ -405,18 +406,16 @@ def test_threads_are_cores_whatever_the_launcher_says(tmp_path: Path, monkeypatc
     assert torch.get_num_threads() == 2
 
 
-def test_cores_are_counted_where_the_system_tells_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """macOS has no `sched_getaffinity`, so that no trainer started there."""
+def test_cores_are_counted_without_sched_getaffinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS lacks it, so no trainer started there."""
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     accelerator_for(config(tmp_path))
     assert torch.get_num_threads() == 3
 
 
-def test_a_launcher_whose_processes_would_train_alone_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`accelerate launch --cpu` on a machine that has an accelerator, which `Accelerator()` then takes."""
+def test_processes_that_would_train_alone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch --cpu` on a machine with an accelerator, which `Accelerator()` then uses."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BadInput, match="started 2 processes but Accelerate joined 1; each would train alone"):
@@ -425,8 +424,10 @@ def test_a_launcher_whose_processes_would_train_alone_is_refused(
 
 @pytest.mark.timeout(400)
 def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    """A real image tokenizer, whose codebook follows the encoder by sums over all processes; stopped at a signal to
-    the second of them, resumed, and paused with its launcher, to whose process group neither belongs."""
+    """A real image tokenizer, whose codebook follows sums over all processes.
+
+    The run is stopped by a signal to the second process, resumed, and paused by stopping its launcher.
+    """
 
     def start(*arguments: object) -> tuple[int, str, str]:
         with socket.socket() as free:
@@ -460,7 +461,7 @@ def signal_the_second(forward_pass: int) -> None:
 
 
 def pause_the_launcher(forward_pass: int) -> None:
-    """The first process stops its launcher in pass 0, and has it go on 2 seconds later."""
+    """The first process stops its launcher in pass 0. The launcher continues 2 seconds later."""
     passes.append(forward_pass)
     launcher = os.getppid()
 
@@ -480,7 +481,7 @@ if __name__ == "__main__":  # one of the two processes
     fit(Path(sys.argv[1]), pictures=True, at=what[sys.argv[2]])
 
 
-def test_a_run_with_muon_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+def test_a_run_with_muon_resumes_exactly(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "pictures": True, "optimizer": OptimizerConfig(warmup=2, muon_learning_rate=0.02),
     }  # fmt: skip
