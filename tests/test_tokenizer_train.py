@@ -203,7 +203,7 @@ def test_a_dry_run_writes_no_run(train: Train, tmp_path: Path, capsys: pytest.Ca
     [
         (["--steps", "0"], "TokenizerTrainingConfig.steps is 0: must be 1 or more"),
         (["--model.backbone.patch_size", "5"], "image_size is 16: must be a multiple of 5, the pixels a code"),
-        (["--accumulation", "3"], "batch_size 4 does not divide"),
+        (["--accumulation", "3"], "batch_size 4 cannot be divided"),
         (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--precision", "fp8"], "must be one of 'auto', 'no', 'bf16'"),
         (["--model.image_size", "8"], "size is 8: pictures can be 16 to 1024 pixels wide"),
