@@ -43,10 +43,10 @@ class DiffusionTask(Task):
     """Trains a diffusion model from a resolved config. It draws validation captions from time to time."""
 
     def __init__(
-        self, config: DiffusionTrainingConfig, unseen: Store[LatentsInfo], text: TextTokenizer,
+        self, config: DiffusionTrainingConfig, validation: Store[LatentsInfo], text: TextTokenizer,
         tokenizer: ImageTokenizer, draw: Draw, encoder: nn.Module | None = None,
     ) -> None:  # fmt: skip
-        self.config, self.unseen, self.text, self.tokenizer, self.draw = config, unseen, text, tokenizer, draw
+        self.config, self.validation, self.text, self.tokenizer, self.draw = config, validation, text, tokenizer, draw
         self.model = DiffusionModel(config.model)
         if encoder is not None and self.model.text is not None:
             self.model.text.encoder.load_state_dict(encoder.state_dict())
@@ -62,9 +62,9 @@ class DiffusionTask(Task):
     @torch.no_grad()
     def evaluate(self, average: DiffusionModel, file: Path) -> dict[str, float]:
         """Draw the first validation captions above the true pictures; return the validation loss and bound."""
-        process, some = self.model.process, range(min(256, len(self.unseen)))
-        captions = [self.unseen.captions(i)[0] for i in some]
-        pictures = torch.stack([latents(self.unseen, i) for i in some]).to(next(average.parameters()).device)
+        process, some = self.model.process, range(min(256, len(self.validation)))
+        captions = [self.validation.captions(i)[0] for i in some]
+        pictures = torch.stack([latents(self.validation, i) for i in some]).to(next(average.parameters()).device)
         generator = torch.Generator().manual_seed(0)
         figures = {"validation_loss": 0.0, "validation_bits_per_dimension": 0.0}
         for share, ids, x_0 in self.parts(caption_ids(self.config.model.text, self.text, captions), pictures):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from seq2seq.model import TextEncoder, TokenModel, TokenModelConfig, text_mask
 from tokenizer.text import TextTokenizer, trim_padding
-from training.config import MOST_DEPTH, MOST_WIDTH, require, require_sizes
+from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 from training.errors import BadInput
-from training.hub import FOREIGN, SAFELY, complete, fetched
+from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
 
 
 @dataclass(kw_only=True)
@@ -46,8 +46,8 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         require_sizes(
-            self, width=MOST_WIDTH, mlp_width=4 * MOST_WIDTH, heads=MOST_WIDTH, depth=MOST_DEPTH, vocab_size=2**24,
-            length=MOST_WIDTH,
+            self, width=MAX_WIDTH, mlp_width=4 * MAX_WIDTH, heads=MAX_WIDTH, depth=MAX_DEPTH, vocab_size=2**24,
+            length=MAX_WIDTH,
         )  # fmt: skip
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
         require(self, "source", bool(self.source) or self.kind == "own", f"given with kind {self.kind}")
@@ -92,7 +92,7 @@ class TransformersEncoder:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
             is_t5 = AutoConfig.from_pretrained(folder, **SAFELY).is_encoder_decoder
             kind = AutoModelForTextEncoding if is_t5 else AutoModel
-            self.model = complete(kind, folder)
+            self.model = load_complete(kind, folder)
             self.width = int(self.model.config.hidden_size)
         except Exception as error:  # `transformers` raises many types for files that it cannot read
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -131,7 +131,7 @@ def _locate(source: str, *, download: bool) -> tuple[Path, str]:
     weights are not those that `source` names.
     """
     path, _, named = source.partition("@sha256:")
-    folder, pinned = fetched(path, FOREIGN, download=download)
+    folder, pinned = fetched(path, TRANSFORMERS_FILES, download=download)
     if path.startswith("hf:/"):
         return folder, pinned
     digest = hashlib.sha256()

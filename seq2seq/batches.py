@@ -10,7 +10,7 @@ from seq2seq.loss import drop_tokens
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.text import TextTokenizer, trim_padding
 from training.batches import Batch
-from training.turns import Turns
+from training.group_sampler import GroupSampler
 
 
 class TokenBatches:
@@ -20,23 +20,23 @@ class TokenBatches:
         self, codes: Store[CodesInfo], validation: Store[CodesInfo], text: TextTokenizer, config: TokenTrainingConfig
     ) -> None:
         self.origin = {"train": codes.info.origin, "validation": validation.info.origin}
-        self._turns = Turns(codes.array("group"))
+        self._groups = GroupSampler(codes.array("group"))
         self._codes, self._text, self._bos = codes, text, config.model.bos
         self._caption_dropout, self._token_dropout = config.caption_dropout, config.token_dropout
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._groups)
 
     def __call__(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Make a batch of the turns `indices`, with a random view and a random caption, or the null caption, of each.
+        """Make a batch of the groups `indices`, with a random view and a random caption, or the null caption, of each.
 
         Returns `text` (B, S) caption ids, `tokens` (B, T), and `inputs` (B, T) for the decoder; all int64.
         """
         captions: list[str | None] = []
         views = []
-        for turn in map(int, indices):
+        for group in map(int, indices):
             where, which, view = torch.rand(3, generator=generator).tolist()
-            i = self._turns.example(turn, where)
+            i = self._groups.example(group, where)
             choice = self._codes.captions(i)
             captions.append(choice[int(which * len(choice))])
             views.append(self._codes.array("codes")[i, int(view * self._codes.info.views)])

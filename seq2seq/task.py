@@ -33,10 +33,10 @@ class TokenTask(Task):
     """Trains a token model from a resolved config. It draws validation captions from time to time."""
 
     def __init__(
-        self, config: TokenTrainingConfig, unseen: Store[CodesInfo], text: TextTokenizer, tokenizer: ImageTokenizer,
+        self, config: TokenTrainingConfig, validation: Store[CodesInfo], text: TextTokenizer, tokenizer: ImageTokenizer,
         draw: Draw,
     ) -> None:  # fmt: skip
-        self.config, self.unseen, self.text, self.tokenizer, self.draw = config, unseen, text, tokenizer, draw
+        self.config, self.validation, self.text, self.tokenizer, self.draw = config, validation, text, tokenizer, draw
         self.model = TokenModel(config.model)
         if config.init:
             start_from(self.model, config.init)
@@ -50,9 +50,9 @@ class TokenTask(Task):
     @torch.no_grad()
     def evaluate(self, average: TokenModel, file: Path) -> dict[str, float]:
         """Draw the first validation captions above the true pictures; return the validation loss and accuracy."""
-        some = range(min(256, len(self.unseen)))
-        captions = [self.unseen.captions(i)[0] for i in some]
-        codes = torch.from_numpy(self.unseen.array("codes")[some, 0].astype(np.int64))
+        some = range(min(256, len(self.validation)))
+        captions = [self.validation.captions(i)[0] for i in some]
+        codes = torch.from_numpy(self.validation.array("codes")[some, 0].astype(np.int64))
         codes = codes.to(next(average.parameters()).device)
         figures = {"validation_loss": 0.0, "validation_accuracy": 0.0}
         for share, read, tokens in self.parts(self.text.encode(captions), codes.flatten(1)):

@@ -230,8 +230,9 @@ def test_a_damaged_checkpoint_is_one_line(train: Train, tmp_path: Path, capsys: 
 
 
 def test_batches_can_be_pickled_for_the_workers_of_a_data_loader(photos: Path, tmp_path: Path) -> None:
-    pictures, unseen = (open_source(photos, size=16, split=split, cache=tmp_path) for split in ("train", "validation"))
-    batches = PictureBatches(pictures, unseen)
+    splits = ("train", "validation")
+    pictures, validation = (open_source(photos, size=16, split=split, cache=tmp_path) for split in splits)
+    batches = PictureBatches(pictures, validation)
     first, again = (
         make(np.arange(6), torch.Generator().manual_seed(1))["images"]
         for make in (batches, pickle.loads(pickle.dumps(batches)))

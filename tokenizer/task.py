@@ -20,10 +20,11 @@ class TokenizerTask(Task):
     """Trains an image tokenizer on pictures. Validation pictures are reconstructed from time to time."""
 
     def __init__(
-        self, config: TokenizerTrainingConfig, pictures: CaptionedImages, unseen: CaptionedImages, device: torch.device
-    ) -> None:
+        self, config: TokenizerTrainingConfig, pictures: CaptionedImages, validation: CaptionedImages,
+        device: torch.device,
+    ) -> None:  # fmt: skip
         self.config, self.pictures, self.device = config, pictures, device
-        self.shown = torch.stack([unseen[i] for i in range(len(unseen))]).to(device)
+        self.shown = torch.stack([validation[i] for i in range(len(validation))]).to(device)
         self.model = ImageTokenizer(config.model)
         if config.init:
             start_from(self.model, config.init)

@@ -17,11 +17,11 @@ def main(config: TokenizerTrainingConfig) -> None:
         open_source, config.data, size=config.model.image_size, cache=config.cache, strict=config.strict
     )
     pictures = source(split="train", limit=config.limit)  # one process renders them for all
-    unseen = source(split="validation", limit=128)
+    validation = source(split="validation", limit=128)
     if config.verify:
         pictures.store.verify()
-    task = config.task.build(config, pictures, unseen, accelerator.device)
-    Trainer(task, PictureBatches(pictures, unseen), RunFolder(config), accelerator).fit()
+    task = config.task.build(config, pictures, validation, accelerator.device)
+    Trainer(task, PictureBatches(pictures, validation), RunFolder(config), accelerator).fit()
 
 
 if __name__ == "__main__":
