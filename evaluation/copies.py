@@ -29,7 +29,7 @@ from evaluation.pictures import read_pictures
 from evaluation.report import Column, figure
 from evaluation.result import figures
 from sampling.drawing import SHIPPED
-from sampling.picture_files import require_record, write_picture
+from sampling.picture_files import require_replaceable, write_picture
 from sampling.pipeline import load
 from training.cli import command
 from training.config import require
@@ -77,7 +77,7 @@ def main(options: CopiesOptions) -> None:
         raise BadInput(f"{report}: is there already and is no report of copies; choose another --out")
     sheets = [options.out / f"nearest-{n}.png" for n in range(1, len(columns) + 1)]
     for sheet in sheets:
-        require_record(sheet, _SHEET)
+        require_replaceable(sheet, _SHEET)
     drawn = [[inside(column.folder, picture["file"]) for picture in column.pictures] for column in columns]
     tokenizer = load(options.model, device=options.device).tokenizer
     size = tokenizer.config.image_size

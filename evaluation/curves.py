@@ -11,7 +11,7 @@ from typing import Any
 
 from sampling.backend import backend_class
 from sampling.drawing import SHIPPED
-from sampling.pipeline import backends_of
+from sampling.pipeline import listed_backends
 from training.cli import command
 from training.errors import BadInput, install
 from training.files import atomic
@@ -30,7 +30,7 @@ class CurvesOptions:
 
 def main(options: CurvesOptions) -> None:
     """Reads, plots, and says where."""
-    found = {kind: read_record(options.model / kind) for kind in backends_of(options.model / "bundle.json")}
+    found = {kind: read_record(options.model / kind) for kind in listed_backends(options.model / "bundle.json")}
     curves = {
         name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves", {}).get("loss")
     }

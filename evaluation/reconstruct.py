@@ -30,7 +30,7 @@ from evaluation.metrics import (
     usage,
 )
 from evaluation.result import head, write_result
-from sampling.picture_files import require_record, write_picture
+from sampling.picture_files import require_replaceable, write_picture
 from tokenizer.features import RESIZER
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
@@ -74,7 +74,7 @@ class ReconstructOptions:
 def main(options: ReconstructOptions) -> None:
     """Reconstructs, measures, writes, and says where."""
     require_result_or_nothing(options.out / "report.json")
-    require_record(options.out / "pictures.png", _SHEET)
+    require_replaceable(options.out / "pictures.png", _SHEET)
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
     config = model.config
     pictures = open_source(

@@ -25,14 +25,14 @@ from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.result import differences, head, read_result, write_result
 from evaluation.suites import Suite, open_suite
-from sampling.drawing import DrawingOptions, Wanted, draw, missing
+from sampling.drawing import DrawingOptions, Request, draw, missing
 from sampling.pipeline import Bundle, check_prompt
 from training.cli import command
 from training.config import replaced, require
 from training.errors import BadInput
 from training.files import appending, atomic, locked, write_json
 from training.processes import require_joined, share_cores
-from training.redact import redacted, redacted_path
+from training.shared import shared, shared_path
 from training.strict_json import read_json, read_json_lines
 from training.strict_yaml import parse_yaml
 
@@ -100,7 +100,7 @@ def main(options: RunOptions) -> None:
         state.wait_for_everyone()
         for one, lacking, turn in zip(runs, wanted, turns, strict=True):
             clock = functools.partial(_clock, one, state, turn)
-            draw(lacking, bundle, one.backend, one.batch_size, drawn=clock)
+            draw(lacking, bundle, one.backend, one.batch_size, on_batch=clock)
         state.wait_for_everyone()
         if state.is_main_process:  # the others are done: they would not wait for as long as scoring may take
             side = open_real(suite, bundle.tokenizer.config.image_size, options)
@@ -108,13 +108,13 @@ def main(options: RunOptions) -> None:
                 evaluate(suite, bundle, side, one)
 
 
-def _wanted(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Wanted]:
+def _wanted(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Request]:
     """Every picture of a run, `num_images` of a prompt after one another."""
     drawn_by = _drawn_by(bundle, options)
     return [
-        Wanted(
+        Request(
             file=options.out / "pictures" / f"{i:05d}-{seed}.png", prompt=prompt.text, seed=seed,
-            record={"prompt": prompt.text, "seed": seed, **drawn_by},
+            metadata={"prompt": prompt.text, "seed": seed, **drawn_by},
         )
         for i, prompt in enumerate(suite.prompts)
         for seed in range(options.seed, options.seed + options.num_images)
@@ -192,8 +192,8 @@ def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """The model and what its pictures are computed with."""
     backend = bundle.backend(options.backend.kind)
     return {
-        "backend": backend.kind, "options": redacted(options.backend.settings), **bundle.ids, **backend.arithmetic(),
-        "model_id": backend.model_id, "parameters": bundle.parameters,
+        "backend": backend.kind, "options": shared(options.backend.settings), **bundle.ids,
+        **backend.compute_settings(), "model_id": backend.model_id, "parameters": bundle.parameters,
     }  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
     told = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": redacted_path(bundle.source), **_drawn_by(bundle, options),
+        "model": shared_path(bundle.source), **_drawn_by(bundle, options),
         "training": bundle.training.get(options.backend.kind, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: most[name] for name in told if name in most}, "turns": turns,

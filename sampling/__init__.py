@@ -1,4 +1,4 @@
-"""Drawing pictures from text: `from sampling import load; load(path).generate(["a noto emoji of a fox"])`."""
+"""Draw pictures from text: `from sampling import load; load(path).generate(["a noto emoji of a fox"])`."""
 
 from sampling.backend import Backend, Start, backend
 from sampling.diffusion_backend import DiffusionBackend

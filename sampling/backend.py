@@ -1,4 +1,4 @@
-"""What every way of drawing promises. `token_backend` and `diffusion_backend` are the two that come with Tessera."""
+"""`Backend`, the interface of a model that draws pictures; `token_backend` and `diffusion_backend` implement it."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -18,71 +18,78 @@ from training.pretrained import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
 Options = TypeVar("Options", bound=BackendOptions)
-Drawing = TypeVar("Drawing", bound="Backend[Any, Any]")
+BackendType = TypeVar("BackendType", bound="Backend[Any, Any]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A picture to start from, and what of it may change. Raises `BadInput` for what cannot be."""
+    """A picture to start from, and which part of it is drawn again.
+
+    Raises `BadInput` for a strength out of range, for a mask of another size, or for both a mask and a strength.
+    """
 
     image: Tensor
     """uint8 (3, H, W)."""
     strength: float = 1.0
-    """Above 0, at most 1. Diffusion starts from the picture noised so much of the way; the token model draws this share
-    of its rows anew, the lowest ones."""
+    """Above 0, at most 1. Diffusion adds noise to the picture up to this fraction of the noise process. The token model
+    draws this fraction of its rows again, from the bottom."""
     mask: Tensor | None = None
-    """Bool (H, W), True where the token model draws anew, in whole tokens; instead of `strength`. It reads from left to
-    right and from top to bottom, so what is drawn fits what comes before it; `best_of` chooses by the rest too."""
+    """Bool (H, W), True where the token model draws again, in whole tokens; used instead of `strength`. The model reads
+    from left to right and from top to bottom, so new tokens fit the ones before them. `best_of` compares whole
+    pictures, so it also takes the later ones into account."""
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise BadInput(f"strength is {self.strength}: must be above 0, at most 1")
         if self.mask is not None and self.strength != 1:
-            raise BadInput("mask and strength both say what is drawn anew: give one of them")
+            raise BadInput("mask and strength both say what is drawn again: give one of them")
         if self.mask is not None and self.mask.shape != self.image.shape[1:]:
-            raise BadInput(f"the mask is {tuple(self.mask.shape)}, the picture {tuple(self.image.shape[1:])}")
+            raise BadInput(
+                f"the mask is {tuple(self.mask.shape)}, the picture {tuple(self.image.shape[1:])}: must be one size"
+            )
 
 
 class Backend(ABC, Generic[Model, Options]):
-    """A model with all that it needs to draw. Several threads may use one at once.
+    """A model together with the tokenizers that it needs to draw. Several threads may use one at once.
 
-    A picture depends on its caption, seed, options and start alone, not on the batch that it is drawn in.
+    A picture depends only on its caption, seed, options and start, not on the batch that it is drawn in.
     """
 
     title: ClassVar[str]
-    """What it is, in words."""
+    """What the model is called in texts for people."""
     loss_unit: ClassVar[str]
-    """Unit of its training loss."""
+    """Unit of the training loss."""
     likelihood_name: ClassVar[str]
-    """What `likelihood` is called in a result; fewer bits are better."""
+    """Name of `likelihood` in a result; fewer bits are better."""
     recipe: ClassVar[str] = "see its documentation"
-    """How a model is trained."""
+    """The command that trains such a model."""
     model_class: ClassVar[type[PretrainedModel]]
-    """Its config says by `codes_id` and `text_id` what it was trained with; the latter may be empty."""
+    """The class of the model. Its config has the `codes_id` and `text_id` of the tokenizers that it was trained with.
+    `text_id` may be empty."""
     options_class: ClassVar[type[BackendOptions]]
 
     def __init__(self, model: Model, text: TextTokenizer, tokenizer: ImageTokenizer, engine: str | None = None) -> None:
-        """`engine` computes the steps, by default as fits the machine."""
+        """`engine` says how the steps are computed; None chooses by the machine."""
         self.model, self.text, self.tokenizer, self.engine = model, text, tokenizer, engine
         self._preparing, self._prepared = threading.RLock(), None
 
     @property
     def kind(self) -> str:
-        """Its name: on the command line, as a part of a bundle, and in results."""
+        """Name of the backend on the command line, in bundles and in results."""
         return BACKENDS.kind_of(self.options_class)
 
     @classmethod
     def dtype_on(cls, device: str) -> torch.dtype:
-        """The model's dtype on a kind of device, where none is asked for."""
+        """The model's default dtype on a type of device."""
         return torch.float32
 
     def prepare(self) -> Any:
-        """What draws, as `engine` says; the model itself where there is nothing to prepare."""
+        """Make the object that draws, according to `engine`. By default it is the model itself."""
         return self.model
 
     @property
     def prepared(self) -> Any:
-        """What `prepare` makes, once, when it is first asked for."""
+        """The result of `prepare`, which is called once, at first use."""
         with self._preparing:
             if self._prepared is None:
                 self._prepared = self.prepare()
@@ -90,69 +97,74 @@ class Backend(ABC, Generic[Model, Options]):
 
     @abstractmethod
     def draw(self, captions: Sequence[str], seeds: Tensor, options: Options, start: Start | None) -> list[Tensor]:
-        """One batch of pictures, uint8 (3, H, W) on the CPU each, of captions and their seeds (B,) int64."""
+        """Draw one batch: a picture, uint8 (3, H, W) on the CPU, for each caption and its seed (B,) int64."""
 
     def stream(self, captions: Sequence[str], seeds: Tensor, options: Options) -> Iterator[list[Tensor]]:
-        """The pictures of a batch as far as they have come, again and again; the last are those of `draw`."""
+        """Yield the unfinished pictures of a batch after each stage of drawing; the last ones are those of `draw`."""
         yield self.draw(captions, seeds, options, None)
 
     @abstractmethod
     def likelihood(self, captions: Sequence[str], images: Tensor) -> Tensor:
-        """Bits of real pictures given their captions, uint8 (N, 3, H, W) -> (N,): how well the model predicts them.
+        """How well the model predicts real pictures, uint8 (N, 3, H, W), given their captions: bits, (N,).
 
-        It needs no drawing, and compares models of one backend on one image tokenizer: other codes are other bits.
+        Nothing is drawn. Values compare only between models of one backend with one image tokenizer.
         """
 
     @abstractmethod
-    def arithmetic(self) -> dict[str, str]:
-        """What pictures are computed with: `engine`, and the `dtype` of products."""
+    def compute_settings(self) -> dict[str, str]:
+        """How pictures are computed: `engine`, and the `dtype` of matrix products."""
 
     def check(self, start: Start | None) -> None:
-        """Raises `BadInput` for a start that it cannot draw from; by default any."""
+        """Raise `BadInput` for a start that the backend cannot draw from. By default it takes none."""
         if start:
             raise BadInput(f"backend {self.kind} does not start from a picture")
 
-    def between(self, prompts: tuple[str, str], seeds: tuple[int, int], part: Tensor, options: Options) -> list[Tensor]:
-        """Pictures at `part` (B,) of the way from the first prompt and seed to the second."""
+    def interpolate(
+        self, prompts: tuple[str, str], seeds: tuple[int, int], part: Tensor, options: Options
+    ) -> list[Tensor]:
+        """Draw a picture at each `part` (B,), from 0 at the first prompt and seed to 1 at the second.
+
+        Raises `BadInput` for a backend that cannot, which is the default.
+        """
         raise BadInput(f"backend {self.kind} does not interpolate")
 
     def describe(self, options: Options) -> str:
-        """Model and options in a few words, for a table."""
+        """Name of the model with its most important options, for tables."""
         return f"{self.kind}, guidance {options.guidance:g}"
 
-    def drawn(self) -> dict[str, Any]:
-        """What there is to tell of the drawing so far, for a record."""
+    def drawing_stats(self) -> dict[str, Any]:
+        """Statistics of the drawing so far, which `sampling.generate` writes into `generation.json`."""
         return {}
 
     @cached_property
     def model_id(self) -> str:
-        """Names the model by its config and weights."""
+        """Hash of the model's config and weights."""
         return self.model.model_id
 
     @property
     def device(self) -> torch.device:
-        """Of the image tokenizer, and of seeds."""
+        """Device of the image tokenizer and of seeds."""
         return self.tokenizer.latent_mean.device
 
     def require_engine(self, *known: str) -> None:
-        """Raises `BadInput` where an engine is asked for that is none of those `known`."""
+        """Raise `BadInput` for an engine other than None and those `known`."""
         if self.engine not in (None, *known):
             raise BadInput(f"engine {self.engine}: backend {self.kind} has {', '.join(known)} here")
 
 
-def backend(kind: str) -> Callable[[type[Drawing]], type[Drawing]]:
-    """Decorates a backend, which is known by this name from then on. Raises `BadInput` where the name is taken."""
+def backend(kind: str) -> Callable[[type[BackendType]], type[BackendType]]:
+    """Decorator that registers a backend under a name. Raises `BadInput` for a name that is taken."""
 
-    def add(drawing: type[Drawing]) -> type[Drawing]:
+    def add(new: type[BackendType]) -> type[BackendType]:
         if kind in ("text", "tokenizer"):
-            raise BadInput(f"a backend cannot be called {kind!r}, as another part of a bundle is")
-        BACKENDS.register(kind)(drawing.options_class)
-        drawing.options_class.drawn_by = drawing
-        return drawing
+            raise BadInput(f"a backend cannot be called {kind!r}: this is the name of another part of a bundle")
+        BACKENDS.register(kind)(new.options_class)
+        new.options_class.backend_class = new
+        return new
 
     return add
 
 
 def backend_class(kind: str) -> type[Backend[Any, Any]]:
-    """The backend of a kind. Raises `BadInput` naming the known kinds for one that is none."""
-    return BACKENDS[kind].drawn_by
+    """The backend of a name. Raises `BadInput` with the known names for another."""
+    return BACKENDS[kind].backend_class

@@ -1,7 +1,8 @@
-"""How fast the autoregressive sampler is: `python -m sampling.bench`.
+"""Benchmark of the token model's sampler: `python -m sampling.bench`.
 
-Against `generate` of `transformers` on a BART of the same dimensions, at its best: guidance as one doubled batch, with
-a dynamic and a static cache. All variants take turns in one run, so that a slow moment of the machine strikes all.
+The rival is `generate` of `transformers` on a BART of the same dimensions, in its fastest forms: guidance as one
+doubled batch, with a dynamic and a static cache. All variants take turns in one run, so that a slow phase of the
+machine affects all.
 """
 
 import itertools
@@ -30,37 +31,37 @@ from training.markdown import tabulated
 from training.precision import has_bf16
 
 OPTIONS = SamplingOptions(guidance=2.0, temperature=1.0, parallel=0)
-"""One token a pass: what parallel decoding saves depends on what a model has learned, and these know nothing."""
+"""One token a pass, because parallel decoding gains by what a model has learned, and these models are untrained."""
 CAPTION = 24
-"""Ids of each caption; a common length among emoji."""
+"""Ids in each caption, a common length in the emoji corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Times every engine that this machine has and `transformers`, in turns, on untrained models of one shape."""
+    """Time every engine that this machine allows, and `transformers`, on untrained models of one shape."""
 
     batch: list[int] = field(default_factory=lambda: [1, 8, 32])
-    """Pictures drawn at a time."""
+    """Batch sizes."""
     grid: list[int] = field(default_factory=lambda: [8])
-    """Tokens a row: 8 is 64 tokens a picture, 16 is 256, 32 is 1024."""
+    """Tokens a row: 8 gives 64 tokens a picture, 16 gives 256, 32 gives 1024."""
     width: int = 384
     """Width of the decoder."""
     depth: int = 8
     """Blocks of the decoder."""
     repeats: int = 5
-    """Turns; the median counts."""
+    """Timed runs of each variant; the median is reported."""
     compiled: bool = False
     """Time the compiled engine on a CPU too. It takes minutes to compile."""
     profile: bool = False
-    """Add where the time of a step goes, operator by operator."""
+    """Add the time of a step by operator."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to draw."""
+    """Device to compute on."""
     json: Path = Path("outputs/bench.json")
-    """File for the figures."""
+    """File for the results."""
     plot: Path | None = None
-    """File for a plot of them, PNG or SVG."""
+    """File for a plot of the results, PNG or SVG."""
     readme: Path | None = None
-    """Markdown file in which to replace what stands between `<!-- bench -->` and `<!-- /bench -->`."""
+    """Markdown file whose text between `<!-- bench -->` and `<!-- /bench -->` is replaced by the table."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "repeats"):
@@ -74,7 +75,7 @@ Variant = Callable[[], Any]
 
 
 def main(options: BenchOptions) -> None:
-    """Times, prints a table, and writes the figures."""
+    """Time all variants, print a table and write the results."""
     warnings.filterwarnings("ignore", module="transformers")
     rows: list[dict[str, Any]] = []
     for grid, batch in itertools.product(options.grid, options.batch):
@@ -95,16 +96,16 @@ def main(options: BenchOptions) -> None:
     write_json(options.json, result)
     print(table(rows))
     for grid, values in times_as_fast.items():
-        print(f"{grid**2} tokens, fastest of transformers over fastest of ours, by batch: {values}")
+        print(f"{grid**2} tokens, time of the fastest transformers over the fastest tessera, by batch: {values}")
     if options.plot:
         plot(rows, options.plot)
     if options.readme:
         splice(options.readme, "bench", markdown(result))
-    print(f"the figures are in {options.json}")
+    print(f"the results are in {options.json}")
 
 
 def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]]:
-    """A row a variant, at one size."""
+    """Time all variants at one grid and batch size; a row of results for each."""
     config = TokenModelConfig(
         width=options.width, mlp_width=4 * options.width, heads=options.width // 64, encoder_depth=3,
         decoder_depth=options.depth, dropout=0.0, text_vocab_size=2048, text_length=CAPTION, codebook_size=2048,
@@ -115,7 +116,7 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
     if options.device.startswith("cuda"):
         model = model.to(torch.bfloat16)
     samplers = {engine: Sampler(model, engine) for engine in engines(model.decoder.rows.device, options.compiled)}
-    variants: dict[str, Variant] = {f"tessera {name}": _ours(sampler, batch) for name, sampler in samplers.items()}
+    variants: dict[str, Variant] = {f"tessera {name}": _tessera(sampler, batch) for name, sampler in samplers.items()}
     variants |= _transformers(config, batch, options.device)
     times = in_turns(variants, options.repeats, options.device, f"{grid**2} tokens, batch {batch}")
     rows = []
@@ -128,7 +129,7 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
         }  # fmt: skip
         engine = name.removeprefix("tessera ")
         if engine in samplers:
-            row["dtype"] = str(samplers[engine].arithmetic).removeprefix("torch.")
+            row["dtype"] = str(samplers[engine].dtype).removeprefix("torch.")
             row["bytes_per_step"] = bytes_per_step(model, samplers[engine])
             row["cache_bytes"] = samplers[engine].cache_bytes
             if options.profile:
@@ -138,16 +139,19 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
 
 
 def bytes_per_step(model: TokenModel, sampler: Sampler) -> int:
-    """What a step has to read at least: the weights of the decoder's products, without those that made the caption's
-    keys and values; these keys and values; and on average half of the cache."""
+    """The bytes that a step has to read at least.
+
+    These are the weights of the decoder's linear layers, except those that compute the caption's keys and values once,
+    and on average half of the cache, captions included.
+    """
     decoder = model.decoder
     linears = [module for module in decoder.modules() if isinstance(module, nn.Linear)]
     weights = sum(linear.weight.numel() for linear in linears)
     weights -= sum(block.cross.key_value.weight.numel() for block in decoder.blocks)
-    return weights * sampler.arithmetic.itemsize + sampler.cache_bytes // 2
+    return weights * sampler.dtype.itemsize + sampler.cache_bytes // 2
 
 
-def _ours(sampler: Sampler, batch: int) -> Variant:
+def _tessera(sampler: Sampler, batch: int) -> Variant:
     device = sampler.device
     text = torch.randint(4, 2048, (batch, CAPTION), device=device)
     seeds = torch.arange(batch, device=device)
@@ -159,7 +163,7 @@ def _transformers(config: TokenModelConfig, batch: int, device: str) -> dict[str
     from transformers import BartConfig, BartForConditionalGeneration, LogitsProcessor, LogitsProcessorList
 
     class Guidance(LogitsProcessor):
-        """Draws from the guided distribution, and lets nothing else be drawn, in both halves of the batch."""
+        """Draws a token from the guided distribution and rules out all others, in both halves of the batch."""
 
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
             token = torch.multinomial(guided(scores.float(), OPTIONS.guidance).softmax(-1), 1).repeat(2, 1)
@@ -190,18 +194,18 @@ def _transformers(config: TokenModelConfig, batch: int, device: str) -> dict[str
 
 
 def in_turns(variants: Mapping[str, Variant], repeats: int, device: str, label: str) -> dict[str, list[float]]:
-    """Seconds that each variant took, turn by turn; `label` stands beside the progress bar."""
+    """Run the variants in turns; returns the seconds that each took in each turn. `label` names the progress bar."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in tqdm(range(repeats + 1), desc=label, unit="turn"):
         for name, run in variants.items():
             seconds = timed(run, device)
-            if turn:  # the first is for warming up
+            if turn:  # the first turn is a warm-up
                 times[name].append(seconds)
     return times
 
 
 def timed(run: Variant, device: str) -> float:
-    """Seconds that a variant takes, its work on the device included."""
+    """Seconds that a variant takes, until the device has finished its work."""
     begin = time.perf_counter()
     with torch.no_grad():
         run()
@@ -211,14 +215,14 @@ def timed(run: Variant, device: str) -> float:
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes a second, read and written, of copying 256 MiB: the best of ten."""
+    """Memory bandwidth, bytes read and written a second: the best of ten copies of 256 MiB."""
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(timed(lambda: target.copy_(source), device) for _ in range(10))
 
 
 def profile(run: Variant, steps: int) -> dict[str, float]:
-    """Own time of the twelve costliest operators, in milliseconds a step, under the profiler, which slows all."""
+    """Self time of the twelve costliest operators, in milliseconds a step. The profiler itself slows all of them."""
     with torch.profiler.profile() as found:
         run()
     costly = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:12]
@@ -226,7 +230,7 @@ def profile(run: Variant, steps: int) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """For a terminal."""
+    """The results as a plain-text table, for a terminal."""
     lines = [f"{'variant':32} {'tokens':>6} {'batch':>5} {'ms/step':>9} {'images/s':>9} {'of bandwidth':>12}"]
     for row in rows:
         share = f"{row['bandwidth_share']:.0%}" if "bandwidth_share" in row else ""
@@ -238,7 +242,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The figures as a Markdown table: a row a size, milliseconds a step of each variant, and how they compare."""
+    """The results as a Markdown table: a row for each size, with milliseconds a step of each variant and the ratio."""
     rows = result["rows"]
     names = list(dict.fromkeys(row["variant"] for row in rows))
     sizes = list(dict.fromkeys((row["tokens"], row["batch"]) for row in rows))
@@ -252,19 +256,19 @@ def markdown(result: dict[str, Any]) -> str:
             f"{result['ratios_by_tokens'][str(tokens)][str(batch)]:.2f}", f"{fastest['bandwidth_share']:.0%}",
         ])  # fmt: skip
     machine, model = result["machine"], result["model"]
-    said = (
+    caption = (
         f"Milliseconds a step, {model['depth']} blocks of width {model['width']}, guidance on; {machine['device']}, "
         f"{machine['threads']} threads, torch {machine['torch']}, transformers {machine['transformers']}."
     )
-    return f"{tabulated(head, lines)}\n\n{said}\n"
+    return f"{tabulated(head, lines)}\n\n{caption}\n"
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
-    """Milliseconds a step by batch, a line a variant, a panel a length."""
+    """Plot milliseconds a step over batch size: a panel for each number of tokens, a line for each variant."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise BadInput(f"plots are not installed: {install('bench')}") from None
+        raise BadInput(f"matplotlib is not installed: {install('bench')}") from None
     lengths = sorted({row["tokens"] for row in rows})
     figure = Figure(figsize=(5 * len(lengths) + 2, 4), layout="constrained")
     for panel, tokens in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths, strict=True):
@@ -282,7 +286,10 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def ratios(rows: list[dict[str, Any]], time: str, rival: str) -> dict[str, float]:
-    """For each batch, how many times as long the fastest variant of the `rival` takes as the fastest of ours."""
+    """By batch size, the time of the rival's fastest variant over that of Tessera's fastest.
+
+    `time` is the key of the times in `rows`; names of variants begin with "tessera" or `rival`.
+    """
     found = {}
     for batch in dict.fromkeys(row["batch"] for row in rows):
         ours, theirs = (
@@ -294,7 +301,7 @@ def ratios(rows: list[dict[str, Any]], time: str, rival: str) -> dict[str, float
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where a figure was measured, and with what."""
+    """The device, threads and library versions that the results depend on."""
     import transformers
 
     if device.startswith("cuda"):

@@ -1,7 +1,7 @@
-"""How fast the diffusion sampler is: `python -m sampling.bench_diffusion`.
+"""Benchmark of the diffusion sampler: `python -m sampling.bench_diffusion`.
 
-Beside the token model of the same bundle, from prompt to picture; and, for the U-Net of `diffusers`, beside a loop as
-its pipelines have it. All take turns in one run, so that a slow moment of the machine strikes all.
+It compares both backends of a bundle, from prompt to picture; and, for the U-Net of `diffusers`, our sampler with a
+loop like that of its pipelines. All variants take turns in one run, so that a slow phase of the machine affects all.
 """
 
 import copy
@@ -18,7 +18,7 @@ from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.traced import with_traced_denoiser
 from diffusion.unet import UNet
 from sampling.bench import Variant, in_turns, machine, ratios
-from sampling.diffuse import denoiser, sample, seeded
+from sampling.diffuse import denoiser, sample, seeded_noise
 from sampling.drawing import SHIPPED
 from sampling.options import BackendOptions, DiffusionOptions, SamplingOptions
 from sampling.pipeline import load
@@ -30,27 +30,28 @@ from training.markdown import tabulated
 
 PROMPT = "a noto emoji of a fox"
 CAPTION = 24
-"""Ids of each caption that the U-Net reads."""
+"""Ids in each caption of the U-Net."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionBenchOptions:
-    """Times both backends of a bundle, and an untrained U-Net in our sampler and in a plain loop, in turns."""
+    """Time both backends of a bundle, and an untrained U-Net in our sampler and in a plain loop."""
 
     model: str = str(SHIPPED)
     """Bundle with both backends."""
     batch: list[int] = field(default_factory=lambda: [1, 16])
-    """Pictures drawn at a time."""
+    """Batch sizes."""
     steps: list[int] = field(default_factory=lambda: [10, 25, 50])
-    """Steps of diffusion."""
+    """Numbers of denoising steps."""
     repeats: int = 5
-    """Turns; the median counts."""
+    """Timed runs of each variant; the median is reported."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to draw."""
+    """Device to compute on."""
     json: Path = Path("outputs/bench-diffusion.json")
-    """File for the figures."""
+    """File for the results."""
     readme: Path | None = None
-    """Markdown file in which to replace what stands between `<!-- bench-diffusion -->` and its end mark."""
+    """Markdown file whose text between `<!-- bench-diffusion -->` and `<!-- /bench-diffusion -->` is replaced by the
+    table."""
 
     def __post_init__(self) -> None:
         require(self, "repeats", self.repeats >= 1, "1 or more")
@@ -59,7 +60,7 @@ class DiffusionBenchOptions:
 
 
 def main(options: DiffusionBenchOptions) -> None:
-    """Times, prints a table, and writes the figures."""
+    """Time all variants, print a table and write the results."""
     rows = []
     for batch in options.batch:
         for kind, variants in (("bundle", _backends(batch, options)), ("U-Net", _unets(batch, options))):
@@ -72,15 +73,15 @@ def main(options: DiffusionBenchOptions) -> None:
     print(markdown(result))
     if options.readme:
         splice(options.readme, "bench-diffusion", markdown(result))
-    print(f"the figures are in {options.json}")
+    print(f"the results are in {options.json}")
 
 
 def _backends(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     bundle = load(options.model, device=options.device)
-    wanted = [(PROMPT, seed) for seed in range(batch)]
-    ways: dict[str, BackendOptions] = {"autoregressive": SamplingOptions()}
-    ways |= {f"diffusion, {steps} steps": DiffusionOptions(steps=steps) for steps in options.steps}
-    return {name: lambda way=way: bundle.draw(wanted, way) for name, way in ways.items()}  # type: ignore[misc]
+    pairs = [(PROMPT, seed) for seed in range(batch)]
+    variants: dict[str, BackendOptions] = {"autoregressive": SamplingOptions()}
+    variants |= {f"diffusion, {steps} steps": DiffusionOptions(steps=steps) for steps in options.steps}
+    return {name: lambda chosen=chosen: bundle.draw(pairs, chosen) for name, chosen in variants.items()}  # type: ignore[misc]
 
 
 def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
@@ -96,40 +97,44 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     net = copy.deepcopy(model.denoiser.net)
     net.set_attn_processor(AttnProcessor2_0())
     text = torch.randint(4, 2000, (batch, CAPTION), device=options.device)
-    way = DiffusionOptions(steps=options.steps[0])
+    chosen = DiffusionOptions(steps=options.steps[0])
     seeds, null = torch.arange(batch, device=options.device), null_caption(text[:1]).expand(1, CAPTION)
 
     def ours() -> Any:
-        return sample(denoiser(quick, text, null, way), model.process, seeded(seeds, model.latent_shape), way)
+        noise = seeded_noise(seeds, model.latent_shape)
+        return sample(denoiser(quick, text, null, chosen), model.process, noise, chosen)
 
     def plain() -> Any:
         states, mask = read(torch.cat([null.expand_as(text), text]))
         states = project(states)
         pooled = mean_state(states, mask)
         scheduler = DPMSolverMultistepScheduler(prediction_type="v_prediction")
-        scheduler.set_timesteps(way.steps)
+        scheduler.set_timesteps(chosen.steps)
         x = torch.randn(batch, *model.latent_shape, device=options.device)
         for t in scheduler.timesteps:
             both = net(torch.cat([x, x]), t, encoder_hidden_states=states, timestep_cond=pooled).sample
-            without, with_it = both.chunk(2)
-            x = scheduler.step(without + way.guidance * (with_it - without), t, x).prev_sample
+            unconditional, conditional = both.chunk(2)
+            mixed = unconditional + chosen.guidance * (conditional - unconditional)
+            x = scheduler.step(mixed, t, x).prev_sample
         return x
 
-    return {f"tessera, {way.steps} steps": ours, f"plain diffusers, {way.steps} steps": plain}
+    return {f"tessera, {chosen.steps} steps": ours, f"plain diffusers, {chosen.steps} steps": plain}
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The figures as a table: a row a variant, images/s by batch."""
+    """The results as a Markdown table: a row for each variant, with images/s by batch size."""
     rows = result["rows"]
     batches = list(dict.fromkeys(row["batch"] for row in rows))
     head, lines = ["images/s", *(f"{batch} at a time" for batch in batches)], []
     for of, name in dict.fromkeys((row["of"], row["variant"]) for row in rows):
         here = {row["batch"]: row["images_per_second"] for row in rows if (row["of"], row["variant"]) == (of, name)}
         lines.append([f"{of}: {name}", *(f"{here[batch]:.2f}" for batch in batches)])
-    told = result["machine"]
+    machine = result["machine"]
     faster = ", ".join(f"{ratio:.2f} at {batch}" for batch, ratio in result["ratios"].items())
-    said = f"The U-Net is {faster} times as fast as in a plain loop. {told['device']}, {told['threads']} threads."
-    return f"{tabulated(head, lines)}\n\n{said}\n"
+    caption = (
+        f"The U-Net is {faster} times as fast as in a plain loop. {machine['device']}, {machine['threads']} threads."
+    )
+    return f"{tabulated(head, lines)}\n\n{caption}\n"
 
 
 if __name__ == "__main__":

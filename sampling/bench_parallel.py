@@ -1,8 +1,8 @@
-"""What parallel decoding saves on a trained model: `python -m sampling.bench_parallel`.
+"""Benchmark of parallel decoding on a trained model: `python -m sampling.bench_parallel`.
 
-The same pictures one token a pass and a window of tokens a pass: whether they are the same, in how many passes, and how
-long each takes, in turns in one run. How many guesses are right depends on what a model has learned, so an untrained
-one would tell nothing.
+It draws the same pictures one token a pass and a window of tokens a pass. It counts how many are the same and how many
+passes they take, and times both, in turns in one run. The gain depends on what a model has learned, so the model must
+be a trained one.
 """
 
 import dataclasses
@@ -28,27 +28,27 @@ from training.config import require
 from training.files import write_json
 
 TOGETHER = 20
-"""Pictures drawn at a time where it is not time that is measured."""
+"""Batch size where pictures are compared and time is not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelBenchOptions:
-    """Draws captions of emoji by windows of several sizes, at temperature 1 and at the default options."""
+    """Draw captions of emoji with windows of several sizes, at temperature 1 and at the default options."""
 
     model: str = str(SHIPPED)
     """Bundle."""
     prompts: int = 200
     """Captions whose pictures are compared."""
     windows: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
-    """Tokens a pass."""
+    """Window sizes, in tokens a pass."""
     batch: list[int] = field(default_factory=lambda: [1, 8])
-    """Pictures drawn at a time where time is measured."""
+    """Batch sizes where time is measured."""
     timed: int = 16
-    """Captions that are drawn to measure time."""
+    """Captions to draw where time is measured."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to draw."""
+    """Device to compute on."""
     json: Path = Path("outputs/bench-parallel.json")
-    """File for the figures."""
+    """File for the results."""
 
     def __post_init__(self) -> None:
         for name in ("prompts", "timed"):
@@ -58,40 +58,42 @@ class ParallelBenchOptions:
 
 
 def main(options: ParallelBenchOptions) -> None:
-    """Draws, compares, times, prints a table, and writes the figures."""
+    """Draw, compare and time the pictures, print a table and write the results."""
     backend = load(options.model, device=options.device).backend("autoregressive")
     assert isinstance(backend, TokenBackend)
     corpus = emojis()
     captions = [corpus[i * len(corpus) // options.prompts].captions[0] for i in range(options.prompts)]
     rows = []
-    for way in (SamplingOptions(temperature=1.0), SamplingOptions()):
-        rows += measure(backend, captions, dataclasses.replace(way, parallel=0), options)
+    for variant in (SamplingOptions(temperature=1.0), SamplingOptions()):
+        rows += measure(backend, captions, dataclasses.replace(variant, parallel=0), options)
     result = {"machine": machine(options.device), "model": backend.model_id, "rows": rows}
     write_json(options.json, result)
     print(table(rows, options.batch))
-    print(f"the figures are in {options.json}")
+    print(f"the results are in {options.json}")
 
 
 def measure(
     backend: TokenBackend, captions: Sequence[str], one_by_one: SamplingOptions, options: ParallelBenchOptions
 ) -> list[dict[str, Any]]:
-    """A row a window, 0 being one token a pass."""
-    ways = {window: dataclasses.replace(one_by_one, parallel=window) for window in (0, *options.windows)}
+    """A row of results for each window; window 0 is one token a pass."""
+    variants = {window: dataclasses.replace(one_by_one, parallel=window) for window in (0, *options.windows)}
     expected: list[Tensor] = []
     rows: list[dict[str, Any]] = []
-    for window, way in ways.items():
-        codes = draw(backend, captions, way, TOGETHER)
+    for window, variant in variants.items():
+        codes = draw(backend, captions, variant, TOGETHER)
         expected = expected or codes
         same = sum(torch.equal(a, b) for a, b in zip(codes, expected, strict=True))
-        rows.append({"temperature": way.temperature, "window": window, "pictures": len(codes), "same_pictures": same})
+        rows.append(
+            {"temperature": variant.temperature, "window": window, "pictures": len(codes), "same_pictures": same}
+        )
     for batch in options.batch:
-        times: dict[int, list[float]] = {window: [] for window in ways}
-        passes: dict[int, list[int]] = {window: [] for window in ways}
+        times: dict[int, list[float]] = {window: [] for window in variants}
+        passes: dict[int, list[int]] = {window: [] for window in variants}
         firsts = range(0, min(options.timed, len(captions)), batch)
         for first in tqdm(firsts, desc=f"temperature {one_by_one.temperature}, batch {batch}", unit="batch"):
-            for window, way in ways.items():
+            for window, variant in variants.items():
                 some = captions[first : first + batch]
-                seconds = timed(functools.partial(draw, backend, some, way, batch), options.device)
+                seconds = timed(functools.partial(draw, backend, some, variant, batch), options.device)
                 passes[window].append(backend.prepared.passes[-1])
                 times[window].append(seconds / len(some))
         for row in rows:
@@ -103,18 +105,18 @@ def measure(
     return rows
 
 
-def draw(backend: TokenBackend, captions: Sequence[str], way: SamplingOptions, batch: int) -> list[Tensor]:
-    """Codes (h, w) of each, with seeds 0, 1, ..."""
+def draw(backend: TokenBackend, captions: Sequence[str], variant: SamplingOptions, batch: int) -> list[Tensor]:
+    """Draw the codes (h, w) of each caption, with the seeds 0, 1, ..."""
     codes: list[Tensor] = []
     for first in range(0, len(captions), batch):
         text = backend.text.encode(captions[first : first + batch]).to(backend.prepared.device)
         seeds = torch.arange(first, first + len(text), device=text.device)
-        codes += backend.prepared.draw(text, seeds, way)
+        codes += backend.prepared.draw(text, seeds, variant)
     return codes
 
 
 def table(rows: Sequence[dict[str, Any]], batches: Sequence[int]) -> str:
-    """For a terminal."""
+    """The results as a plain-text table, for a terminal."""
     lines = [f"{'temperature':>11} {'window':>6} {'same pictures':>13}" + "".join(
         f" | batch {batch}: {'passes':>6} {'ms a picture':>12}" for batch in batches
     )]  # fmt: skip

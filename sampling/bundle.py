@@ -1,4 +1,4 @@
-"""Assembles trained parts into a bundle: `python -m sampling.bundle --text T --tokenizer V ... --out B`."""
+"""Assemble trained models into a bundle: `python -m sampling.bundle --text T --tokenizer V ... --out B`."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ from torch import Tensor
 from data.emoji import credits
 from sampling.backend import backend_class
 from sampling.options import BACKENDS
-from sampling.pipeline import Bundle, files_of, load
+from sampling.pipeline import Bundle, load, part_files
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.cli import command
@@ -35,20 +35,20 @@ that adaptations be shared alike and attributed.
 
 @dataclass(kw_only=True)
 class BundleOptions:
-    """Copies trained parts into one folder with an index and a model card, after checking that they fit together."""
+    """Copy trained models into one folder with an index and a model card, after checking that they fit together."""
 
     text: Path
     """Text tokenizer folder."""
     tokenizer: Path
     """Image tokenizer: the `model` folder of a run."""
     backend: list[str] = field(default_factory=list, metadata={"repeat": True})
-    """What draws, `autoregressive=RUN/model` or `diffusion=RUN/model`; give it again for more."""
+    """Model that draws, `autoregressive=RUN/model` or `diffusion=RUN/model`; repeat the flag for more models."""
     reconstruction: Path | None = None
-    """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the card."""
+    """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the model card."""
     name: str = "Tessera bundle"
     """Title of the model card."""
     out: Path
-    """Folder to write."""
+    """Folder to write to."""
 
     def __post_init__(self) -> None:
         for one in self.backend:
@@ -63,46 +63,49 @@ class BundleOptions:
 
 
 def main(options: BundleOptions) -> None:
-    """Assembles, and says where."""
+    """Assemble the bundle and print where it is."""
     assemble(options)
-    size = sum((options.out / name).stat().st_size for name in _ours(options.out))
+    size = sum((options.out / name).stat().st_size for name in _written_files(options.out))
     print(f"the bundle is in {options.out} ({size / 1e6:.1f} MB)")
 
 
 def samples_by(kind: str, text: TextTokenizer, tokenizer: ImageTokenizer) -> Callable[[Any, list[str]], list[Tensor]]:
-    """What a trainer draws its samples by: (model, captions) -> pictures."""
-    # plain: to lay out the weights of the moment would take longer than to draw twelve pictures
+    """The function by which a trainer draws sample pictures: (model, captions) -> uint8 (3, H, W) each."""
+    # engine "plain": preparing another one for the current weights takes longer than drawing twelve pictures
     return lambda model, captions: Bundle(
         text=text, tokenizer=tokenizer, models={kind: model}, engine="plain"
     ).generate(captions)
 
 
 def bundle_run(kind: str, run: RunFolder, text: str, tokenizer: str) -> None:
-    """Puts the model of a finished run into a bundle with the parts that it was trained with, and says so."""
+    """Assemble a bundle from a finished run and the tokenizers that it was trained with, and print how to draw."""
     out, backend = run.path / "bundle", [f"{kind}={run.model}"]
     assemble(BundleOptions(text=Path(text), tokenizer=Path(tokenizer), backend=backend, out=out))
     print(f'ready to draw: python -m sampling.generate --model {out} --backend {kind} --prompt "..."')
 
 
 def assemble(options: BundleOptions) -> None:
-    """Copies the parts, checks that they fit, and writes index and card; of an older bundle it replaces these alone.
+    """Copy the parts, check that they fit together, and write index and model card.
 
-    Raises `BadInput` when the parts do not fit, when one has a link among its files, when one lies in `out`, unless in
-    its own place there, or `out` in one, or when `out` is there and is no bundle. The older one then stays as it is.
+    In an existing bundle only these files are replaced. Raises `BadInput`, and leaves an existing bundle as it is:
+
+    - when the parts do not fit together, or one of their files is a link;
+    - when a part lies inside `out` (other than as that part of the bundle), or `out` inside a part;
+    - when `out` has files and is not a bundle.
     """
     parts = {"text": options.text, "tokenizer": options.tokenizer, **options.models}
     if len(parts) == 2:
-        raise BadInput("nothing in it could draw: give --backend autoregressive=RUN/model, or another")
+        raise BadInput("the bundle would have no model that draws: give --backend autoregressive=RUN/model, or another")
     out = options.out.resolve()
     _require_apart(parts, out)
     if out.exists() and not _is_bundle(out) and not (out.is_dir() and not holds_files(out)):
-        raise BadInput(f"{options.out}: is there already and is no bundle; choose another --out")
+        raise BadInput(f"{options.out}: is there already and is not a bundle; choose another --out")
     report = _report(options.reconstruction) if options.reconstruction else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out), TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         new, old = Path(work) / "new", Path(work) / "old"
         for name, folder in parts.items():
-            _copy(folder, new / name, files_of(options.models)[name])
+            _copy(folder, new / name, part_files(options.models)[name])
         write_json(new / "bundle.json", {"version": 1, "parts": list(parts)})
         bundle = _loaded(new, parts)
         if report and report["pixels_id"] != bundle.tokenizer.pixels_id:
@@ -115,7 +118,7 @@ def assemble(options: BundleOptions) -> None:
 
 
 def _loaded(copies: Path, parts: Mapping[str, Path]) -> Bundle:
-    """Raises `BadInput`, naming the part and not its copy, for one that is damaged or belongs to another."""
+    """Load the copied bundle. Errors (`BadInput`) name the original folder of a part, not its copy."""
     try:
         return load(copies)
     except BadInput as error:
@@ -126,27 +129,27 @@ def _loaded(copies: Path, parts: Mapping[str, Path]) -> Bundle:
 
 
 def _require_apart(parts: Mapping[str, Path], out: Path) -> None:
-    """Raises `BadInput` for a part that is not there, is amiss in `out`, has it inside, or has a link in its place."""
+    """Raise `BadInput` for a part that is missing, lies inside `out` or contains it, or whose place is a link."""
     for name, folder in parts.items():
         if not folder.is_dir():
             raise BadInput(f"--{name} {folder}: no such folder")
         part = folder.resolve()
         if part != out / name and (part.is_relative_to(out) or out.is_relative_to(part)):
-            raise BadInput(f"--{name} {folder}: one of it and --out lies in the other; choose another --out")
-    for name in files_of(BACKENDS.kinds):
+            raise BadInput(f"--{name} {folder}: this folder and --out lie in one another; choose another --out")
+    for name in part_files(BACKENDS.kinds):
         if (out / name).is_symlink():
             raise BadInput(f"{out / name}: is a link, through which files elsewhere would be replaced; remove it")
 
 
 def _copy(part: Path, to: Path, names: Iterable[str]) -> None:
-    """Copies the files called `names`, where they are there. Raises `BadInput` where one is no regular file."""
+    """Copy those of the files `names` that exist. Raises `BadInput` for one that is not a regular file."""
     to.mkdir(parents=True)
     for name in names:
         file = part / name
         if file.is_symlink() or (file.exists() and not file.is_file()):
             raise BadInput(f"{file}: must be a regular file, not a link or a folder; put a copy in its place")
         if name == RECORD and file.exists():
-            write_json(to / name, read_record(part))  # without the paths of this machine
+            write_json(to / name, read_record(part))  # which removes the paths of this machine
         elif file.exists():
             copy(file, to / name)
 
@@ -156,33 +159,33 @@ def _is_bundle(folder: Path) -> bool:
     return index.is_file() and isinstance(read_json(index).get("parts"), list)
 
 
-def _ours(folder: Path) -> list[str]:
-    """The files of a bundle that assembling has written; a card only as it was written."""
-    names = [f"{part}/{name}" for part, its in files_of(BACKENDS.kinds).items() for name in its]
-    there = [name for name in [*names, "bundle.json", "README.md"] if (folder / name).is_file()]
-    return [name for name in there if name != "README.md" or _is_signed(folder / name)]
+def _written_files(folder: Path) -> list[str]:
+    """The files of a bundle that this command wrote; the model card only if nobody has changed it since."""
+    names = [f"{part}/{name}" for part, files in part_files(BACKENDS.kinds).items() for name in files]
+    existing = [name for name in [*names, "bundle.json", "README.md"] if (folder / name).is_file()]
+    return [name for name in existing if name != "README.md" or _is_signed(folder / name)]
 
 
 def _replace(out: Path, new: Path, old: Path) -> None:
-    """Moves what is `new` into `out` and what is there of ours into `old`, or nothing where that fails.
+    """Move the files in `new` into `out`, and the ones that they replace into `old`; undo all if that fails.
 
-    Until all is in place the index lists no parts, so that a bundle half replaced by a process that was killed is not
-    taken for one, and assembling again mends it.
+    The index lists no parts until all files are in place. So if the process is killed, the half-replaced bundle cannot
+    be loaded, and assembling again repairs it.
     """
     if not out.exists() or not holds_files(out):
         put(new, out)
         return
-    older, newer, readme = _ours(out), _ours(new), out / "README.md"
+    older, newer, readme = _written_files(out), _written_files(new), out / "README.md"
     older.remove("bundle.json")
     if "README.md" not in older and (readme.exists() or readme.is_symlink()):
-        warnings.warn(f"{readme}: was not written by this command, or changed since, and stays", stacklevel=3)
+        warnings.warn(f"{readme}: was not written by this command, or was changed since, so it is kept", stacklevel=3)
         newer.remove("README.md")
     moved: list[tuple[Path, Path]] = []
     index = (out / "bundle.json").read_bytes()
     try:
         write_json(out / "bundle.json", {"version": 1, "parts": []})
         for names, source, target in ((older, out, old), (newer, new, out)):
-            for name in sorted(names, key="bundle.json".__eq__):  # the index last
+            for name in sorted(names, key="bundle.json".__eq__):  # moves the index last
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 put(source / name, target / name)
                 moved.append((source / name, target / name))
@@ -192,19 +195,19 @@ def _replace(out: Path, new: Path, old: Path) -> None:
         write_bytes(out / "bundle.json", index)
         raise
     finally:
-        for part in files_of(BACKENDS.kinds):
+        for part in part_files(BACKENDS.kinds):
             if (out / part).is_dir() and not any((out / part).iterdir()):
                 remove(out / part)
 
 
 def _signed(text: str) -> str:
-    """A card with a mark, which readers do not see, after its front matter: a hash of the rest."""
+    """The model card with a hash of its text, as an HTML comment after its front matter."""
     front, end, rest = text.partition("\n---\n")
     return f"{front}{end}\n<!-- python -m sampling.bundle {_digest(front + end + rest)} -->\n{rest}"
 
 
 def _is_signed(file: Path) -> bool:
-    """Whether a card is as it was written: nobody's words are in it."""
+    """Whether a model card still matches its hash, so that nobody has changed it."""
     text = file.read_text(encoding="utf-8", errors="replace")
     rest, marks = re.subn(r"\n<!-- python -m sampling\.bundle (\w+) -->\n", "", text)
     mark = re.search(r"sampling\.bundle (\w+) -->", text)
@@ -224,7 +227,7 @@ def _report(file: Path) -> dict[str, Any]:
 
 
 def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
-    """The model card, in Markdown with the front matter of the Hub."""
+    """The model card in Markdown, with the front matter that the Hub reads."""
     runs = {"Image tokenizer": read_record(options.tokenizer)}
     runs |= {backend_class(kind).title.capitalize(): read_record(folder) for kind, folder in options.models.items()}
     data = [str(run.get("data")) for run in runs.values()]
@@ -233,7 +236,7 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
         f"# {plain(options.name)}",
-        f"Text to image: {_contents(bundle)}, belonging together.\nAssembled {datetime.now(UTC):%Y-%m-%d}.",
+        f"Text to image: {_contents(bundle)}, which fit together.\nAssembled {datetime.now(UTC):%Y-%m-%d}.",
         "```python\nfrom sampling import load\n\npictures = load(PATH).generate([PROMPT])\n```",
         "## Parts\n\n" + _parts(bundle),
         "## Training\n\n" + "\n\n".join(_training(name, run) for name, run in runs.items()),
@@ -271,7 +274,7 @@ def _parts(bundle: Bundle) -> str:
 
 def _training(name: str, run: dict[str, Any]) -> str:
     if not run:
-        return f"**{name}**: no `training.json` lies beside the weights, so nothing is known of its training."
+        return f"**{name}**: unknown, because no `training.json` lies beside the weights."
     figures = ", ".join(f"{plain(key)} {value:.3f}" for key, value in sorted(run["figures"].items()))
     cost = [f"{run['flops'] / 1e15:.3g} PFLOP"] if run.get("flops") else []
     if run.get("seconds"):
@@ -280,7 +283,7 @@ def _training(name: str, run: dict[str, Any]) -> str:
     return (
         f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of {plain(run['data'])}, seed {run['seed']}"
         f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.\n\n{fenced(run['command'])}"
-        + ("\n\n" + _training(f"{name}, which that started from", run["init"]) if "init" in run else "")
+        + ("\n\n" + _training(f"{name} from which this training started", run["init"]) if "init" in run else "")
     )
 
 

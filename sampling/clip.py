@@ -1,4 +1,4 @@
-"""CLIP (arXiv 2103.00020) from `transformers`: how well a picture and a caption agree."""
+"""CLIP (arXiv 2103.00020) from `transformers`: embeddings of pictures and captions, and how similar they are."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,25 +14,25 @@ from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
 
 
 class Clip:
-    """A frozen CLIP, from a folder, or from the Hub where it is `hf://owner/name@commit`."""
+    """A frozen CLIP from a folder, or from the Hub as `hf://owner/name@commit`."""
 
     def __init__(self, path: str, device: str | torch.device = "cpu") -> None:
-        """Raises `BadInput` when there is no CLIP."""
+        """Raises `BadInput` if there is no CLIP at `path`."""
         from transformers import AutoTokenizer, CLIPModel
 
         folder, self.source = fetched(path, TRANSFORMERS_FILES)
         try:
             self.model = load_complete(CLIPModel, folder).eval().to(device)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **SAFELY)
-        except Exception as error:  # whatever `transformers` raises for what it cannot read
+        except Exception as error:  # `transformers` raises many types for files that it cannot read
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BadInput(f"{path}: no CLIP of transformers is there ({reason})") from None
+            raise BadInput(f"{path}: not a CLIP of transformers ({reason})") from None
         self.size = int(self.model.config.vision_config.image_size)
         self._device = device
 
     @torch.inference_mode()
     def images(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Pictures, uint8 (3, H, W) each, of any sizes -> (N, D) float32 on the CPU."""
+        """Embed pictures, uint8 (3, H, W) each, of any sizes: (N, D) float32 on the CPU."""
         # the means and deviations of openai/CLIP, clip/clip.py
         mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=self._device).view(3, 1, 1)
         std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=self._device).view(3, 1, 1)
@@ -42,7 +42,7 @@ class Clip:
 
     @torch.inference_mode()
     def texts(self, prompts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Prompts, cut at the model's length -> (N, D) float32 on the CPU."""
+        """Embed prompts, truncated to the model's length: (N, D) float32 on the CPU."""
         parts = []
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
@@ -55,10 +55,10 @@ class Clip:
 
 @lru_cache(maxsize=1)
 def clip_at(path: str, device: str) -> Clip:
-    """The CLIP at `path`, loaded once."""
+    """The CLIP at `path`. The last one used stays in memory."""
     return Clip(path, device)
 
 
-def agreement(clip: Clip, captions: Sequence[str], pictures: Sequence[Tensor]) -> Tensor:
-    """Cosine of each picture, uint8 (3, H, W), and its caption: (N,), from -1 to 1."""
+def clip_similarity(clip: Clip, captions: Sequence[str], pictures: Sequence[Tensor]) -> Tensor:
+    """Cosine similarity of each picture, uint8 (3, H, W), and its caption: (N,), from -1 to 1."""
     return F.cosine_similarity(clip.images(pictures), clip.texts(captions))

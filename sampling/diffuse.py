@@ -1,4 +1,4 @@
-"""The diffusion sampler.
+"""The sampler of the diffusion model: from noise to latents, with guidance, thresholding and interpolation.
 
 Dimension names: B batch, S caption ids, C channels, h and w rows and columns of latents.
 """
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from diffusion.condition import CaptionCache
-from diffusion.loss import split_output
+from diffusion.condition import Caption
+from diffusion.loss import split
 from diffusion.model import DiffusionModel
 from diffusion.process import Process
 from sampling.logits import guided
@@ -18,7 +18,7 @@ from sampling.options import DiffusionOptions
 from sampling.schedulers import Estimate, Noise, solver_for
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
-"""x_t (B, C, h, w) and t (B,) -> the estimate of x_0."""
+"""Takes x_t (B, C, h, w) and t (B,), returns the estimate of x_0."""
 
 
 def sample(
@@ -30,13 +30,14 @@ def sample(
     init: Tensor | None = None,
     strength: float = 1.0,
 ) -> Tensor:
-    """Draws latents (B, C, h, w), as a plain function of a denoiser, a noise process and the noise of each step.
+    """Draw latents (B, C, h, w) with a denoiser, a noise process and the noise of each step.
 
-    Given `init` latents, it starts from these, noised up to `strength` of the way (SDEdit, arXiv 2108.01073).
+    With `init` latents (B, C, h, w) it starts from these, with noise added up to time `strength` * T (SDEdit, arXiv
+    2108.01073).
     """
     for latents in estimates(denoise, process, noise, options, init=init, strength=strength):
-        drawn = latents
-    return drawn
+        last = latents
+    return last
 
 
 @torch.no_grad()
@@ -49,11 +50,11 @@ def estimates(
     init: Tensor | None = None,
     strength: float = 1.0,
 ) -> Iterator[Tensor]:
-    """As `sample`, but yields what the denoiser sees in the noise at each look, and at last the latents drawn."""
+    """As `sample`, but yields each estimate of x_0 that the denoiser makes, and at last the latents drawn."""
     solver = solver_for(process, options, strength)
     x = noise(0)
     if init is not None:
-        x = process.add_noise(init, x, x.new_full((len(x),), solver.times[0]))
+        x = process.noised(init, x, x.new_full((len(x),), solver.times[0]))
     for call, time in enumerate(solver.times):
         estimate = denoise(x, x.new_full((len(x),), time))
         yield estimate.x_0
@@ -62,24 +63,26 @@ def estimates(
 
 
 def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: DiffusionOptions) -> Denoise:
-    """The model's estimates under a caption, guided and thresholded as `options` say; one pass a call.
+    """A function that estimates x_0 for a batch of captions, with the guidance and thresholding of `options`.
+
+    Each call runs the model once, with guidance on a doubled batch.
 
     Args:
         model: in eval mode.
-        text: caption ids (B, S) int64, read once.
-        null: the null caption's ids (1, S), for guidance.
+        text: caption ids (B, S) int64. They are encoded once.
+        null: ids of the null caption (1, S) int64, for guidance.
         options: how to draw.
     """
     guide = options.guidance != 1
-    caption = CaptionCache(torch.cat([text, null.expand_as(text)]) if guide else text)
+    caption = Caption(torch.cat([text, null.expand_as(text)]) if guide else text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         if guide:
-            both, both_shares = split_output(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
-            said, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
+            both, both_shares = split(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
+            output, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
-            said, share = split_output(model(x, t, caption), x.shape[1])
-        x_0, _ = model.process.estimates(said, x, t)
+            output, share = split(model(x, t, caption), x.shape[1])
+        x_0, _ = model.process.estimates(output, x, t)
         if options.threshold:
             x_0 = thresholded(x_0, options.threshold, model.config.latent_bound)
         return Estimate(x_0, share)
@@ -88,29 +91,29 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
 
 
 def thresholded(x_0: Tensor, quantile: float, bound: float) -> Tensor:
-    """Dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3): (B, C, h, w) -> the same.
+    """Dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3): (B, C, h, w) -> (B, C, h, w).
 
-    A picture whose `quantile` of magnitudes, s, exceeds `bound` (there 1, of pixels) is cut at s and scaled down by
-    bound / s, so that much guidance does not saturate it.
+    Let s be the `quantile` of a picture's magnitudes. Where s exceeds `bound` (1 in the paper, for pixels), the picture
+    is clipped at s and scaled by bound / s, so that strong guidance does not saturate it.
     """
     s = x_0.abs().flatten(1).quantile(quantile, dim=1).clamp_min(bound).view(-1, 1, 1, 1)
     return x_0.clamp(-s, s) * (bound / s)
 
 
-def seeded(seeds: Tensor, shape: tuple[int, int, int]) -> Noise:
-    """The noise of pictures with `seeds` (B,) int64, latents of `shape` (C, h, w): the same in any batch."""
+def seeded_noise(seeds: Tensor, shape: tuple[int, int, int]) -> Noise:
+    """The noise for `seeds` (B,) int64 and latents of `shape` (C, h, w). It does not depend on the batch."""
     channels, rows, columns = shape
     return lambda step: gaussian(seeds, step, channels * rows * columns).view(-1, channels, rows, columns)
 
 
-def mixed(first: Noise, second: Noise, part: Tensor) -> Noise:
-    """Between two noises, `part` (B,) of the way; standard normal all along (spherical interpolation)."""
+def interpolated_noise(first: Noise, second: Noise, part: Tensor) -> Noise:
+    """Spherical interpolation of two noises at `part` (B,) from 0 to 1; the result is standard normal too."""
     angle = (part * torch.pi / 2).view(-1, 1, 1, 1)
     return lambda step: angle.cos() * first(step) + angle.sin() * second(step)
 
 
-def between(first: Denoise, second: Denoise, part: Tensor) -> Denoise:
-    """Estimates between those under two captions, `part` (B,) of the way."""
+def interpolated_denoiser(first: Denoise, second: Denoise, part: Tensor) -> Denoise:
+    """Linear interpolation of two denoisers' estimates at `part` (B,) from 0 to 1."""
     weight = part.view(-1, 1, 1, 1)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:

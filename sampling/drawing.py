@@ -1,4 +1,4 @@
-"""The one way to draw many pictures into files, in as many sittings and processes as it takes."""
+"""Draw many pictures into files. The work can be interrupted, resumed, and shared by several processes."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,26 +22,26 @@ SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingOptions:
-    """What draws, and how many pictures of a prompt."""
+    """Which model draws, and how many pictures of each prompt."""
 
     backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
-    """What draws, and how. Its options may be given without `backend.`."""
+    """The backend and its options. The options may be given without `backend.`."""
     model: str = str(SHIPPED)
     """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that comes with Tessera."""
     num_images: int = 1
     """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
     seed: int = 0
-    """Fixes the pictures."""
+    """First seed. The same seed gives the same pictures."""
     batch_size: int = 32
-    """Most pictures drawn at a time."""
+    """Pictures to draw at a time, at most."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to compute on."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the token or diffusion model; `auto` is bfloat16 where the hardware computes in it, and
-    float32 elsewhere."""
+    """Data type of the token or diffusion model. With `auto` the diffusion model takes bfloat16 where the hardware
+    computes in it, the token model on a GPU; otherwise it is float32."""
     engine: str = "auto"
-    """How steps are computed: `plain`, as written; by the token model also `packed`, with linear layers laid out for
-    this CPU, or `compiled` to one graph; by diffusion also `traced`. `auto` chooses by the machine."""
+    """How steps are computed. `plain`: as written. For the token model also `packed`: with linear layers laid out for
+    this CPU, and `compiled`: as one graph. For diffusion also `recorded`. `auto` chooses by the machine."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size"):
@@ -49,43 +49,43 @@ class DrawingOptions:
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
 
     def load(self) -> Bundle:
-        """The bundle. Raises `BadInput` where it cannot draw so."""
+        """Load the bundle. Raises `BadInput` if it has no such backend, or as `sampling.load` does."""
         bundle = load(self.model, device=self.device, dtype=self.dtype, engine=self.engine)
         bundle.backend(self.backend.kind)
         return bundle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A picture to draw, and the file it goes to."""
+class Request:
+    """A picture to draw, and the file to write it to."""
 
     file: Path
     prompt: str
     seed: int
-    record: Mapping[str, Any]
-    """What it is drawn from and with. It is written into the file, by which the picture is known again."""
+    metadata: Mapping[str, Any]
+    """All that determines the picture. It is written into the file and compared when the command is given again."""
 
 
-def missing(wanted: Sequence[Wanted]) -> list[Wanted]:
-    """Those that are not there, or only damaged. Raises `BadInput` where another file has the name of one."""
-    return [one for one in wanted if read_picture(one.file, one.record) is None]
+def missing(requests: Sequence[Request]) -> list[Request]:
+    """The requests whose file does not exist or is damaged. Raises `BadInput` if another file has the name of one."""
+    return [one for one in requests if read_picture(one.file, one.metadata) is None]
 
 
 def draw(
-    wanted: Sequence[Wanted],
+    requests: Sequence[Request],
     bundle: Bundle,
     options: BackendOptions,
     batch_size: int,
     start: Start | None = None,
-    drawn: Callable[[int, float], None] = lambda count, seconds: None,
+    on_batch: Callable[[int, float], None] = lambda count, seconds: None,
 ) -> None:
-    """Draws pictures and writes them a batch at a time, each process of the launcher its share.
+    """Draw pictures and write them, a batch at a time; each process of the launcher draws its share.
 
-    Every process calls it with the same list, before any has written. `drawn` is told of each batch of this process
-    when it is written: of how many pictures it was, and the seconds that drawing them took.
+    Every process must call this with the same list, made before any of them writes. `on_batch` is called after each
+    batch of this process is written, with its number of pictures and the seconds that drawing them took.
     """
     state = PartialState()
-    mine = wanted[state.process_index :: state.num_processes]
+    mine = requests[state.process_index :: state.num_processes]
     with tqdm(total=len(mine), unit="image", desc="drawing", disable=not state.is_main_process) as bar:
         for first in range(0, len(mine), batch_size):
             batch = mine[first : first + batch_size]
@@ -93,6 +93,6 @@ def draw(
             pictures = bundle.draw([(one.prompt, one.seed) for one in batch], options, start)
             seconds = time.perf_counter() - begin
             for one, picture in zip(batch, pictures, strict=True):
-                write_picture(one.file, to_pil(picture), one.record)
-            drawn(len(batch), seconds)
+                write_picture(one.file, to_pil(picture), one.metadata)
+            on_batch(len(batch), seconds)
             bar.update(len(batch))

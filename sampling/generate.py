@@ -1,4 +1,4 @@
-"""Pictures from text: `python -m sampling.generate --prompt "a noto emoji of a fox"`."""
+"""Draw pictures from text: `python -m sampling.generate --prompt "a noto emoji of a fox"`."""
 
 import hashlib
 import json
@@ -17,44 +17,44 @@ from data.files import text_lines
 from data.grid import grid, to_pil
 from data.picture import fit, fit_mask, readable
 from sampling.backend import Start
-from sampling.drawing import DrawingOptions, Wanted, draw, missing
-from sampling.picture_files import file_name, read_picture, require_record, write_picture
+from sampling.drawing import DrawingOptions, Request, draw, missing
+from sampling.picture_files import file_name, read_picture, require_replaceable, write_picture
 from sampling.pipeline import Bundle, check_prompt
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
 from training.files import locked, write_json
 from training.processes import require_joined, share_cores
-from training.redact import redacted, redacted_path
+from training.shared import shared, shared_path
 from training.strict_json import read_json
 
-MAX_IN_GRID = 120
+MOST_IN_GRID = 120
 _GRID = {"Software": "python -m sampling.generate", "Title": "grid"}
-"""What a grid says of itself."""
+"""Metadata of a grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(DrawingOptions):
-    """Draws pictures from text and writes them as PNG, with a labelled grid and a record of what was done."""
+    """Draw pictures from text and write them as PNG files, with a labelled grid and a JSON record of the run."""
 
     prompt: list[str] = field(default_factory=list, metadata={"repeat": True})
-    """What to draw; give it again for more."""
+    """What to draw; repeat the flag for more prompts."""
     prompts: Path | None = None
     """Text file with one prompt a line."""
     interpolate: int = 0
-    """Draw this many pictures on the way between two prompts, or from `seed` to `seed + 1` of one; by a backend that
-    can, as diffusion."""
+    """Draw this many pictures between two prompts, or between the seeds `seed` and `seed + 1` of one prompt. Only
+    backends that can interpolate take it, such as diffusion."""
     init_image: Path | None = None
     """Picture to start from."""
     strength: float = 1.0
-    """How much of `init_image` is drawn anew: near 0 it stays, at 1 nothing of it does. Diffusion lays so much noise
-    over it; the token model keeps its upper rows and draws this share of them, the lower ones."""
+    """How much of `init_image` is drawn again, from near 0 (little) to 1 (all). Diffusion adds noise to it up to this
+    fraction; the token model draws this fraction of its rows, from the bottom."""
     mask: Path | None = None
-    """Picture that is white where the token model is to draw `init_image` anew and black elsewhere."""
+    """Picture that is white where the token model should draw `init_image` again, and black elsewhere."""
     columns: int = 0
-    """Pictures a row of the grid; 0 chooses."""
+    """Columns of the grid; 0 chooses."""
     out: Path = Path("outputs")
-    """Folder to write."""
+    """Folder to write to."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,20 +67,20 @@ class GenerateOptions(DrawingOptions):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides a picture besides prompt, seed and model, as JSON has it."""
+        """All options as JSON values, without local paths. With prompt, seed and model they determine a picture."""
         settings = self.backend.settings
         if self.init_image is not None:
             settings |= {"init_image": str(self.init_image), "strength": self.strength}
             settings |= {"mask": str(self.mask)} if self.mask else {}
-            for name in ("init_image", "mask"):  # by content too: under an old name may be another picture
+            for name in ("init_image", "mask"):  # also by content, because a file may have changed under its name
                 file = getattr(self, name)
                 settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
         settings |= {"interpolate": self.interpolate} if self.interpolate else {}
-        return redacted(json.loads(json.dumps(settings)))
+        return shared(json.loads(json.dumps(settings)))
 
 
 def main(options: GenerateOptions) -> None:
-    """Loads, draws, writes, and says where."""
+    """Load the bundle, draw and write the pictures, and print where they are."""
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
     share_cores()
@@ -91,69 +91,76 @@ def main(options: GenerateOptions) -> None:
     if options.interpolate:
         if state.num_processes > 1:
             raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")
-        labelled = [(label, options.seed) for label in _way(prompts, options)]
+        labelled = [(label, options.seed) for label in _interpolation_labels(prompts, options)]
     else:
         labelled = [(prompt, options.seed + i) for prompt, i in product(prompts, range(options.num_images))]
-    wanted = [_wanted(n, prompt, seed, bundle, options) for n, (prompt, seed) in enumerate(labelled)]
-    _require_free(wanted, options)
+    requests = [_request(n, prompt, seed, bundle, options) for n, (prompt, seed) in enumerate(labelled)]
+    _require_replaceable(requests, options)
     with locked(options.out) if state.is_main_process else nullcontext():
-        lacking = missing(wanted)
-        drawn = len(lacking)
-        state.wait_for_everyone()  # all have looked before any writes
+        to_draw = missing(requests)
+        count = len(to_draw)
+        state.wait_for_everyone()  # all processes have read the folder before any of them writes
         begin = time.perf_counter()
         if options.interpolate:
-            _interpolate(lacking, wanted, prompts, bundle, options)
+            _interpolate(to_draw, requests, prompts, bundle, options)
         else:
-            draw(lacking, bundle, options.backend, options.batch_size, start)
+            draw(to_draw, bundle, options.backend, options.batch_size, start)
         seconds = time.perf_counter() - begin
         state.wait_for_everyone()
         if state.is_main_process:
-            speed = drawn / seconds
-            file = summarize(wanted, bundle, options, seconds, speed)
-            kept = f", {len(wanted) - drawn} were there already" if drawn < len(wanted) else ""
-            print(f"{drawn} pictures in {seconds:.1f} s ({speed:.2f} images/s){kept}: {file}")
+            speed = count / seconds
+            file = summarize(requests, bundle, options, seconds, speed)
+            kept = f", {len(requests) - count} were there already" if count < len(requests) else ""
+            print(f"{count} pictures in {seconds:.1f} s ({speed:.2f} images/s){kept}: {file}")
 
 
-def _wanted(number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> Wanted:
-    record = {
-        "prompt": prompt, "seed": seed, **_drawn_by(bundle, options), "device": torch.device(options.device).type,
+def _request(number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> Request:
+    metadata = {
+        "prompt": prompt, "seed": seed, **_origin(bundle, options), "device": torch.device(options.device).type,
     }  # fmt: skip
-    return Wanted(file=options.out / file_name(number, prompt, seed, record), prompt=prompt, seed=seed, record=record)
+    file = options.out / file_name(number, prompt, seed, metadata)
+    return Request(file=file, prompt=prompt, seed=seed, metadata=metadata)
 
 
-def summarize(wanted: Sequence[Wanted], bundle: Bundle, options: GenerateOptions, seconds: float, speed: float) -> Path:
-    """Writes `grid.png` and `generation.json` of the pictures that are written; returns the path of the grid."""
+def summarize(
+    requests: Sequence[Request], bundle: Bundle, options: GenerateOptions, seconds: float, speed: float
+) -> Path:
+    """Write `grid.png` and `generation.json` for pictures that are on disk; returns the path of the grid.
+
+    `seconds` and `speed`, in images/s, go into the record. Raises `BadInput` if a picture is missing.
+    """
     pictures = []
-    for one in wanted:
-        picture = read_picture(one.file, one.record)
+    for one in requests:
+        picture = read_picture(one.file, one.metadata)
         if picture is None:
             raise BadInput(f"{one.file}: was drawn but is not there; give the same command again")
         pictures.append(picture)
-    shown = wanted[:MAX_IN_GRID]
+    shown = requests[:MOST_IN_GRID]
     labels = [f"{one.prompt} ({one.seed})" if options.num_images > 1 else one.prompt for one in shown]
     columns = options.columns or (options.num_images if options.num_images > 1 else min(len(shown), 6))
-    write_picture(options.out / "grid.png", grid(pictures[:MAX_IN_GRID], labels, columns=columns), _GRID)
+    write_picture(options.out / "grid.png", grid(pictures[:MOST_IN_GRID], labels, columns=columns), _GRID)
     write_json(
         options.out / "generation.json",
         {
-            "model": redacted_path(bundle.source), **_drawn_by(bundle, options), "device": options.device,
-            **bundle.backend(options.backend.kind).drawn(),
+            "model": shared_path(bundle.source), **_origin(bundle, options), "device": options.device,
+            **bundle.backend(options.backend.kind).drawing_stats(),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),
             "images": [
                 {"file": one.file.name, "prompt": one.prompt, "seed": one.seed, "height": picture.shape[1]}
-                for one, picture in zip(wanted, pictures, strict=True)
+                for one, picture in zip(requests, pictures, strict=True)
             ],
         },
     )  # fmt: skip
     return options.out / "grid.png"
 
 
-def _drawn_by(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
+def _origin(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
+    """What the pictures are drawn with: model, options, and how steps are computed."""
     backend = bundle.backend(options.backend.kind)
     return {
         "backend": backend.kind, "options": options.settings, **bundle.ids, "model_id": backend.model_id,
-        **backend.arithmetic(),
+        **backend.compute_settings(),
     }  # fmt: skip
 
 
@@ -166,40 +173,44 @@ def _prompts(options: GenerateOptions) -> list[str]:
     return prompts
 
 
-def _require_free(wanted: Sequence[Wanted], options: GenerateOptions) -> None:
-    """Raises `BadInput` where something would be written over what is read, or over what this command did not write."""
+def _require_replaceable(requests: Sequence[Request], options: GenerateOptions) -> None:
+    """Raise `BadInput` if an output would replace an input file, or a file that this command did not write."""
     grid_file, record_file = options.out / "grid.png", options.out / "generation.json"
     for name in ("init_image", "mask", "prompts"):
         given = getattr(options, name)
-        for file in (grid_file, record_file, *(one.file for one in wanted)):
+        for file in (grid_file, record_file, *(one.file for one in requests)):
             if given and file.exists() and file.samefile(given):
-                raise BadInput(f"--{name} {given}: would be written over; choose another --out")
-    require_record(grid_file, _GRID)
+                raise BadInput(f"--{name} {given}: would be replaced by an output; choose another --out")
+    require_replaceable(grid_file, _GRID)
     if record_file.exists() and not {"images", "model_id", "codes_id", "pixels_id"} <= read_json(record_file).keys():
-        raise BadInput(f"{record_file}: is there already and is no record of drawing; choose another --out")
+        raise BadInput(f"{record_file}: is there already and is not a record of drawn pictures; choose another --out")
 
 
-def _way(prompts: list[str], options: GenerateOptions) -> list[str]:
-    """What each picture of an interpolation is called."""
+def _interpolation_labels(prompts: list[str], options: GenerateOptions) -> list[str]:
+    """The label of each picture of an interpolation."""
     if len(prompts) > 2:
         raise BadInput(f"interpolate goes between two prompts, or two seeds of one: {len(prompts)} prompts are given")
     count, seed = options.interpolate, options.seed
-    way = " to ".join(prompts) if len(prompts) == 2 else f"{prompts[0]}, seed {seed} to {seed + 1}"
-    return [f"{way}: {100 * i / (count - 1):.0f} %" for i in range(count)]
+    ends = " to ".join(prompts) if len(prompts) == 2 else f"{prompts[0]}, seed {seed} to {seed + 1}"
+    return [f"{ends}: {100 * i / (count - 1):.0f} %" for i in range(count)]
 
 
 def _interpolate(
-    lacking: Sequence[Wanted], wanted: Sequence[Wanted], prompts: list[str], bundle: Bundle, options: GenerateOptions
+    to_draw: Sequence[Request],
+    requests: Sequence[Request],
+    prompts: list[str],
+    bundle: Bundle,
+    options: GenerateOptions,
 ) -> None:
-    """Draws all that are `wanted` if any is `lacking`, and writes these."""
-    if lacking:
+    """Draw all `requests` together, unless there is nothing `to_draw`, and write those that are."""
+    if to_draw:
         seed = options.seed
         seeds = (seed, seed if len(prompts) == 2 else seed + 1)
         ends = (prompts[0], prompts[-1])
         pictures = bundle.interpolate(ends, seeds, options.interpolate, options.backend, options.batch_size)
-        for one, picture in zip(wanted, pictures, strict=True):
-            if one in lacking:
-                write_picture(one.file, to_pil(picture), one.record)
+        for one, picture in zip(requests, pictures, strict=True):
+            if one in to_draw:
+                write_picture(one.file, to_pil(picture), one.metadata)
 
 
 def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:

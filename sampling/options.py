@@ -1,4 +1,8 @@
-"""What a sampler can be told."""
+"""The options of each backend: one frozen dataclass for the token model, one for the diffusion model.
+
+Each class checks its fields when it is built and raises `BadInput` for a value out of range. The field docstrings are
+the help texts of the command line.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,24 +12,25 @@ from training.config import require, to_dict
 from training.parts import Registry, Tagged
 
 BACKENDS: Registry[type["BackendOptions"]] = Registry("backend")
-"""The options of each way of drawing (`sampling.backend`)."""
+"""The options class of each backend, by name. `sampling.backend.backend` adds to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions(Tagged):
-    """What draws, and what every backend can be told."""
+    """Which backend draws, and the options that all backends share."""
 
     registry: ClassVar = BACKENDS
-    drawn_by: ClassVar[Any]
-    """The `Backend` whose options they are."""
+    backend_class: ClassVar[Any]
+    """The `Backend` that takes these options."""
 
     guidance: float = 1.0
-    """Scale of classifier-free guidance; 1 is none, larger follows the prompt more closely. The defaults are what the
-    shipped weights draw best with: 1 for the token model, which it makes twice as fast, and 2 for diffusion."""
+    """Scale of classifier-free guidance. 1 turns it off; a larger scale follows the prompt more closely. The defaults
+    are those at which the shipped weights draw best: 1 for the token model, which makes it twice as fast, and 2 for
+    diffusion."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides a picture besides prompt, seed and model, as JSON has it."""
+        """All options as JSON values. With prompt, seed and model they determine a picture."""
         return {name: value for name, value in to_dict(self).items() if name != "kind"}
 
     def __post_init__(self) -> None:
@@ -34,31 +39,33 @@ class BackendOptions(Tagged):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(BackendOptions):
-    """How tokens are drawn from the model's logits."""
+    """How tokens are drawn from the token model's logits."""
 
     temperature: float = 0.3
-    """Sharpness of the draw; 0 always takes the most likely token, 1 draws from the model as it is."""
+    """Divides the logits. 0 always takes the most likely token; 1 draws from the model's own distribution."""
     top_k: int = 0
-    """Draw only from this many most likely tokens; 0 from all."""
+    """Draw only from this many most likely tokens; 0 draws from all."""
     top_p: float = 1.0
-    """Draw only from the most likely tokens that together reach this probability; 1 from all."""
+    """Draw only from the most likely tokens whose probabilities together reach this value; 1 draws from all."""
     min_p: float = 0.0
-    """Draw only from tokens at least this share as likely as the likeliest; 0 from all."""
+    """Draw only from tokens whose probability is at least this fraction of the highest one; 0 draws from all."""
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How guidance goes from the first guided token to the last: stays, or grows from 1 on a line or half a cosine."""
+    """How guidance changes from the first guided token to the last: it stays constant, or grows from 1 linearly or
+    along half a cosine."""
     guidance_from: float = 0.0
-    """Tokens before this share of the picture are drawn without guidance."""
+    """Fraction of the picture's tokens at which guidance starts. Tokens before it are drawn without guidance."""
     guidance_until: float = 1.0
-    """So are those from this share on, and at half the cost."""
+    """Fraction of the picture's tokens at which guidance ends. Tokens after it are drawn without guidance, at half the
+    cost."""
     parallel: int | None = None
-    """Guess a window of this many tokens and draw all of it in each pass, until the guesses are right; 0 draws one
+    """Guess a window of this many tokens and draw all of them in each pass, until the guesses are right; 0 draws one
     token a pass. It changes how long a picture takes, not the picture. By default 8 for one picture at a time on a
-    CPU, where that is faster, and 0 elsewhere."""
+    CPU, where that is faster, and 0 otherwise."""
     best_of: int = 1
-    """Draw this many candidates and keep the best by `scorer`."""
+    """Draw this many candidates for each picture and keep the best one."""
     scorer: str = ""
-    """What is best: the picture that agrees most with its caption by this CLIP of `transformers`, a folder or
-    `hf://owner/name`; by default the one that is likeliest for its caption, by the model itself."""
+    """What decides which candidate is best: a CLIP of `transformers`, a folder or `hf://owner/name`, which scores how
+    well picture and caption agree. By default the token model's own likelihood of the picture given its caption."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,36 +82,38 @@ class SamplingOptions(BackendOptions):
             f"from guidance_from {self.guidance_from} to 1",
         )  # fmt: skip
 
-    def scales(self, length: int) -> list[float]:
-        """The guidance scale of each of `length` tokens."""
-        start, end = (round(share * length) for share in (self.guidance_from, self.guidance_until))
-        return [self._scale((t - start) / max(1, end - start - 1)) if start <= t < end else 1.0 for t in range(length)]
+    def guidance_scales(self, length: int) -> list[float]:
+        """The guidance scale of each of `length` tokens; 1 where a token is not guided."""
+        first, end = round(self.guidance_from * length), round(self.guidance_until * length)
+        last_step = max(1, end - first - 1)
+        return [self._guidance_at((t - first) / last_step) if first <= t < end else 1.0 for t in range(length)]
 
-    def _scale(self, progress: float) -> float:
-        """At `progress` from 0 to 1 through what is guided."""
-        grown = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
-        return 1 + (self.guidance - 1) * grown[self.guidance_schedule]
+    def guided_length(self, length: int) -> int:
+        """How many of `length` tokens are drawn before guidance is off for the rest of the picture."""
+        return max((t + 1 for t, scale in enumerate(self.guidance_scales(length)) if scale != 1), default=0)
 
-    def guided_until(self, length: int) -> int:
-        """The first of `length` tokens from which on guidance is off for good."""
-        return max((t + 1 for t, scale in enumerate(self.scales(length)) if scale != 1), default=0)
+    def _guidance_at(self, progress: float) -> float:
+        """The scale at `progress`, from 0 at the first guided token to 1 at the last."""
+        growth = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
+        return 1 + (self.guidance - 1) * growth[self.guidance_schedule]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptions(BackendOptions):
-    """How latents are drawn from the denoiser."""
+    """How the diffusion model denoises latents."""
 
     guidance: float = 2.0
-    """As of every backend."""
+    """Scale of classifier-free guidance; 1 turns it off."""
     steps: int = 25
-    """Steps from noise to picture. `heun` looks twice a step."""
+    """Denoising steps. `heun` runs the model twice a step."""
     scheduler: Literal["dpm", "ddim", "ddpm", "euler", "heun"] = "dpm"
-    """How a step is taken: `ddim` only where the model was trained on a linear or cosine schedule, `euler` and `heun`
-    only where on rectified flow, the others anywhere."""
+    """The solver of a step. `ddim` needs a model that was trained on a linear or cosine schedule; `euler` and `heun`
+    need one that was trained on rectified flow; the others take any."""
     eta: float = 0.0
-    """Noise of a `ddim` step: none at 0, that of `ddpm` at 1."""
+    """Noise that each `ddim` step adds: 0 adds none, 1 as much as `ddpm`."""
     threshold: float = 0.0
-    """Dynamic thresholding: larger estimates than this quantile (0.995, say) are cut and rescaled; 0 leaves them."""
+    """Quantile of dynamic thresholding, such as 0.995: estimates whose magnitudes exceed it are clipped and rescaled. 0
+    turns it off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,9 +1,9 @@
-"""Exact parallel decoding: fewer passes, the same picture.
+"""Exact parallel decoding: the same picture in fewer passes of the decoder.
 
-The noise is a function of (seed, position, token), so the picture is the one solution of
-y_t = argmax_v [score(v | y_<t) + noise(seed, t, v)] for all t. Instead of one token after the other, a window of them
-is guessed, and all are drawn anew from the guesses in one pass; what was drawn from right guesses is right (fixed-point
-iteration: Predictive Sampling, arXiv 2002.09928; coupled with the draw's noise, arXiv 2510.24211).
+The noise is a function of (seed, position, token). So the picture is the one solution of
+y_t = argmax_v [score(v | y_<t) + noise(seed, t, v)] for all t. Instead of drawing one token at a time, guess a window
+of tokens and draw all of them from these guesses in one pass. A token that was drawn from right guesses is right
+(fixed-point iteration: Predictive Sampling, arXiv 2002.09928; with the noise shared, arXiv 2510.24211).
 
 Dimension names: B pictures, W window, T image tokens, V tokens to choose from.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sampling.logits import Draw, drawn, guided
+from sampling.logits import OptionTensors, draw_tokens, guided
 from sampling.noise import gumbel
 from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
@@ -23,70 +23,76 @@ def decode_in_parallel(
     model: TokenModel,
     cache: KVCache,
     seeds: Tensor,
-    draw: Draw,
+    options: OptionTensors,
     window: int,
-    all_true: Callable[[], Callable[[Tensor], bool]],
-    guided_until: int | None = None,
+    new_check: Callable[[], Callable[[Tensor], bool]],
+    guided_length: int | None = None,
 ) -> tuple[Tensor, int]:
-    """Draws all tokens.
+    """Draw all tokens of a batch of pictures.
 
     Args:
         model: in eval mode.
-        cache: of the captions (B), and to guide of as many pictures without.
+        cache: holds the captions (B), and for guidance as many null captions.
         seeds: (B,) int64.
-        draw: how to draw.
-        window: how many tokens a pass, W.
-        all_true: makes a look: asked with bool (B,) whether all are true, it may answer late.
-        guided_until: position from which on no token is guided; by default, none is that.
+        options: how to draw.
+        window: tokens a pass, W.
+        new_check: makes a function that says whether a bool (B,) is all true; it may answer late (`DelayedAll`).
+        guided_length: position from which on no token is guided; None if guidance never ends.
 
     Returns:
         Tokens (B, T) int64, arbitrary after a picture's first EOS, and the number of passes.
     """
     config = model.config
     window = min(window, config.length)
-    # Column 0 is BOS; column t + 1 holds what token t is guessed or known to be.
+    # Column 0 is BOS; column t + 1 holds token t, guessed or final.
     tokens = torch.full((len(seeds), config.length + 1), config.bos, device=seeds.device)
-    settled = torch.zeros_like(seeds)  # tokens that are right; all before the window are
-    have_ended, are_unguided = all_true(), all_true()
+    settled = torch.zeros_like(seeds)  # how many tokens of each picture are final
+    all_ended, all_unguided = new_check(), new_check()
     passes = 0
-    while passes < config.length:  # each pass settles at least one
-        settled = one_pass(model, cache, tokens, settled, seeds, draw, window)
+    while passes < config.length:  # each pass settles at least one token
+        settled = one_pass(model, cache, tokens, settled, seeds, options, window)
         passes += 1
-        if have_ended(ended(tokens, settled, config.eos)):
+        if all_ended(ended(tokens, settled, config.eos)):
             break
-        if guided_until is not None and are_unguided(settled.clamp(max=config.length - window) >= guided_until):
-            cache, guided_until = cache.without_guidance(), None  # half of the work is over
+        if guided_length is not None and all_unguided(settled.clamp(max=config.length - window) >= guided_length):
+            cache, guided_length = cache.with_captions(), None  # without null captions a pass costs half
     return tokens[:, 1:], passes
 
 
 def one_pass(
-    model: TokenModel, cache: KVCache, tokens: Tensor, settled: Tensor, seeds: Tensor, draw: Draw, window: int
+    model: TokenModel,
+    cache: KVCache,
+    tokens: Tensor,
+    settled: Tensor,
+    seeds: Tensor,
+    options: OptionTensors,
+    window: int,
 ) -> Tensor:
-    """Draws the tokens of every picture's window, in place, and returns how many are settled then, (B,)."""
+    """Draw the tokens in every picture's window, in place; returns how many are final then, (B,) int64."""
     config = model.config
     first = settled.clamp(max=config.length - window)
     positions = first[:, None] + torch.arange(window, device=seeds.device)  # (B, W)
     twice = (2, 1) if cache.guided else (1, 1)
     logits = model.extend(tokens.gather(1, positions).repeat(twice), Positions(positions.repeat(twice)), cache)
     if cache.guided:
-        logits = guided(logits, draw.guidance[positions][..., None])
+        logits = guided(logits, options.guidance[positions][..., None])
     noise = gumbel(seeds[:, None], positions, logits.shape[-1])
-    made = drawn(logits.flatten(0, 1), noise.flatten(0, 1), draw).view_as(positions)
-    # A token is right if the guesses before it in the window were: count the leading ones that the draw confirmed.
-    confirmed = (made == tokens.gather(1, positions + 1)).cumprod(1).sum(1)
-    tokens.scatter_(1, positions + 1, made)
+    found = draw_tokens(logits.flatten(0, 1), noise.flatten(0, 1), options).view_as(positions)
+    # A token is right if all guesses before it in the window were: count the leading guesses that the pass confirmed.
+    confirmed = (found == tokens.gather(1, positions + 1)).cumprod(1).sum(1)
+    tokens.scatter_(1, positions + 1, found)
     _guess(tokens, first + window, config.grid)
     return first + (confirmed + 1).clamp(max=window)
 
 
 def _guess(tokens: Tensor, last: Tensor, grid: int) -> None:
-    """Guesses, in place, all that comes after column `last` (B,): what stands above, in the first row what is last."""
+    """Guess, in place, all tokens after column `last` (B,): the token above; in the first row the token at `last`."""
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     above = torch.where(columns > grid, tokens.roll(grid, 1), tokens.gather(1, last[:, None]))
     tokens.copy_(torch.where(columns > last[:, None], above, tokens))
 
 
 def ended(tokens: Tensor, settled: Tensor, eos: int) -> Tensor:
-    """Whether each picture is whole, or has an EOS among its settled tokens: bool (B,)."""
-    sure = torch.arange(tokens.shape[1] - 1, device=tokens.device) < settled[:, None]
-    return ((tokens[:, 1:] == eos) & sure).any(1) | (settled == tokens.shape[1] - 1)
+    """Whether each picture has all its tokens, or an EOS among its final ones: bool (B,)."""
+    final = torch.arange(tokens.shape[1] - 1, device=tokens.device) < settled[:, None]
+    return ((tokens[:, 1:] == eos) & final).any(1) | (settled == tokens.shape[1] - 1)

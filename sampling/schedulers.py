@@ -1,8 +1,8 @@
-"""Ways from noise to a clean picture: the solvers of `diffusers`, and DDPM's own.
+"""Solvers, which take the steps from noise to clean latents: those of `diffusers`, and DDPM's own.
 
-`diffusers` takes a process for a thousand steps and then leaves most of them out, by rules that differ between its
-schedulers. Here each is given a process that has just the steps to be taken (respacing, Improved DDPM, arXiv
-2102.09672, section 4), and estimates of x_0, whatever the denoiser predicts.
+The schedulers of `diffusers` define a process of 1,000 steps and then skip most of them, each by other rules. Here each
+gets a process that has exactly the steps to take (respacing, Improved DDPM, arXiv 2102.09672, section 4). Each gets
+estimates of x_0, whatever the denoiser predicts.
 
 Dimension names: B batch, C channels, h and w rows and columns of latents.
 """
@@ -18,39 +18,44 @@ from sampling.options import DiffusionOptions
 from training.errors import BadInput, install
 
 Noise = Callable[[int], Tensor]
-"""The standard normal noise (B, C, h, w) of a step; step 0 is what sampling starts from."""
+"""Takes the index of a step, returns its standard normal noise (B, C, h, w). Step 0 is the start of sampling."""
 
 
 class Estimate(NamedTuple):
-    """What a denoiser makes of x_t."""
+    """What a denoiser predicts from x_t."""
 
     x_0: Tensor
     """(B, C, h, w)."""
     share: Tensor | None = None
-    """The learned part of the variance of a step back, if any."""
+    """Where the variance of a step lies between its bounds, if the model learned that (`Process.log_variance`)."""
 
 
 class Solver(Protocol):
-    """A way through the times at which it wants to be told an estimate."""
+    """Takes steps from noise to x_0, given an estimate of x_0 at each of its times."""
 
     times: list[float]
-    """One for each call of `step`, falling from at most T."""
+    """The time of each call of `step`, decreasing, at most T."""
 
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
-        """From x at `times[call]`, (B, C, h, w), to where the next estimate is wanted; after the last, to x_0."""
+        """Step from x (B, C, h, w) at `times[call]` to x at the next time; the last call returns x_0."""
 
 
 def solver_for(process: Process, options: DiffusionOptions, strength: float = 1.0) -> Solver:
-    """The solver of `options`, from time `strength` * T on. Raises `BadInput` where it does not go with `process`."""
+    """The solver that `options` name, starting at time `strength` * T.
+
+    Raises `BadInput` for a scheduler that does not fit the schedule of `process`, and for too many steps.
+    """
     flow = process.config.schedule == "flow"
     times = _times(process, options.steps, strength)
     match options.scheduler:
         case "ddpm":
             return Ancestral(process, times)
         case "ddim" if not flow:
-            return Denoising(process, times, "DDIMScheduler", eta=options.eta)
+            return VariancePreserving(process, times, "DDIMScheduler", eta=options.eta)
+        case "dpm" if not flow:
+            return VariancePreserving(process, times, "DPMSolverMultistepScheduler")
         case "dpm":
-            return FlowDPM(process, times) if flow else Denoising(process, times, "DPMSolverMultistepScheduler")
+            return FlowDPM(process, times)
         case "euler" if flow:
             return FlowODE(process, times, "FlowMatchEulerDiscreteScheduler")
         case "heun" if flow:
@@ -62,13 +67,13 @@ def solver_for(process: Process, options: DiffusionOptions, strength: float = 1.
 
 
 class Ancestral:
-    """DDPM algorithm 2. `diffusers` has it too, but draws the noise of a step from a generator of its own."""
+    """Ancestral sampling, DDPM algorithm 2. That of `diffusers` cannot take noise from outside."""
 
     def __init__(self, process: Process, times: list[float]) -> None:
         self.process, self.times = process, times
 
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
-        """A draw of p(x_s | x_t), line 4 of the algorithm."""
+        """A sample of p(x_s | x_t), line 4 of the algorithm."""
         t, s = (x.new_full((len(x),), time) for time in (*self.times, 0.0)[call : call + 2])
         mean = self.process.posterior_mean(estimate.x_0, x, s, t)
         if call + 1 == len(self.times):
@@ -77,8 +82,8 @@ class Ancestral:
         return mean + (0.5 * log_variance).exp().to(x.dtype) * noise(call + 1)
 
 
-class Denoising:
-    """The schedulers of `diffusers` for x_t = alpha_t x_0 + sigma_t noise with alpha^2 + sigma^2 = 1."""
+class VariancePreserving:
+    """A scheduler of `diffusers` for x_t = alpha_t x_0 + sigma_t noise with alpha^2 + sigma^2 = 1."""
 
     def __init__(self, process: Process, times: list[float], name: str, **step: float) -> None:
         self.times = times
@@ -89,7 +94,7 @@ class Denoising:
             num_train_timesteps=len(times), trained_betas=(1 - alpha_bar / before).tolist(), prediction_type="sample",
             timestep_spacing="trailing", **options,
         )  # fmt: skip
-        self._scheduler.alphas_cumprod = alpha_bar  # exact: their product of float32 betas is not
+        self._scheduler.alphas_cumprod = alpha_bar  # exact; the scheduler's own product of float32 betas is not
         self._scheduler.set_timesteps(len(times))
         self._step = step
 
@@ -103,10 +108,10 @@ class Denoising:
 
 
 class FlowDPM:
-    """DPM-Solver++ of `diffusers` (2M, arXiv 2211.01095) along the lines of a flow."""
+    """DPM-Solver++ of `diffusers` (2M, arXiv 2211.01095) for rectified flow."""
 
     def __init__(self, process: Process, times: list[float]) -> None:
-        # it works on log(alpha / sigma): a flow begins a little below T, where there is a trace of the picture
+        # it computes log(alpha / sigma), so it has to begin a little below T, where alpha is not 0
         self.times = [min(times[0], 0.999 * process.steps), *times[1:]]
         self._scheduler = _diffusers("DPMSolverMultistepScheduler")(use_flow_sigmas=True, prediction_type="sample")
         self._scheduler.set_timesteps(len(times))
@@ -119,7 +124,7 @@ class FlowDPM:
 
 
 class FlowODE:
-    """Euler's and Heun's schedulers of `diffusers` along the lines of a flow; Heun's wants two estimates a step."""
+    """Euler's or Heun's scheduler of `diffusers` for rectified flow. Heun's needs two estimates a step."""
 
     def __init__(self, process: Process, times: list[float], name: str) -> None:
         steps, start = len(times), times[0] / process.steps
@@ -131,25 +136,25 @@ class FlowODE:
         self.times = [sigma * process.steps for sigma in self._sigmas]
 
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
-        """A step of the scheduler, which wants the velocity."""
+        """A step of the scheduler, which takes the velocity."""
         velocity = (x - estimate.x_0) / self._sigmas[call]
         return self._scheduler.step(velocity, self._scheduler.timesteps[call], x).prev_sample
 
 
 def _times(process: Process, steps: int, strength: float) -> list[float]:
-    """`steps` evenly spaced times, from `strength` * T down to one step above 0."""
+    """`steps` evenly spaced times, from `strength` * T down to one step above 0; whole ones unless it is a flow."""
     end = strength * process.steps
     times = [end * k / steps for k in range(steps, 0, -1)]
     if process.config.schedule == "flow":
         return times
     whole = [float(round(time)) for time in times]
     if len({*whole, 0.0}) <= steps:
-        raise BadInput(f"steps is {steps}: must be at most {int(end)}, which is as many as the model has there")
+        raise BadInput(f"steps is {steps}: must be at most {int(end)}, the steps that the model was trained with there")
     return whole
 
 
 def _diffusers(name: str) -> Any:
-    """A class of `diffusers`. Raises `BadInput` where that is not installed."""
+    """A class of `diffusers`. Raises `BadInput` if it is not installed."""
     try:
         import diffusers
     except ImportError:

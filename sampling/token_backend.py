@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sampling.backend import Backend, Start, backend
 from sampling.choose import candidate_seeds, likelihoods
-from sampling.clip import agreement, clip_at
+from sampling.clip import clip_at, clip_similarity
 from sampling.decode import Sampler
 from sampling.options import SamplingOptions
 from seq2seq.loss import log_likelihood
@@ -21,7 +21,7 @@ from training.errors import BadInput
 
 @backend("autoregressive")
 class TokenBackend(Backend[TokenModel, SamplingOptions]):
-    """Draws codes one after another."""
+    """Draws image tokens one after another."""
 
     title = "token model"
     loss_unit = "nats an image token"
@@ -35,44 +35,44 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
 
     @classmethod
     def dtype_on(cls, device: str) -> torch.dtype:
-        """On a CPU float32, which a packed engine takes."""
+        """Bfloat16 on a GPU; float32 on a CPU, whose packed engine needs it."""
         return torch.bfloat16 if device == "cuda" else torch.float32
 
     def prepare(self) -> Sampler:
-        """Of the model, with its buffers."""
+        """The sampler of the model."""
         self.require_engine("plain", "packed", "compiled")
         return Sampler(self.model, self.engine)  # type: ignore[arg-type] # it is one of these
 
     def draw(
         self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions, start: Start | None
     ) -> list[Tensor]:
-        """As `Backend`; of `best_of` candidates the one that is likeliest for its caption, or the `scorer` likes best.
+        """As `Backend`. Of `best_of` candidates it keeps the most likely one, or the one that `scorer` scores highest.
 
         A model may end a picture early: H is then less than W.
         """
         text = self.text.encode(captions).to(self.device)
-        known = known_of(start, self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
+        known = known_tokens(start, self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
         clip = clip_at(options.scorer, str(self.device)) if options.scorer else None
         draw = self.prepared.draw
         candidates = [draw(text, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)]
         if options.best_of == 1:
             return self._pixels(candidates[0])
         if clip is not None:
-            scores = [agreement(clip, captions, self._pixels(those)) for those in candidates]
+            scores = [clip_similarity(clip, captions, self._pixels(codes)) for codes in candidates]
         else:
             scores = [likelihoods(self.model, text, codes) for codes in candidates]
         best = torch.stack(scores).argmax(0).tolist()
         return self._pixels([candidates[n][i] for i, n in enumerate(best)])
 
     def stream(self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions) -> Iterator[list[Tensor]]:
-        """After each row of tokens, the pictures so far, uint8 (3, H so far, W); with `best_of` first candidates."""
+        """Yield pictures, uint8 (3, H so far, W), after each row of tokens; with `best_of`, the first candidates."""
         text = self.text.encode(captions).to(self.device)
         for tokens in self.prepared.rows(text, seeds, options):
             yield self._pixels(self.prepared.pictures(tokens))
 
     @torch.no_grad()
     def likelihood(self, captions: Sequence[str], images: Tensor) -> Tensor:
-        """Bits of each picture's true tokens, EOS included, given its caption."""
+        """-log2 p(tokens of the picture, EOS included | caption) of each picture, in bits, (N,)."""
         bits = []
         for start in range(0, len(images), 32):
             tokens = self.tokenizer.encode(images[start : start + 32].to(self.device)).flatten(1)
@@ -81,31 +81,31 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
             bits.append(-nats.cpu() / log(2))
         return torch.cat(bits)
 
-    def arithmetic(self) -> dict[str, str]:
+    def compute_settings(self) -> dict[str, str]:
         """As `Backend`."""
-        return {"engine": self.prepared.engine, "dtype": str(self.prepared.arithmetic).removeprefix("torch.")}
+        return {"engine": self.prepared.engine, "dtype": str(self.prepared.dtype).removeprefix("torch.")}
 
     def check(self, start: Start | None) -> None:
         """As `Backend`."""
         if start and start.mask is None and start.strength == 1:
-            raise BadInput("at strength 1 nothing of init_image is left: give a smaller one, or a mask")
+            raise BadInput("at strength 1 nothing of init_image is left: give a smaller strength, or a mask")
 
-    def drawn(self) -> dict[str, Any]:
-        """Passes of the decoder for each batch, and how many tokens one of them came to."""
+    def drawing_stats(self) -> dict[str, Any]:
+        """Passes of the decoder for each batch, and tokens drawn a pass."""
         passes, length = [*self.prepared.passes], self.model.config.length
         return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
 
     def _pixels(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """Codes (h, w) -> uint8 (3, H, W) each; one at a time, for in a batch a pixel may round to another value."""
+        """Codes (h, w) -> uint8 (3, H, W) each; one at a time, because in a batch a pixel may round differently."""
         return [self.tokenizer.decode(one[None].to(self.device))[0].cpu() for one in codes]
 
 
-def known_of(start: Start, tokenizer: ImageTokenizer) -> Tensor:
-    """What the token model is given of a picture: (1, T) int64, -1 where it is to draw."""
+def known_tokens(start: Start, tokenizer: ImageTokenizer) -> Tensor:
+    """The tokens that are kept of the picture to start from, (1, T) int64, -1 where the model is to draw."""
     codes = tokenizer.encode(start.image[None].to(tokenizer.latent_mean.device)).clone()
     if start.mask is None:
         codes[:, round((1 - start.strength) * codes.shape[1]) :] = -1
     else:
-        anew = F.max_pool2d(start.mask[None].float(), tokenizer.config.backbone.factor)[0].bool()
-        codes[:, anew.to(codes.device)] = -1
+        redrawn = F.max_pool2d(start.mask[None].float(), tokenizer.config.backbone.factor)[0].bool()
+        codes[:, redrawn.to(codes.device)] = -1
     return codes.flatten(1)

@@ -149,7 +149,7 @@ def test_damaged_json_anywhere(name: str, read: Callable[[Path], object], conten
 def test_a_damaged_bundle_index(parts: Any, tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"parts": parts}))
     said = one_line(lambda: load(tmp_path))
-    assert "must list the bundle's parts" in said or "lists a part '../autoregressive', which is no backend" in said
+    assert "must list the bundle's parts" in said or "lists a part '../autoregressive', which is not a backend" in said
 
 
 NAMES = [

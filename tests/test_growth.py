@@ -209,7 +209,7 @@ class Likeliest(Backend):
         tokens = self.tokenizer.encode(images).flatten(1)
         return -log_likelihood(self.model(self.text.encode(captions), tokens), tokens, self.model.config.eos).detach()
 
-    def arithmetic(self):
+    def compute_settings(self):
         return {"engine": "plain", "dtype": "float32"}
 '''
 

@@ -1,4 +1,4 @@
-"""What every backend promises, asked of both."""
+"""The interface of `Backend`, tested on both backends."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("options", WAYS, ids=lambda options: options.kind)
-def test_a_stream_ends_in_what_is_drawn(bundle: Path, options: BackendOptions) -> None:
+def test_a_stream_ends_with_the_pictures_of_draw(bundle: Path, options: BackendOptions) -> None:
     loaded = load(bundle)
     steps = list(loaded.stream(PROMPTS, seed=5, options=options))
     assert 3 <= len(steps) <= 4  # a row each; a look at the noise each, and the end
@@ -35,7 +35,7 @@ def test_a_stream_ends_in_what_is_drawn(bundle: Path, options: BackendOptions) -
 
 @pytest.mark.parametrize("options", WAYS, ids=lambda options: options.kind)
 def test_threads_draw_from_one_bundle(bundle: Path, options: BackendOptions) -> None:
-    """Batches of several sizes at once, beside streams that are given up: each picture as if it were alone."""
+    """Concurrent batches of several sizes and abandoned streams: each picture is as if drawn alone."""
     alone = load(bundle)
     batches = [[(PROMPTS[0], seed) for seed in range(count)] for count in (1, 2, 3)] * 2
     expected = [alone.draw(batch, options) for batch in batches]
@@ -58,7 +58,7 @@ def test_threads_draw_from_one_bundle(bundle: Path, options: BackendOptions) -> 
     assert all(same(found[n], expected[n]) for n in range(len(batches)))
 
 
-def test_a_backend_says_what_it_cannot(bundle: Path) -> None:
+def test_a_backend_says_what_it_cannot_do(bundle: Path) -> None:
     start = Start(image=torch.zeros(3, 12, 12, dtype=torch.uint8), mask=torch.ones(12, 12, dtype=torch.bool))
     loaded = load(bundle, engine="packed")
     with pytest.raises(BadInput, match="engine packed: backend diffusion has plain, traced here"):
@@ -71,7 +71,7 @@ def test_a_backend_says_what_it_cannot(bundle: Path) -> None:
         load(bundle, engine="quick").generate(PROMPTS[:1])
 
 
-def test_the_first_backend_of_a_bundle_draws_where_none_is_asked_for(bundle: Path) -> None:
+def test_the_first_backend_of_a_bundle_is_the_default(bundle: Path) -> None:
     loaded = load(bundle)
     only = Bundle(text=loaded.text, tokenizer=loaded.tokenizer, models={"diffusion": loaded.models["diffusion"]})
     assert same(only.generate(PROMPTS[:1]), loaded.generate(PROMPTS[:1], options=DiffusionOptions()))
@@ -86,12 +86,12 @@ def test_the_first_backend_of_a_bundle_draws_where_none_is_asked_for(bundle: Pat
         (["text", "autoregressive"], "lists no tokenizer, so it is not a complete bundle"),
         (
             ["text", "tokenizer", "../up"],
-            "lists a part '../up', which is no backend here; there are autoregressive, diff",
+            "lists a part '../up', which is not a backend; there are autoregressive, diff",
         ),
         (["text", "tokenizer", {}], "must list the bundle's parts"),
     ],
 )
-def test_an_index_of_no_bundle(bundle: Path, tmp_path: Path, parts: list[object], said: str) -> None:
+def test_a_damaged_bundle_index(bundle: Path, tmp_path: Path, parts: list[object], said: str) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"version": 1, "parts": parts}))
     with pytest.raises(BadInput) as raised:
         load(tmp_path)

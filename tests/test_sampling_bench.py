@@ -1,4 +1,4 @@
-"""The benchmark: every variant draws, and the figures add up. What they are is not a test's business."""
+"""The benchmark: every variant draws, and the results are consistent. Their values are not tested."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ def test_it_times_all_variants_in_one_run(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_bytes_of_a_step() -> None:
-    """One block of width 64: four square matrices for itself, two for the caption, the MLP, the head."""
+    """One block of width 64: four square matrices of self-attention, two of cross-attention, the MLP, the head."""
     config = TokenModelConfig(
         width=64, mlp_width=128, heads=1, encoder_depth=1, decoder_depth=1, text_vocab_size=9, text_length=5,
         codebook_size=10, grid=2,

@@ -1,4 +1,4 @@
-"""The diffusion benchmark: every variant draws, and the figures add up."""
+"""The diffusion benchmark: every variant draws, and the results are consistent."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Best of several: the likelihood against its formula, and the choice by it."""
+"""Best-of-N sampling: the likelihood against its formula, and the seeds of candidates."""
 
 import torch
 from tiny_models import TOKENS, captions, token_model
@@ -15,8 +15,8 @@ def log_probability(text: Tensor, codes: Tensor) -> float:
     return sum((logits[t] - logits[t].logsumexp(0))[token].item() for t, token in enumerate(tokens))
 
 
-def test_the_likelihood_is_the_product_of_the_tokens_own() -> None:
-    """Of pictures of any heights."""
+def test_the_likelihood_is_the_product_over_tokens() -> None:
+    """For pictures of several heights."""
     generator = torch.Generator().manual_seed(0)
     codes = [torch.randint(20, (height, 3), generator=generator) for height in (3, 1, 3, 2)]
     text = captions(4)
@@ -25,7 +25,7 @@ def test_the_likelihood_is_the_product_of_the_tokens_own() -> None:
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_candidates_are_other_pictures_and_the_first_is_the_one() -> None:
+def test_candidates_differ_and_the_first_has_the_original_seed() -> None:
     seeds = torch.tensor([0, 5, 2**62 - 1])
     assert torch.equal(candidate_seeds(seeds, 0), seeds)
     assert torch.unique(torch.cat([candidate_seeds(seeds, n) for n in range(1024)])).numel() == 3 * 1024

@@ -1,4 +1,4 @@
-"""CLIP as a scorer of candidates and as a feature network, on a tiny untrained one made here."""
+"""CLIP as a scorer of candidates and as a feature network, with a tiny untrained CLIP."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from evaluation.features import ClipFeatures
 from sampling import SamplingOptions, TokenBackend, load
 from sampling.choose import candidate_seeds
-from sampling.clip import Clip, agreement
+from sampling.clip import Clip, clip_similarity
 from training.errors import BadInput
 
 CAPTION = "a noto emoji of a fox"
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return out
 
 
-def test_it_agrees_with_transformers_own_logits(folder: str) -> None:
+def test_it_agrees_with_the_logits_of_transformers(folder: str) -> None:
     """Pictures of the network's size, normalised as its processor does."""
     pictures = torch.randint(0, 256, (3, 3, 30, 30), dtype=torch.uint8)
     prompts = ["a fox", "a cat", "a noto emoji"]
@@ -46,7 +46,7 @@ def test_it_agrees_with_transformers_own_logits(folder: str) -> None:
     with torch.no_grad():
         out = clip.model(**ids, pixel_values=x)
     expected = (out.logits_per_image / clip.model.logit_scale.exp()).diagonal()
-    torch.testing.assert_close(agreement(clip, prompts, list(pictures)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(clip_similarity(clip, prompts, list(pictures)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_pictures_of_any_size_and_captions_of_any_length(folder: str) -> None:
@@ -66,7 +66,7 @@ def test_it_chooses_among_candidates(folder: str, tmp_path: Path) -> None:
         for those in (candidate_seeds(seeds, n) for n in range(3))
     ]
     clip = Clip(folder)
-    best = torch.stack([agreement(clip, [CAPTION] * 4, pictures) for pictures in candidates]).argmax(0).tolist()
+    best = torch.stack([clip_similarity(clip, [CAPTION] * 4, pictures) for pictures in candidates]).argmax(0).tolist()
     assert len({*best}) > 1  # else nothing would be shown
     chosen = loaded.generate([CAPTION], num_images=4, options=dataclasses.replace(options, best_of=3, scorer=folder))
     for i, picture in enumerate(chosen):
@@ -80,7 +80,7 @@ def test_its_features_do_not_depend_on_the_batch(folder: str) -> None:
     assert network.hash == ClipFeatures(folder).hash
 
 
-def test_no_clip_there_and_a_scorer_with_nothing_to_choose() -> None:
+def test_a_missing_clip_and_a_scorer_without_candidates_are_refused() -> None:
     with pytest.raises(BadInput, match="/nowhere/clip: no such folder; a model on the Hub is given as hf://owner/name"):
         Clip("/nowhere/clip")
     with pytest.raises(BadInput, match=r"scorer is 'clip': must be absent unless best_of is 2 or more"):

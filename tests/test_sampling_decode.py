@@ -1,4 +1,4 @@
-"""The decode loop: the right distribution, the same picture in any batch, an end where the model says so."""
+"""The decode loop: the right distribution, the same picture in any batch, an end at EOS."""
 
 import contextlib
 import copy
@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.emoji import emojis
-from sampling.decode import Engine, Given, Sampler, State, step
+from sampling.decode import Engine, KnownTokens, Sampler, State, step
 from sampling.drawing import SHIPPED
-from sampling.logits import Draw, drawn, guided
+from sampling.logits import OptionTensors, draw_tokens, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
 from sampling.pipeline import load
@@ -26,7 +26,7 @@ from seq2seq.cache import KVCache, Positions
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel, TokenModelConfig
 from seq2seq.packed import PackedDecoder, packed, packed_dtypes
-from tokenizer.text import NULL, PAD, trim_padding
+from tokenizer.text import NULL, PAD, trimmed
 from training.errors import BadInput
 
 NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
@@ -40,15 +40,15 @@ def decode(
 
 
 def one_by_one(model: TokenModel, text: Tensor, seed: int, options: SamplingOptions) -> list[int]:
-    """The sampler without cache, batch or shared passes: the whole sequence again for every token, guidance in two."""
+    """A simple sampler: no cache and no batch, the whole sequence again for every token, two passes for guidance."""
     tokens = torch.zeros(1, 0, dtype=torch.long)
     while tokens.shape[1] < model.config.length:
         passes = []
         for caption in (text, NULL_CAPTION[:, : text.shape[1]]):
             passes.append(model(caption, tokens)[:, -1])
-        logits = guided(torch.cat(passes), options.scales(model.config.length)[tokens.shape[1]])
+        logits = guided(torch.cat(passes), options.guidance_scales(model.config.length)[tokens.shape[1]])
         noise = gumbel(torch.tensor([seed]), tokens.shape[1], logits.shape[-1])
-        token = drawn(logits, noise, draw_of(options))
+        token = draw_tokens(logits, noise, draw_of(options))
         if token == model.config.eos:
             break
         tokens = torch.cat([tokens, token[None]], dim=1)
@@ -59,14 +59,14 @@ def all_at(position: int, pictures: int) -> Positions:
     return Positions(torch.full((pictures, 1), position), position + 1, together=True)
 
 
-def draw_of(options: SamplingOptions, config: TokenModelConfig = TOKENS) -> Draw:
-    return Draw.of(options, config.length, config.codebook_size + 1, torch.device("cpu"))
+def draw_of(options: SamplingOptions, config: TokenModelConfig = TOKENS) -> OptionTensors:
+    return OptionTensors.of(options, config.length, config.codebook_size + 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("engine", ["plain", "packed"])
 @torch.no_grad()
-def test_it_draws_what_the_slow_way_draws(engine: Engine) -> None:
-    """Cached, batched and doubled for guidance, against none of that; guidance 1 skips its second pass."""
+def test_it_draws_what_the_simple_sampler_draws(engine: Engine) -> None:
+    """With cache, batches and guidance in one pass, against none of them. Guidance 1 skips the second half."""
     if engine == "packed" and not packed_dtypes():
         pytest.skip("this processor cannot pack linear layers")
     model, text, seeds = token_model(), captions(4), torch.tensor([3, 1, 4, 1])
@@ -96,7 +96,7 @@ def test_batch_size_and_order_leave_a_picture_unchanged() -> None:
 @pytest.mark.parametrize("engine", ["plain", "packed"])
 @torch.no_grad()
 def test_batched_guidance_equals_two_passes(engine: Engine) -> None:
-    """Over several steps; what the null caption says is computed once, and is what attention on it gives."""
+    """Over several steps; the attention on the null caption is computed once and equals attention on it."""
     if engine == "packed" and not packed_dtypes():
         pytest.skip("this processor cannot pack linear layers")
     model, text = token_model(), captions(3)
@@ -111,7 +111,7 @@ def test_batched_guidance_equals_two_passes(engine: Engine) -> None:
 
 
 def test_samples_follow_the_model_s_distribution() -> None:
-    """Every picture of a model with 2x2 grids and 2 codes, its frequency in 8,000 draws against its probability."""
+    """All pictures of a model with 2x2 grids and 2 codes: frequency in 8,000 samples against probability."""
     config = dataclasses.replace(TOKENS, codebook_size=2, grid=2)
     model, text = token_model(config, seed=3), captions(1)
     draws = decode(model, text.expand(8000, -1), torch.arange(8000), PLAIN)
@@ -132,7 +132,7 @@ def test_samples_follow_the_model_s_distribution() -> None:
 
 
 def test_each_picture_ends_at_its_own_eos() -> None:
-    """A model that ends picture i after i + 1 rows, whatever it is asked for."""
+    """With a model that ends picture i after i + 1 rows, whatever its caption."""
 
     class Ending(TokenModel):
         def extend(self, tokens: Tensor, positions: Positions, cache: KVCache) -> Tensor:
@@ -163,8 +163,8 @@ def test_the_picture_so_far_after_each_row() -> None:
 
 @pytest.mark.parametrize("engine", ["plain", "packed"])
 @torch.no_grad()
-def test_a_picture_may_begin_while_others_go_on(engine: Engine) -> None:
-    """Its row starts anew after 4 steps and gets what it gets alone; who has ended stands still and stays as it is."""
+def test_a_picture_may_start_while_others_continue(engine: Engine) -> None:
+    """One picture restarts after 4 steps and is as if drawn alone; a picture that has ended does not change."""
     if engine == "packed" and not packed_dtypes():
         pytest.skip("this processor cannot pack linear layers")
     text, seeds, options = captions(2), torch.arange(2), SamplingOptions(guidance=2.0, parallel=0)
@@ -175,15 +175,15 @@ def test_a_picture_may_begin_while_others_go_on(engine: Engine) -> None:
     for position in range(TOKENS.length + 6):
         if position == 4:
             state.token[1], state.position[1], state.tokens[1] = TOKENS.bos, 0, TOKENS.eos
-        step(sampler.model, cache, state, draw_of(options), Given(torch.full((2, 9), -1)))
+        step(sampler.model, cache, state, draw_of(options), KnownTokens(torch.full((2, 9), -1)))
     assert state.position.tolist() == [TOKENS.length] * 2
     assert state.finished.all()
     assert torch.equal(state.tokens[:, :-1], alone)
     assert (state.tokens[:, -1] == TOKENS.eos).all()
 
 
-def test_given_tokens_stay_and_the_rest_follows_from_them() -> None:
-    """A prefix, and a gap in the middle; what is drawn is what the model draws after the given tokens."""
+def test_known_tokens_are_kept_and_the_rest_is_conditioned_on_them() -> None:
+    """A prefix, and a gap in the middle: the other tokens are what the model draws after the known ones."""
     model, text, seeds = token_model(), captions(2), torch.arange(2)
     given = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(5))
     for free in (range(4, 9), range(3, 6)):
@@ -197,12 +197,12 @@ def test_given_tokens_stay_and_the_rest_follows_from_them() -> None:
         if free[-1] < 8:
             logits[..., TOKENS.eos] = -torch.inf  # the picture may not end before what is given
         for t in free:
-            assert torch.equal(drawn(logits[:, t], gumbel(seeds, t, 21), draw_of(PLAIN)), made[:, t])
+            assert torch.equal(draw_tokens(logits[:, t], gumbel(seeds, t, 21), draw_of(PLAIN)), made[:, t])
 
 
 def test_a_graph_traced_once_draws_the_same() -> None:
-    """Static shapes and no look at any value: one graph with guidance and one without serve all positions, calls and
-    options, and they draw what the plain engine draws."""
+    """Shapes are static and no value is read: one graph with guidance and one without serve all positions, calls and
+    options, and draw what the plain engine draws."""
     graphs = 0
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -225,7 +225,7 @@ def test_a_graph_traced_once_draws_the_same() -> None:
 
 
 class IndexedByOperators(TorchFunctionMode):
-    """`x[...]` and copies as operators: by themselves they ask for the device's driver, and a fake one has none."""
+    """Turns `x[...]` and copies into operators, because otherwise they need a driver, which a fake device lacks."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         aten = torch.ops.aten
@@ -261,15 +261,17 @@ class IndexedByOperators(TorchFunctionMode):
 @pytest.mark.parametrize("device", ["meta", "cuda:0"])
 @torch.no_grad()
 def test_a_step_runs_on_one_device(device: str) -> None:
-    """On the meta device nothing can be read; on a fake CUDA device an operand left on the CPU is an error."""
+    """The meta device has no values to read; on a fake CUDA device, an operand on the CPU is an error."""
     with torch.device("meta"):
         model = TokenModel(TOKENS).eval()
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     with FakeTensorMode() if device == "cuda:0" else contextlib.nullcontext(), IndexedByOperators():
         model.load_state_dict({name: torch.empty(shape, device=device) for name, shape in shapes.items()}, assign=True)
         ones = torch.ones(2, 9, dtype=torch.int64, device=device)
-        draw = Draw.of(SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device(device))
-        state, given = State(2, TOKENS.length, torch.device(device)), Given(ones)
+        draw = OptionTensors.of(
+            SamplingOptions(top_p=0.9), TOKENS.length, TOKENS.codebook_size + 1, torch.device(device)
+        )
+        state, given = State(2, TOKENS.length, torch.device(device)), KnownTokens(ones)
         cache = model.read(ones, guide=True)
         step(model, cache, state, draw, given)
         assert state.tokens.device == torch.device(device)
@@ -279,7 +281,7 @@ def test_a_step_runs_on_one_device(device: str) -> None:
                 step(model, cache, state, draw, given)
 
 
-def test_only_the_look_for_the_end_reads_the_device() -> None:
+def test_only_the_check_for_the_end_reads_the_device() -> None:
     class Reads(TorchDispatchMode):
         count = 0
 
@@ -299,18 +301,18 @@ def test_buffers_are_allocated_once() -> None:
 
     def buffers() -> list[int]:
         sampler.draw(captions(2), torch.arange(2), SamplingOptions(guidance=2.0))
-        ((cache, state),) = sampler._free
+        ((cache, state),) = sampler._spare
         return [tensor.data_ptr() for tensor in (*cache.tensors, *vars(state).values())]
 
     assert buffers() == buffers()
-    ((cache, _),) = sampler._free
+    ((cache, _),) = sampler._spare
     # two of: blocks x heads x (doubled batch x positions and captions x ids) x head width x bytes; the mask; the nulls
-    ids = trim_padding(captions(2)).shape[1]
+    ids = trimmed(captions(2)).shape[1]
     assert cache.nbytes == 2 * 3 * 4 * (4 * 10 + 2 * ids) * 8 * 4 + 2 * ids + 3 * 32 * 4
 
 
-def test_a_drawing_outlives_the_next_one() -> None:
-    """On a CPU, what was returned once shared the buffer that the next call writes to."""
+def test_returned_tokens_do_not_change_in_later_calls() -> None:
+    """Once, on a CPU, returned tensors shared the buffer that the next call writes to."""
     sampler, one_a_pass = Sampler(token_model(), "plain"), dataclasses.replace(PLAIN, parallel=0)
     first = sampler.draw(captions(1), torch.tensor([0]), one_a_pass)[0]
     before = first.clone()
@@ -320,7 +322,7 @@ def test_a_drawing_outlives_the_next_one() -> None:
 
 
 def trained_looking_model(dtype: torch.dtype) -> TokenModel:
-    """With gains that are not 1, and weights that are held exactly in `dtype`."""
+    """A model with gains other than 1, and weights that `dtype` represents exactly."""
     model = token_model()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -333,7 +335,7 @@ def trained_looking_model(dtype: torch.dtype) -> TokenModel:
 @pytest.mark.parametrize("dtype", packed_dtypes())
 @torch.no_grad()
 def test_packed_log_probabilities(dtype: torch.dtype) -> None:
-    """Step by step, and many positions at once, against teacher forcing: within the rounding of what is multiplied.
+    """Step by step, and many positions at once, against teacher forcing: equal within rounding.
 
     With weights that bfloat16 holds, as all that are shipped, float16 is no rounding at all.
     """
@@ -353,7 +355,7 @@ def test_packed_log_probabilities(dtype: torch.dtype) -> None:
 @pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")
 @torch.no_grad()
 def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
-    """Greedily, for 100 captions: the tokens of the plain path, but where two were equally likely to within 1e-3."""
+    """Greedy decoding of 100 captions gives the plain path's tokens, except where two are equally likely to 1e-3."""
     bundle = load(SHIPPED)
     model = bundle.models["autoregressive"]
     assert isinstance(model, TokenModel)
@@ -376,8 +378,8 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
 
 @pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")
 @torch.no_grad()
-def test_packed_blocks_are_traced_once_for_all_sizes() -> None:
-    """With guidance and without, one token a pass and many: four ways through the code, and no more traces."""
+def test_packed_blocks_are_recorded_once_for_all_sizes() -> None:
+    """With guidance and without, one token a pass and many: four paths through the code, and no further recording."""
     twin = packed(trained_looking_model(torch.bfloat16), torch.float16)
     assert isinstance(twin.decoder, PackedDecoder)
     for batch, guide in ((1, True), (4, True), (3, False), (2, False)):
@@ -387,18 +389,18 @@ def test_packed_blocks_are_traced_once_for_all_sizes() -> None:
         for positions in (*(all_at(t, rows) for t in range(3)), Positions(window), Positions(window, 8)):
             tokens = torch.randint(TOKENS.codebook_size, positions.at.shape)
             made = twin.extend(tokens, positions, cache)
-            apart = untraced(twin).extend(tokens, positions, as_it_is)
+            apart = unrecorded(twin).extend(tokens, positions, as_it_is)
             torch.testing.assert_close(made, apart, atol=1e-6, rtol=0)
-    traces = twin.decoder.blocks.traces
-    assert len(traces) == 4
-    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in traces.values())
+    records = twin.decoder.blocks.of
+    assert len(records) == 4
+    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in records.values())
 
 
-def untraced(model: TokenModel) -> TokenModel:
-    """The same model, with its blocks called without their traces."""
+def unrecorded(model: TokenModel) -> TokenModel:
+    """A copy that shares everything except the recorded graphs."""
     twin = copy.copy(model)
     decoder = copy.copy(model.decoder)
-    decoder.blocks = lambda path, arguments: model.decoder.blocks.module(*arguments)
+    decoder.blocks = lambda kind, arguments: model.decoder.blocks.module(*arguments)
     twin._modules = {**model._modules, "decoder": decoder}
     return twin
 
@@ -411,15 +413,15 @@ def test_packing_leaves_the_model_as_it_was() -> None:
     assert len(model.state_dict()) == parameters
 
 
-def test_an_engine_that_is_not_to_be_had() -> None:
-    with pytest.raises(BadInput, match="engine packed: not to be had on meta with float32 weights here; take plain"):
+def test_an_engine_that_is_not_available() -> None:
+    with pytest.raises(BadInput, match="engine packed: not available on meta with float32 weights; take plain"):
         Sampler(TokenModel(TOKENS).to("meta"), "packed")
 
 
-def test_weights_in_16_bits_on_a_cpu_are_drawn_with_as_they_are() -> None:
+def test_16_bit_weights_on_a_cpu_use_the_plain_engine() -> None:
     model = token_model().to(torch.bfloat16)
     sampler = Sampler(model)
-    assert (sampler.engine, sampler.arithmetic) == ("plain", torch.bfloat16)
+    assert (sampler.engine, sampler.dtype) == ("plain", torch.bfloat16)
     assert sampler.draw(captions(2), torch.arange(2), PLAIN)[0].shape[1] == TOKENS.grid
-    with pytest.raises(BadInput, match="engine packed: not to be had on cpu with bfloat16 weights here"):
+    with pytest.raises(BadInput, match="engine packed: not available on cpu with bfloat16 weights"):
         Sampler(model, "packed")

@@ -20,7 +20,15 @@ from torch import Tensor
 from diffusion.model import DiffusionModel
 from diffusion.process import Process, ProcessConfig
 from sampling import DiffusionOptions, SamplingOptions, Start, load
-from sampling.diffuse import Denoise, between, denoiser, mixed, sample, seeded, thresholded
+from sampling.diffuse import (
+    Denoise,
+    denoiser,
+    interpolated_denoiser,
+    interpolated_noise,
+    sample,
+    seeded_noise,
+    thresholded,
+)
 from sampling.generate import GenerateOptions
 from sampling.generate import main as generate
 from sampling.noise import gaussian, gumbel
@@ -52,9 +60,9 @@ def closed_form(found: Process) -> Denoise:
     return denoise
 
 
-def what_it_draws_from(found: Process, options: DiffusionOptions) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of what comes out, exactly: sampling is then an affine function of its noise, so it is
-    known from its answer to none (row 0) and to one unit at one step and channel (the other rows)."""
+def exact_distribution(found: Process, options: DiffusionOptions) -> tuple[Tensor, Tensor]:
+    """The exact mean and covariance of the samples. With this denoiser, sampling is an affine function of its noise, so
+    its response to no noise (row 0) and to one unit at each step and channel (the other rows) determines it."""
 
     def impulses(step: int) -> Tensor:
         noise = torch.zeros(1 + 3 * (options.steps + 1), 3, 1, 1)
@@ -66,7 +74,7 @@ def what_it_draws_from(found: Process, options: DiffusionOptions) -> tuple[Tenso
     return drawn[0], answers.T @ answers
 
 
-# At 40 steps, the largest error of mean or covariance (whose largest element is 0.8), as measured; it falls with steps.
+# At 40 steps, the largest error of mean or covariance (whose largest element is 0.8), as measured.
 SCHEDULERS: list[tuple[str, dict[str, Any], float]] = [
     ("linear", {"scheduler": "ddpm"}, 0.15),
     ("linear", {"scheduler": "ddim"}, 0.08),
@@ -85,16 +93,16 @@ SCHEDULERS: list[tuple[str, dict[str, Any], float]] = [
 
 @pytest.mark.parametrize(("schedule", "options", "error"), SCHEDULERS)
 def test_every_scheduler_draws_from_a_gaussian(schedule: str, options: dict[str, Any], error: float) -> None:
-    """Real draws within four standard errors of what comes out exactly; that within its discretisation error of the
-    truth, which at twice the steps is smaller."""
+    """Samples agree with the exact distribution within four standard errors; this one agrees with the true one within
+    its discretisation error, which is smaller at twice the steps."""
     found = process(schedule)
     errors = []
     for steps in (40, 80):
-        mean, covariance = what_it_draws_from(found, DiffusionOptions(steps=steps, **options))
+        mean, covariance = exact_distribution(found, DiffusionOptions(steps=steps, **options))
         errors.append(max((mean - MEAN).abs().max().item(), (covariance - COVARIANCE).abs().max().item()))
         if steps == 40:
             count = 4000
-            noise = seeded(torch.arange(count), (3, 1, 1))
+            noise = seeded_noise(torch.arange(count), (3, 1, 1))
             drawn = (
                 sample(closed_form(found), found, noise, DiffusionOptions(steps=steps, **options)).flatten(1).double()
             )
@@ -108,8 +116,8 @@ def test_every_scheduler_draws_from_a_gaussian(schedule: str, options: dict[str,
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_ancestral_steps_are_those_of_diffusers(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of DDPM's steps, with the same noise given to `diffusers`' own scheduler."""
-    found, x = process(schedule, steps=50), seeded(torch.arange(5), (3, 1, 1))
+    """All steps of DDPM, with the same noise given to the scheduler of `diffusers`."""
+    found, x = process(schedule, steps=50), seeded_noise(torch.arange(5), (3, 1, 1))
     ours = sample(closed_form(found), found, x, DiffusionOptions(steps=50, scheduler="ddpm"))
     bar = found.alpha.square()
     theirs = DDPMScheduler(
@@ -125,15 +133,15 @@ def test_ancestral_steps_are_those_of_diffusers(schedule: str, monkeypatch: pyte
 
 
 def test_ddim_at_eta_one_is_ddpm() -> None:
-    found, noise = process("cosine"), seeded(torch.arange(4), (3, 1, 1))
+    found, noise = process("cosine"), seeded_noise(torch.arange(4), (3, 1, 1))
     one = sample(closed_form(found), found, noise, DiffusionOptions(steps=30, scheduler="ddim", eta=1))
     other = sample(closed_form(found), found, noise, DiffusionOptions(steps=30, scheduler="ddpm"))
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_ddim_is_deterministic_and_can_be_undone() -> None:
-    """Eta 0 asks for no noise after the start; running its equation backwards finds the start again, 2 % off at 500
-    steps, and nearer the more of them."""
+def test_ddim_is_deterministic_and_invertible() -> None:
+    """With eta 0 no noise is added after the start. Running the equation backwards returns to the start, 2 % off at 500
+    steps, and nearer with more steps."""
     found, start = process("cosine"), torch.randn(20, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     denoise, errors = closed_form(found), []
     for steps in (125, 500):
@@ -152,14 +160,14 @@ def test_ddim_is_deterministic_and_can_be_undone() -> None:
 
 
 def test_any_number_of_steps_ends_at_a_picture() -> None:
-    """Also where it does not divide the schedule's steps, where schedulers of `diffusers` lose their way."""
+    """Also where it does not divide the steps of the schedule, which schedulers of `diffusers` do not handle."""
     known = torch.full((2, 3, 1, 1), 0.3)
     for schedule, schedulers in (("cosine", ("dpm", "ddim", "ddpm")), ("flow", ("dpm", "euler", "heun", "ddpm"))):
         found = process(schedule)
         for scheduler in schedulers:
             for steps in (1, 2, 7, 33):
                 options = DiffusionOptions(steps=steps, scheduler=scheduler)  # type: ignore[arg-type]
-                drawn = sample(lambda x, t: Estimate(known), found, seeded(torch.arange(2), (3, 1, 1)), options)
+                drawn = sample(lambda x, t: Estimate(known), found, seeded_noise(torch.arange(2), (3, 1, 1)), options)
                 torch.testing.assert_close(drawn, known, atol=2e-3, rtol=0)
 
 
@@ -189,7 +197,7 @@ def draw(options: DiffusionOptions, rows: slice | list[int] = slice(None)) -> Te
     model, text = diffusion_model(), text_tokenizer()
     ids, seeds = text.encode(PROMPTS)[rows], torch.arange(3)[rows]
     denoise = denoiser(model, ids, text.encode([None]), options)
-    return sample(denoise, model.process, seeded(seeds, model.latent_shape), options)
+    return sample(denoise, model.process, seeded_noise(seeds, model.latent_shape), options)
 
 
 @torch.no_grad()
@@ -213,7 +221,7 @@ def test_guidance_in_one_pass_is_that_of_two() -> None:
     torch.testing.assert_close(plain, model.process.estimates(with_it, x, t)[0])
 
 
-def test_thresholding_is_imagen_s() -> None:
+def test_thresholding_agrees_with_imagen() -> None:
     x = torch.stack([torch.linspace(-1, 1, 64), torch.linspace(-10, 10, 64)]).view(2, 4, 4, 4)
     cut = thresholded(x, 0.9, bound=3.0)
     assert torch.equal(cut[0], x[0])  # nothing is too large
@@ -221,19 +229,21 @@ def test_thresholding_is_imagen_s() -> None:
     torch.testing.assert_close(cut[1], x[1].clamp(-s, s) * 3 / s)
 
 
-def test_between_two_noises_and_two_captions() -> None:
+def test_interpolation_of_noises_and_denoisers() -> None:
     part = torch.linspace(0, 1, 3)
-    a, b = (seeded(torch.full((3,), seed), (4, 30, 30)) for seed in (1, 2))
-    noise = mixed(a, b, part)(0)
+    a, b = (seeded_noise(torch.full((3,), seed), (4, 30, 30)) for seed in (1, 2))
+    noise = interpolated_noise(a, b, part)(0)
     torch.testing.assert_close(noise[0], a(0)[0])
     torch.testing.assert_close(noise[2], b(0)[2], atol=1e-6, rtol=1e-4)
     assert noise[1].var().item() == pytest.approx(1, rel=0.1)
-    ones = between(lambda x, t: Estimate(x), lambda x, t: Estimate(x + 2), part)(torch.zeros(3, 1, 1, 1), part)
+    ones = interpolated_denoiser(lambda x, t: Estimate(x), lambda x, t: Estimate(x + 2), part)(
+        torch.zeros(3, 1, 1, 1), part
+    )
     assert ones.x_0.flatten().tolist() == [0, 1, 2]
 
 
-def test_both_backends_end_in_the_same_pixels() -> None:
-    """The true latents through the diffusion backend's end, the true codes through the token model's."""
+def test_both_backends_decode_to_the_same_pixels() -> None:
+    """The same latents and codes, decoded by the diffusion backend and by the token backend."""
     torch.manual_seed(0)
     tokenizer = ImageTokenizer(IMAGES)
     pictures = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8)
@@ -260,13 +270,13 @@ def test_a_bundle_draws_by_either_backend(bundle: Path) -> None:
 
 
 def test_a_picture_to_start_from(bundle: Path) -> None:
-    """With little noise it stays what it is, as near as the tokenizer can; with all of it, nothing of it is left."""
+    """With little noise it stays the same, except for the tokenizer's error; with full noise nothing of it is left."""
     loaded, options = load(bundle), DiffusionOptions(steps=4, guidance=1)
     image = torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model = loaded.models["diffusion"]
     assert isinstance(model, DiffusionModel)
     truth = loaded.tokenizer.latents(image[None])
-    found, noise = model.process, seeded(torch.arange(1), model.latent_shape)
+    found, noise = model.process, seeded_noise(torch.arange(1), model.latent_shape)
     kept = sample(lambda x, t: Estimate(truth), found, noise, options, init=truth, strength=0.1)
     torch.testing.assert_close(kept, truth, atol=1e-3, rtol=1e-3)
     assert solver_for(found, options, 0.1).times[0] == 10
@@ -292,7 +302,7 @@ def run(bundle: Path, tmp_path: Path) -> Run:
     return call
 
 
-def test_the_command_writes_what_the_other_backend_s_does(run: Run, bundle: Path, tmp_path: Path) -> None:
+def test_the_command_writes_the_same_files_for_both_backends(run: Run, bundle: Path, tmp_path: Path) -> None:
     record = run("--prompt", PROMPTS[0], "--num_images", "2", "--scheduler", "ddim", "--eta", "0.5")
     assert record["backend"] == "diffusion"
     options = {"guidance": 2.0, "steps": 4, "scheduler": "ddim", "eta": 0.5, "threshold": 0.0}
@@ -324,7 +334,7 @@ def test_the_command_interpolates_and_starts_from_pictures(run: Run, bundle: Pat
     assert record["options"]["strength"] == 0.5
 
 
-def test_what_cannot_be_drawn_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_impossible_options_give_one_line(run: Run, tmp_path: Path) -> None:
     for flags, says in (
         (
             ["--scheduler", "euler"],

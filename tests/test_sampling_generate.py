@@ -1,4 +1,4 @@
-"""`python -m sampling.generate` and `sampling.load`: what comes out, and one clear line for what cannot be."""
+"""`python -m sampling.generate`, `sampling.bundle` and `sampling.load`: their results, and one-line errors."""
 
 import contextlib
 import dataclasses
@@ -23,8 +23,8 @@ from sampling.bundle import assemble as assemble_bundle
 from sampling.choose import candidate_seeds, likelihoods
 from sampling.decode import Sampler
 from sampling.generate import GenerateOptions, main
-from sampling.picture_files import file_name, read_png, require_record, write_picture
-from sampling.token_backend import TokenBackend, known_of
+from sampling.picture_files import file_name, read_png, require_replaceable, write_picture
+from sampling.token_backend import TokenBackend, known_tokens
 from training.cli import command
 from training.command_line import parse
 from training.errors import BadInput
@@ -50,7 +50,7 @@ Refusal = Callable[..., str]
 
 @pytest.fixture
 def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
-    """Runs the command in this process; it must exit with 2 and say why in one line, which is returned."""
+    """Runs the command in this process; it must exit with 2; returns its one-line error."""
 
     def run(*arguments: str | Path) -> str:
         capsys.readouterr()  # what was said before
@@ -106,7 +106,7 @@ def test_no_flags_means_the_default_options() -> None:
 
 
 def test_guidance_one_is_no_guidance(bundle: Path) -> None:
-    """With a null caption that says the same as the caption, any guidance is none; at 1 it is none whatever it says."""
+    """If null caption and caption are equal, no scale has an effect; scale 1 has none for any null caption."""
     loaded = load(bundle)
     plain = loaded.generate(PROMPTS, options=SamplingOptions(guidance=1))
     nearly = loaded.generate(PROMPTS, options=SamplingOptions(guidance=1 + 1e-6))
@@ -126,22 +126,22 @@ def test_unusable_prompts(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     assert refusal("--prompt", "\udcff") == "'\\udcff' on the command line is not UTF-8 text"
 
 
-def test_prompts_that_are_no_list_of_texts(bundle: Path) -> None:
+def test_prompts_must_be_a_list_of_texts(bundle: Path) -> None:
     loaded = load(bundle)
-    with pytest.raises(BadInput, match="prompts is one text, 'a fox': must be a list of them"):
+    with pytest.raises(BadInput, match="prompts is one text, 'a fox': must be a list of texts"):
         loaded.generate("a fox")
     with pytest.raises(BadInput, match="a prompt is 5: must be text"):
         loaded.generate([5])  # type: ignore[list-item]
 
 
-def test_prompts_that_look_like_something_else() -> None:
+def test_prompts_that_look_like_yaml() -> None:
     asked = ["[a fox, a cat]", "- a", "-fox", "a: b", "5", "null", '"quoted"', "a=b"]
     argv = [part for prompt in asked for part in ("--prompt", prompt)]
     assert parse(GenerateOptions, argv).prompt == asked
     assert parse(GenerateOptions, [f"--prompt={prompt}" for prompt in asked]).prompt == asked
 
 
-def test_pictures_of_another_engine_are_drawn_anew(bundle: Path, tmp_path: Path) -> None:
+def test_pictures_of_another_engine_are_drawn_again(bundle: Path, tmp_path: Path) -> None:
     for engine, dtype in (("plain", "float32"), ("plain", "bfloat16"), ("auto", "float32")):
         main(
             GenerateOptions(
@@ -200,7 +200,7 @@ def test_parts_that_do_not_belong_together(bundle: Path, tmp_path: Path) -> None
         load(tmp_path / "bundle")
 
 
-def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
+def test_a_missing_model(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such folder; a model on the Hub is given as hf://owner/name"):
         load(tmp_path / "nothing")
 
@@ -225,12 +225,12 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
 
 
-def test_a_bundle_takes_the_place_of_a_bundle_alone(bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_replaces_only_a_bundle(bundle: Path, tmp_path: Path) -> None:
     parts = {name: bundle / name for name in ("text", "tokenizer", "autoregressive")}
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "weights").write_text("of three days")
     for taken in (tmp_path / "runs", tmp_path / "runs" / "weights"):
-        with pytest.raises(BadInput, match="is there already and is no bundle; choose another --out"):
+        with pytest.raises(BadInput, match="is there already and is not a bundle; choose another --out"):
             assemble_bundle(bundled(parts, out=taken))
     assert (tmp_path / "runs" / "weights").read_text() == "of three days"
     assemble_bundle(bundled(parts, out=tmp_path / "bundle"))
@@ -246,13 +246,13 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def parts(bundle: Path, tmp_path: Path) -> dict[str, Path]:
-    """Copies of what a bundle is assembled from, in `runs`."""
+    """Copies of the parts of a bundle, in `runs`."""
     shutil.copytree(bundle, tmp_path / "runs")
     return {name: tmp_path / "runs" / name for name in ("text", "tokenizer", "autoregressive")}
 
 
-def test_a_bundle_has_nothing_but_models(parts: dict[str, Path], tmp_path: Path) -> None:
-    """Whatever lay beside the weights was published with them: `.env`, notes, what a link led to."""
+def test_a_bundle_has_only_the_files_of_models(parts: dict[str, Path], tmp_path: Path) -> None:
+    """Once, other files beside the weights were published with them: `.env`, notes, targets of links."""
     (tmp_path / "id_rsa").write_text("a private key")
     for folder in parts.values():
         for name in (".env", "notes.py", "README.md", "config.json.bak"):
@@ -280,8 +280,8 @@ def test_a_link_among_models_is_refused(parts: dict[str, Path], tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_ours_stays_in_a_bundle(parts: dict[str, Path], tmp_path: Path) -> None:
-    """Assembling anew deleted `.git`, a licence and a hand-written README."""
+def test_added_files_stay_in_a_bundle(parts: dict[str, Path], tmp_path: Path) -> None:
+    """Once, assembling again deleted `.git`, a licence and a hand-written README."""
     out = tmp_path / "out"
     assemble_bundle(bundled(parts, out=out))
     theirs = {".git/HEAD": "ref", "LICENSE": "mine", "grid.png": "a picture", "text/notes.txt": "n", "more/a": "b"}
@@ -301,19 +301,19 @@ def test_what_is_not_ours_stays_in_a_bundle(parts: dict[str, Path], tmp_path: Pa
     assert load(out).ids == load(tmp_path / "runs").ids
 
 
-def test_a_card_that_somebody_wrote_on_stays(parts: dict[str, Path], tmp_path: Path) -> None:
+def test_a_changed_model_card_is_kept(parts: dict[str, Path], tmp_path: Path) -> None:
     readme = tmp_path / "out" / "README.md"
     assemble_bundle(bundled(parts, out=tmp_path / "out"))
     written = readme.read_text()
     for mine in ("# By hand\n", written + "And one more thing.\n"):
         readme.write_text(mine)
-        with pytest.warns(UserWarning, match=r"README.md: was not written by this command, or changed since"):
+        with pytest.warns(UserWarning, match=r"README.md: was not written by this command, or was changed since"):
             assemble_bundle(bundled(parts, out=tmp_path / "out", name="Second"))
         assert readme.read_text() == mine
 
 
 def test_one_folder_inside_the_other_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
-    """A bundle inside a part copied itself until its path was too long."""
+    """Once, a bundle inside a part copied itself until its path was too long."""
     (tmp_path / "link").symlink_to(parts["text"])
     (tmp_path / "to_runs").symlink_to(tmp_path / "runs")
     before = snapshot(tmp_path / "runs")
@@ -322,7 +322,7 @@ def test_one_folder_inside_the_other_is_refused(parts: dict[str, Path], tmp_path
         parts["text"],
         tmp_path / "link" / "out",
     ):
-        with pytest.raises(BadInput, match="one of it and --out lies in the other"):
+        with pytest.raises(BadInput, match="this folder and --out lie in one another"):
             assemble_bundle(bundled(parts, out=out))
     assemble_bundle(bundled(parts, out=tmp_path / "out"))
     shutil.rmtree(tmp_path / "out" / "text")
@@ -332,10 +332,10 @@ def test_one_folder_inside_the_other_is_refused(parts: dict[str, Path], tmp_path
     assert snapshot(tmp_path / "runs") == before
 
 
-def test_somebody_s_bundle_json_makes_no_bundle(parts: dict[str, Path], tmp_path: Path) -> None:
+def test_a_foreign_bundle_json_is_not_a_bundle(parts: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "bundle.json").write_text('{"entry": "main.js"}')
-    with pytest.raises(BadInput, match="is there already and is no bundle"):
+    with pytest.raises(BadInput, match="is there already and is not a bundle"):
         assemble_bundle(bundled(parts, out=tmp_path / "out"))
     assert snapshot(tmp_path / "out") == {"bundle.json": b'{"entry": "main.js"}'}
 
@@ -343,7 +343,7 @@ def test_somebody_s_bundle_json_makes_no_bundle(parts: dict[str, Path], tmp_path
 def test_a_bundle_is_replaced_whole_or_not_at_all(
     parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At whichever file it fails; and of one killed there nobody takes the half for a bundle, and the next mends it."""
+    """At any file. If the process is killed there, the half cannot be loaded, and assembling again repairs it."""
     out = tmp_path / "out"
     assemble_bundle(bundled(parts, out=out))
     before, halves = snapshot(out), []
@@ -375,7 +375,7 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(
     assert load(out).ids == load(tmp_path / "runs").ids
 
 
-def test_a_card_tells_nothing_of_where_things_lie(parts: dict[str, Path], tmp_path: Path) -> None:
+def test_a_card_has_no_local_paths(parts: dict[str, Path], tmp_path: Path) -> None:
     for name in ("tokenizer", "autoregressive"):
         record = {
             "command": f"accelerate launch x --data /home/me/photos --out {tmp_path}/run --note '```\n<script>'",
@@ -397,7 +397,7 @@ def test_a_card_tells_nothing_of_where_things_lie(parts: dict[str, Path], tmp_pa
     assert str(raised.value).startswith(f"{parts['tokenizer']}: has no config.json")
 
 
-def test_best_of_keeps_the_likeliest_candidate(bundle: Path) -> None:
+def test_best_of_keeps_the_most_likely_candidate(bundle: Path) -> None:
     loaded, options = load(bundle), SamplingOptions(temperature=5.0, guidance=1.0)
     sampler = sampler_of(loaded)
     text = loaded.text.encode([PROMPTS[0]] * 4)
@@ -418,7 +418,7 @@ def sampler_of(bundle: Bundle) -> Sampler:
 
 
 def test_best_of_sixteen_needs_the_cache_of_one_batch(bundle: Path) -> None:
-    """Candidates are drawn one batch after the other, in the same buffers."""
+    """Candidates are drawn in one batch after another, in the same buffers."""
     loaded, wanted = load(bundle), [(PROMPTS[0], seed) for seed in range(16)]
     loaded.draw(wanted, SamplingOptions())
     budget = sampler_of(loaded).cache_bytes
@@ -426,7 +426,7 @@ def test_best_of_sixteen_needs_the_cache_of_one_batch(bundle: Path) -> None:
     assert 0 < sampler_of(loaded).cache_bytes <= budget
 
 
-def test_the_picture_so_far(bundle: Path) -> None:
+def test_a_stream_of_unfinished_pictures(bundle: Path) -> None:
     loaded = load(bundle)
     steps = list(loaded.stream(PROMPTS, seed=5))
     final = loaded.generate(PROMPTS, seed=5)
@@ -434,8 +434,8 @@ def test_the_picture_so_far(bundle: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(steps[-1], final, strict=True))
 
 
-def test_a_picture_is_completed_and_repaired(bundle: Path) -> None:
-    """What is kept has the tokens of the picture that was given, whatever else is drawn."""
+def test_a_picture_is_completed_and_inpainted(bundle: Path) -> None:
+    """The kept part has the tokens of the given picture, whatever else is drawn."""
     loaded = load(bundle)
     image = torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     codes = loaded.tokenizer.encode(image[None])[0]
@@ -445,11 +445,13 @@ def test_a_picture_is_completed_and_repaired(bundle: Path) -> None:
         (Start(image=image, strength=0.34), [*range(6)]),
         (Start(image=image, mask=mask), [0, 1, 2, 3, 5, 6, 7, 8]),
     ):
-        tokens = known_of(start, loaded.tokenizer)[0]
+        tokens = known_tokens(start, loaded.tokenizer)[0]
         assert (tokens >= 0).nonzero().flatten().tolist() == kept
         assert torch.equal(tokens[kept], codes.flatten()[kept])
         text = loaded.text.encode([PROMPTS[0]])
-        (made,) = sampler_of(loaded).draw(text, torch.tensor([1]), SamplingOptions(), known_of(start, loaded.tokenizer))
+        (made,) = sampler_of(loaded).draw(
+            text, torch.tensor([1]), SamplingOptions(), known_tokens(start, loaded.tokenizer)
+        )
         assert torch.equal(made.flatten()[kept], codes.flatten()[kept])
         (picture,) = loaded.generate(PROMPTS[:1], seed=1, start=start)
         assert torch.equal(picture, loaded.tokenizer.decode(made[None])[0])
@@ -461,13 +463,13 @@ def test_unusable_pictures_to_start_from(bundle: Path, tmp_path: Path, refusal: 
     assert "at strength 1 nothing of init_image is left" in refusal(*ask, "--init_image", tmp_path / "red.png")
     assert refusal(*ask, "--mask", tmp_path / "red.png").endswith("must be absent without init_image")
     both = ("--init_image", tmp_path / "red.png", "--mask", tmp_path / "red.png", "--strength", "0.5")
-    assert refusal(*ask, *both) == "mask and strength both say what is drawn anew: give one of them"
+    assert refusal(*ask, *both) == "mask and strength both say what is drawn again: give one of them"
     with pytest.raises(BadInput, match=r"the mask is \(2, 2\), the picture \(12, 12\)"):
         Start(image=torch.zeros(3, 12, 12), mask=torch.zeros(2, 2))
 
 
-def test_what_is_there_is_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
-    """Given the same command, finished pictures stay; a damaged one and one that is missing are drawn."""
+def test_finished_pictures_are_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
+    """With the same command, finished pictures stay; a damaged one and a missing one are drawn."""
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--num_images", "4", "--out", tmp_path)
     assert "4 pictures in" in generate(*ask)
     files = sorted(tmp_path.glob("0*.png"))
@@ -484,8 +486,8 @@ def test_what_is_there_is_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
     assert [file.read_bytes() for file in files] == before
 
 
-def test_prompts_of_every_script_have_files_of_their_own(bundle: Path, tmp_path: Path) -> None:
-    """Every prompt without a-z or 0-9 went to `0000--0.png`, and so a second command replaced the first one's."""
+def test_prompts_in_every_script_have_different_files(bundle: Path, tmp_path: Path) -> None:
+    """Once, every prompt without a-z or 0-9 went to `0000--0.png`, and a second command replaced the first picture."""
     ask = ("--model", bundle, "--out", tmp_path)
     for prompt in ("一只狐狸", "лиса", "?", "!", "e\u0301clair", "हाथी"):
         assert "1 pictures in" in generate(*ask, "--prompt", prompt)
@@ -505,15 +507,15 @@ def test_names_of_files_fit_any_file_system() -> None:
     assert len(same) == 1  # some file systems take both for one name
 
 
-def test_a_grid_of_any_size_is_known_again(tmp_path: Path) -> None:
-    """A picture larger than any model draws is not decoded; but a grid of 120 is large, and it is ours."""
+def test_a_grid_of_any_size_is_recognised(tmp_path: Path) -> None:
+    """A picture larger than any model draws is not decoded, but a grid of 120 is as large and may be replaced."""
     write_picture(tmp_path / "grid.png", Image.new("RGB", (15000, 10)), {"Title": "grid"})
-    require_record(tmp_path / "grid.png", {"Title": "grid"})
+    require_replaceable(tmp_path / "grid.png", {"Title": "grid"})
     with pytest.raises(BadInput, match="15000x10 pixels; at most 4096 a side are read"):
         read_png(tmp_path / "grid.png")
 
 
-def test_what_somebody_else_put_there_stays(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+def test_foreign_files_are_not_replaced(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--out", tmp_path)
     generate(*ask)
     name = read_json(tmp_path / "generation.json")["images"][0]["file"]
@@ -538,17 +540,17 @@ def test_what_somebody_else_put_there_stays(bundle: Path, tmp_path: Path, refusa
     assert (tmp_path / "mine").read_text() == "of three days"
 
 
-def test_what_is_read_is_not_written_over(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
-    """A picture given as --init_image was replaced by the one drawn from it."""
+def test_input_files_are_not_replaced(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+    """Once, a picture given as --init_image was replaced by the one drawn from it."""
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--out", tmp_path)
     generate(*ask)
     (tmp_path / "link.png").symlink_to(tmp_path / "grid.png")
     (tmp_path / "hard.png").hardlink_to(tmp_path / "grid.png")
     for file in ("grid.png", "link.png", "hard.png"):
         said = refusal(*ask, "--init_image", tmp_path / file, "--strength", "0.5")
-        assert said == f"--init_image {tmp_path / file}: would be written over; choose another --out"
+        assert said == f"--init_image {tmp_path / file}: would be replaced by an output; choose another --out"
     given = ("--init_image", tmp_path / "link.png", "--mask", tmp_path / "hard.png")
-    assert "would be written over" in refusal(*ask, *given)
+    assert "would be replaced by an output" in refusal(*ask, *given)
     assert "--prompts" in refusal(*ask, "--prompts", tmp_path / "generation.json")
     first = tmp_path / read_json(tmp_path / "generation.json")["images"][0]["file"]
     before = first.read_bytes()
@@ -556,8 +558,8 @@ def test_what_is_read_is_not_written_over(bundle: Path, tmp_path: Path, refusal:
     assert first.read_bytes() == before
 
 
-def test_no_path_of_this_machine_is_written(bundle: Path, tmp_path: Path) -> None:
-    """They were in the text chunks of pictures and in `generation.json`, which people pass on."""
+def test_no_local_path_is_written(bundle: Path, tmp_path: Path) -> None:
+    """Once, paths were in the text chunks of pictures and in `generation.json`, which people share."""
     Image.new("RGB", (12, 12), "red").save(tmp_path / "red.png")
     generate("--model", bundle, "--prompt", PROMPTS[0], "--out", tmp_path / "out", "--init_image", tmp_path / "red.png",
              "--strength", "0.5")  # fmt: skip
@@ -568,7 +570,7 @@ def test_no_path_of_this_machine_is_written(bundle: Path, tmp_path: Path) -> Non
     assert (record["model"], record["options"]["init_image"]) == (bundle.name, "red.png")
 
 
-def test_another_picture_under_the_name_of_the_first_is_drawn_from(bundle: Path, tmp_path: Path) -> None:
+def test_a_changed_init_image_is_drawn_from_again(bundle: Path, tmp_path: Path) -> None:
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--init_image", tmp_path / "it.png", "--strength", "0.5")
     for color in ("red", "blue"):
         Image.new("RGB", (12, 12), color).save(tmp_path / "it.png")

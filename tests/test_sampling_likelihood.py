@@ -1,4 +1,4 @@
-"""How well a model predicts real pictures, against what it says token by token and time by time."""
+"""The likelihood of real pictures, against sums over single tokens and single times."""
 
 import math
 
@@ -28,7 +28,7 @@ def pictures() -> Tensor:
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def test_bits_of_a_picture_are_those_of_its_tokens_one_by_one(bundle: Bundle) -> None:
+def test_bits_of_a_picture_are_the_sum_over_its_tokens(bundle: Bundle) -> None:
     found = bundle.backend("autoregressive").likelihood(CAPTIONS, pictures())
     model = bundle.backend("autoregressive").model
     text = bundle.text.encode(CAPTIONS)
@@ -44,7 +44,7 @@ def test_bits_of_a_picture_are_those_of_its_tokens_one_by_one(bundle: Bundle) ->
     torch.testing.assert_close(alone, found[:1])
 
 
-def test_the_bound_is_of_each_picture_with_its_own_caption_over_all_times(bundle: Bundle) -> None:
+def test_the_bound_uses_each_picture_with_its_caption_over_all_times(bundle: Bundle) -> None:
     found = bundle.backend("diffusion").likelihood(CAPTIONS, pictures())
     model = bundle.backend("diffusion").model
     latents = bundle.tokenizer.latents(pictures())
@@ -56,7 +56,7 @@ def test_the_bound_is_of_each_picture_with_its_own_caption_over_all_times(bundle
             )
             for seed in range(4)
         ]
-    # of 36 elements a picture: the noise alone moves a picture by 0.3
+    # a picture has 36 elements, so the noise alone changes its bound by 0.3
     assert found.mean().item() == pytest.approx(torch.stack(draws).mean().item(), abs=0.4)
     other = bundle.backend("diffusion").likelihood(CAPTIONS[::-1], pictures())
     assert (found != other).tolist() == [True, False, True]  # each by its own caption, and the same noise

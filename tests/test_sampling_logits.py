@@ -1,4 +1,4 @@
-"""Guidance and filters, against closed forms and the implementations in transformers."""
+"""Guidance and filters, against closed forms and the implementations of transformers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from sampling.logits import Draw, drawn, filtered, guided
+from sampling.logits import OptionTensors, draw_tokens, filtered, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
 from training.errors import BadInput
@@ -25,15 +25,15 @@ def test_guidance() -> None:
     torch.testing.assert_close(guided(logits, 3.0), 3 * conditional - 2 * unconditional)
 
 
-def test_guidance_keeps_what_is_ruled_out() -> None:
-    """-inf minus -inf is nan: a token ruled out in both passes once came back as one."""
+def test_guidance_keeps_tokens_ruled_out() -> None:
+    """-inf minus -inf is nan: once, a token ruled out in both passes became nan."""
     logits = random_logits()
     logits[:, 7] = -torch.inf
     assert (guided(logits, 2.0)[:, 7] == -torch.inf).all()
 
 
-def draw(**options: float) -> Draw:
-    return Draw.of(SamplingOptions(**{"temperature": 1.0, **options}), 4, 200, torch.device("cpu"))  # type: ignore[arg-type]
+def draw(**options: float) -> OptionTensors:
+    return OptionTensors.of(SamplingOptions(**{"temperature": 1.0, **options}), 4, 200, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("k", [1, 5, 200, 1000])
@@ -61,7 +61,7 @@ def test_min_p_agrees_with_transformers(p: float) -> None:
 
 
 def test_filters_together_agree_with_transformers() -> None:
-    """Ours look at the probabilities at a temperature, and return the logits as they were."""
+    """Ours use the probabilities at a temperature, and return the other logits unchanged."""
     logits = random_logits()
     ids = torch.zeros(16, 1)
     theirs = TopPLogitsWarper(0.8)(ids, TopKLogitsWarper(20)(ids, TemperatureLogitsWarper(0.7)(ids, logits)))
@@ -69,23 +69,23 @@ def test_filters_together_agree_with_transformers() -> None:
     torch.testing.assert_close(ours / 0.7, theirs)
 
 
-def test_a_draw_follows_the_temperature() -> None:
-    """60,000 draws at temperature 0.5 against the softmax of twice the logits."""
+def test_samples_follow_the_temperature() -> None:
+    """60,000 samples at temperature 0.5 against the softmax of twice the logits."""
     logits = torch.tensor([[1.0, 0.5, 0.0, -0.5]])
     noise = gumbel(torch.arange(60_000), 0, 4)
-    found = torch.bincount(drawn(logits.expand(60_000, -1), noise, draw(temperature=0.5)), minlength=4) / 60_000
+    found = torch.bincount(draw_tokens(logits.expand(60_000, -1), noise, draw(temperature=0.5)), minlength=4) / 60_000
     torch.testing.assert_close(found, (2 * logits[0]).softmax(-1), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.1}, {"top_k": 7}, {"min_p": 1.0}])
-def test_temperature_zero_is_argmax_whatever_else_is_asked(options: dict[str, float]) -> None:
+def test_temperature_zero_is_argmax_with_any_filter(options: dict[str, float]) -> None:
     logits = random_logits()
     noise = gumbel(torch.arange(16), 0, 200)
-    assert torch.equal(drawn(logits, noise, draw(temperature=0.0, **options)), logits.argmax(-1))
+    assert torch.equal(draw_tokens(logits, noise, draw(temperature=0.0, **options)), logits.argmax(-1))
 
 
-def test_a_graph_of_one_draw_serves_others() -> None:
-    """Options are tensors: what was traced with one temperature, k and p is right for all."""
+def test_a_graph_traced_once_serves_other_options() -> None:
+    """Options are tensors: a graph traced with one temperature, k and p is right for all."""
     logits, noise = random_logits(), gumbel(torch.arange(16), 0, 200)
     traces = 0
 
@@ -94,23 +94,23 @@ def test_a_graph_of_one_draw_serves_others() -> None:
         traces += 1
         return graph.forward
 
-    compiled = torch.compile(drawn, fullgraph=True, backend=backend)
+    compiled = torch.compile(draw_tokens, fullgraph=True, backend=backend)
     for options in ({"top_k": 3}, {"top_k": 50, "temperature": 0.3}, {"top_p": 0.5, "min_p": 0.02}):
-        assert torch.equal(compiled(logits, noise, draw(**options)), drawn(logits, noise, draw(**options)))
+        assert torch.equal(compiled(logits, noise, draw(**options)), draw_tokens(logits, noise, draw(**options)))
     assert traces == 1
 
 
 def test_guidance_schedules() -> None:
     def scales(**options: Any) -> list[float]:
-        return SamplingOptions(guidance=3.0, **options).scales(8)
+        return SamplingOptions(guidance=3.0, **options).guidance_scales(8)
 
     assert scales() == [3.0] * 8
     assert scales(guidance_schedule="linear") == pytest.approx([1 + 2 * t / 7 for t in range(8)])
     assert scales(guidance_schedule="cosine")[::7] == [1.0, 3.0]
     assert scales(guidance_schedule="cosine")[3] < scales(guidance_schedule="linear")[3] < 2 < 3
     assert scales(guidance_from=0.25, guidance_until=0.5) == [1.0, 1.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1.0]
-    assert SamplingOptions(guidance=3.0, guidance_until=0.5).guided_until(8) == 4
-    assert SamplingOptions(guidance=1.0).guided_until(8) == 0
+    assert SamplingOptions(guidance=3.0, guidance_until=0.5).guided_length(8) == 4
+    assert SamplingOptions(guidance=1.0).guided_length(8) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Noise as a function of (seed, position, token): fixed, well spread, and uncorrelated in every direction."""
+"""Noise as a function of (seed, position, token): fixed, well distributed, and uncorrelated in every direction."""
 
 import math
 
@@ -10,8 +10,8 @@ from sampling.noise import gumbel
 EULER = 0.5772156649
 
 
-def test_the_draw_is_fixed() -> None:
-    """Pinned: changing these numbers changes every picture that anyone has made."""
+def test_the_noise_is_fixed() -> None:
+    """If these numbers change, every picture drawn before changes too."""
     noise = gumbel(torch.tensor([0, 1, 2**40]), 3, 4)
     assert noise.dtype == torch.float32
     expected = torch.tensor(
@@ -24,7 +24,7 @@ def test_the_draw_is_fixed() -> None:
     torch.testing.assert_close(noise, expected, atol=1e-5, rtol=0)
 
 
-def test_it_depends_on_seed_position_and_token_alone() -> None:
+def test_it_depends_only_on_seed_position_and_token() -> None:
     seeds = torch.tensor([7, 123456789, 5])
     whole = gumbel(seeds, 11, 300)
     assert torch.equal(whole[1:2], gumbel(seeds[1:2], 11, 300))
@@ -54,7 +54,7 @@ def test_neighbours_are_uncorrelated(shift: str) -> None:
     assert abs(correlation) < 5 / math.sqrt(a.numel())
 
 
-def test_argmax_draws_from_the_softmax() -> None:
+def test_argmax_samples_from_the_softmax() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
     draws = (logits + gumbel(torch.arange(40_000), 5, 5)).argmax(-1)
     found = torch.bincount(draws, minlength=5).double()

@@ -1,4 +1,4 @@
-"""Parallel decoding draws the very tokens that one-by-one decoding draws, in fewer passes where guesses are easy."""
+"""Parallel decoding draws the same tokens as one-by-one decoding, in fewer passes where guesses are easy."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tiny_models import TOKENS, captions, save_bundle, token_model
 from sampling.bench_parallel import ParallelBenchOptions
 from sampling.bench_parallel import main as bench
 from sampling.decode import Sampler
-from sampling.logits import Draw
+from sampling.logits import OptionTensors
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
 from sampling.parallel import decode_in_parallel
@@ -34,7 +34,7 @@ def draw(sampler: Sampler, pictures: int, **options: float | None) -> list[list[
     ],
 )
 def test_it_draws_what_one_by_one_decoding_draws(window: int, options: dict[str, float]) -> None:
-    """Pictures of a batch settle at their own pace, and may end early."""
+    """Pictures of a batch need different numbers of passes, and may end early."""
     for seed in range(3):
         sampler = Sampler(token_model(seed=seed), "plain")
         assert draw(sampler, 6, parallel=window, **options) == draw(sampler, 6, **options)
@@ -46,7 +46,7 @@ def test_a_picture_does_not_depend_on_the_others() -> None:
 
 
 def test_easy_pictures_take_few_passes() -> None:
-    """A model that says the same of every position, whatever came before: a window is right at the second look."""
+    """A model that predicts the same at every position: a window is confirmed in the second pass."""
     model = token_model()
     with torch.no_grad():
         for parameter in model.decoder.parameters():
@@ -62,19 +62,19 @@ def test_easy_pictures_take_few_passes() -> None:
     assert sampler.passes[1] <= 4
 
 
-def test_a_lone_picture_on_a_cpu_is_drawn_in_parallel_unless_told_otherwise() -> None:
+def test_one_picture_on_a_cpu_is_drawn_in_parallel_by_default() -> None:
     sampler = Sampler(token_model(), "plain")
     by_rule = draw(sampler, 1, parallel=None)
     assert by_rule == draw(sampler, 1, parallel=0)
     draw(sampler, 2, parallel=None)
     assert sampler.passes[1:] == [9, 9]
     assert sampler.passes[0] <= 9
-    assert sampler._window(1) == 8
-    assert sampler._window(2) == 0
+    assert sampler._default_window(1) == 8
+    assert sampler._default_window(2) == 0
 
 
-def test_what_is_not_guided_is_half_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first window on that lies past the guided part, in all pictures."""
+def test_tokens_without_guidance_cost_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first window on that lies after the guided part in all pictures."""
     model = token_model()
     rows, extend = [], model.extend
     monkeypatch.setattr(model, "extend", lambda x, *rest: (rows.append(len(x)), extend(x, *rest))[1])
@@ -90,11 +90,13 @@ def test_never_more_passes_than_tokens() -> None:
 
 
 def test_nothing_is_read_from_the_device_in_a_pass() -> None:
-    """On the meta device nothing can be."""
+    """The meta device has no values to read."""
     with torch.no_grad(), torch.device("meta"):
         model = token_model().to("meta")
         cache = model.read(captions(2).to("meta"), guide=True)
-        settings = Draw.of(SamplingOptions(top_k=3), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta"))
+        settings = OptionTensors.of(
+            SamplingOptions(top_k=3), TOKENS.length, TOKENS.codebook_size + 1, torch.device("meta")
+        )
         looks: list[torch.Tensor] = []
         tokens, passes = decode_in_parallel(
             model, cache, torch.arange(2), settings, 4, lambda: lambda done: bool(looks.append(done))
@@ -103,7 +105,7 @@ def test_nothing_is_read_from_the_device_in_a_pass() -> None:
     assert passes == len(looks) == TOKENS.length
 
 
-def test_noise_at_positions_of_their_own() -> None:
+def test_noise_at_different_positions() -> None:
     seeds, positions = torch.tensor([5, 9]), torch.tensor([[0, 3], [7, 1]])
     noise = gumbel(seeds[:, None], positions, 20)
     for i in range(2):
@@ -111,7 +113,7 @@ def test_noise_at_positions_of_their_own() -> None:
             assert torch.equal(noise[i, j], gumbel(seeds[i : i + 1], int(positions[i, j]), 20)[0])
 
 
-def test_it_does_not_go_with_given_tokens() -> None:
+def test_it_does_not_take_known_tokens() -> None:
     known = torch.full((1, 9), -1)
     options = SamplingOptions(parallel=4)
     with pytest.raises(BadInput, match="parallel is for whole pictures"):

@@ -1,4 +1,4 @@
-"""Drawings at the same time: each gets the pictures that it would have got alone."""
+"""Concurrent drawing: each call gets the pictures that it would get alone."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_diffusion_traced import model as denoising_model
+from test_diffusion_recorded import model as denoising_model
 from tiny_models import captions, token_model
 from torch import Tensor
 
-from diffusion.traced import with_traced_denoiser
+from diffusion.recorded import with_recorded_denoiser
 from sampling.decode import Engine, Sampler
-from sampling.diffuse import denoiser, sample, seeded
+from sampling.diffuse import denoiser, sample, seeded_noise
 from sampling.options import DiffusionOptions, SamplingOptions
 from seq2seq.packed import packed_dtypes
 
@@ -21,7 +21,7 @@ GUIDED, ALONE = SamplingOptions(guidance=2.0, parallel=0), SamplingOptions(guida
 
 
 @pytest.fixture(autouse=True)
-def _taking_turns_often() -> Iterator[None]:
+def _frequent_thread_switches() -> Iterator[None]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -40,7 +40,7 @@ def same(found: list[list[Tensor]], expected: list[list[Tensor]]) -> bool:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_threads_share_a_sampler(engine: Engine) -> None:
-    """Of several sizes, guided and not, one token a pass and many; and some are left half way."""
+    """Batches of several sizes, guided and not, one token a pass and many; and some streams are abandoned."""
     model, text = token_model(), captions(6)
 
     def calls(sampler: Sampler) -> list[Callable[[], list[Tensor]]]:
@@ -64,8 +64,8 @@ def test_threads_share_a_sampler(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_yielded_stays_as_it_is(engine: Engine) -> None:
-    """Streams that take turns, row by row; then another drawing."""
+def test_yielded_tokens_do_not_change(engine: Engine) -> None:
+    """Two streams in turns, row by row; then another call."""
     sampler, text = Sampler(token_model(), engine), captions(2)
     expected = [
         [rows.clone() for rows in sampler.rows(text, torch.arange(first, first + 2), GUIDED)] for first in (0, 2)
@@ -79,21 +79,21 @@ def test_what_is_yielded_stays_as_it_is(engine: Engine) -> None:
     assert same(found, expected)
 
 
-def test_buffers_of_a_stream_that_was_left_serve_again() -> None:
+def test_buffers_of_an_abandoned_stream_are_reused() -> None:
     sampler, text = Sampler(token_model(), "plain"), captions(2)
     rows = sampler.rows(text, torch.arange(2), GUIDED)
     next(rows)
-    assert not sampler._free
+    assert not sampler._spare
     rows.close()  # type: ignore[attr-defined]
-    ((cache, _),) = sampler._free
+    ((cache, _),) = sampler._spare
     sampler.draw(text, torch.arange(2), GUIDED)
-    assert [kept is cache for kept, _ in sampler._free] == [True]
+    assert [kept is cache for kept, _ in sampler._spare] == [True]
 
 
 @pytest.mark.parametrize("denoising", ["dit", "unet"])
-@pytest.mark.parametrize("traced", [False, True])
-def test_threads_share_a_denoiser(denoising: str, traced: bool) -> None:
-    """Also while one thread traces it and others draw with it."""
+@pytest.mark.parametrize("recorded", [False, True])
+def test_threads_share_a_denoiser(denoising: str, recorded: bool) -> None:
+    """Its first calls are recorded while others run."""
     plain, options = denoising_model(denoising), DiffusionOptions(steps=3)
 
     def drawing(of: int, model: object) -> Callable[[], list[Tensor]]:
@@ -101,11 +101,11 @@ def test_threads_share_a_denoiser(denoising: str, traced: bool) -> None:
         return lambda: [
             sample(
                 denoiser(model, text, torch.full((1, 5), 3), options), plain.process,  # type: ignore[arg-type]
-                seeded(torch.arange(of), plain.latent_shape), options,
+                seeded_noise(torch.arange(of), plain.latent_shape), options,
             )
         ]  # fmt: skip
 
-    models = [with_traced_denoiser(plain) if traced else plain for _ in range(2)]
+    models = [with_recorded_denoiser(plain) if recorded else plain for _ in range(2)]
     expected = [drawing(of, models[0])() for of in (1, 2, 3)]
     for _ in range(2):
         assert same(at_once([drawing(of, models[1]) for of in (1, 2, 3)]), expected)

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from diffusion.dit import Block
 from diffusion.model import DiffusionModel
 from sampling.decode import Sampler
-from sampling.diffuse import denoiser, sample, seeded
+from sampling.diffuse import denoiser, sample, seeded_noise
 from sampling.options import DiffusionOptions, SamplingOptions
 from seq2seq.layers import DecoderBlock, EncoderBlock
 from seq2seq.loss import token_loss
@@ -44,7 +44,7 @@ def of_diffusion(rank: int) -> None:
     whole, sharded = (
         sample(
             denoiser(model, text, null_caption(text[:1]), options), model.process,
-            seeded(torch.arange(4), model.latent_shape), options,
+            seeded_noise(torch.arange(4), model.latent_shape), options,
         )
         for model in models
     )  # fmt: skip
