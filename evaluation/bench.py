@@ -1,7 +1,8 @@
-"""How fast the harness is: `python -m evaluation.bench`.
+"""Benchmark of the evaluation: `python -m evaluation.bench`.
 
-Features of pictures beside the bare network on a ready batch, in turns in one run; and a thousand pictures scored, from
-their pixels to every figure, with the real side already known, as it is from the second score on.
+It times features of pictures beside the bare network on a prepared batch, in turns in one run. It also times the
+scoring of 1,000 pictures, from pixels to all metrics. The features of the real pictures are computed before, as they
+are cached from the second scoring on.
 """
 
 import statistics
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from data.emoji import SOURCE
 from evaluation.features import Lite, extract
-from evaluation.harness import JudgeOptions, open_real
+from evaluation.harness import JudgeOptions, open_setup
 from evaluation.suites import open_suite
 from sampling.bench import in_turns, machine
 from training.cli import command
@@ -26,22 +27,22 @@ from training.files import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class HarnessBenchOptions:
-    """Times features and scoring on pictures of noise."""
+    """Time features and scoring on pictures of noise."""
 
     pictures: int = 1000
-    """Pictures to score, one a prompt; fewer where the suite has fewer."""
+    """Pictures to score, one for each prompt; fewer if the suite has fewer prompts."""
     size: int = 64
-    """Their width and height."""
+    """Width and height of the pictures, in pixels."""
     batch: int = 32
-    """Pictures a pass in the comparison with the bare network."""
+    """Batch size in the comparison with the bare network."""
     repeats: int = 25
-    """Turns; the median counts."""
+    """Timed runs; the median is reported."""
     suite: str = f"{SOURCE}@train"
-    """Suite that they are scored for."""
+    """Suite of the prompts."""
     cache: Path | None = None
-    """Folder for prepared pictures and features; by default the user's cache folder."""
+    """Folder for prepared pictures and features. By default the user's cache folder."""
     json: Path = Path("outputs/bench-harness.json")
-    """File for the figures."""
+    """File for the results."""
 
     def __post_init__(self) -> None:
         for name in ("pictures", "size", "batch", "repeats"):
@@ -49,45 +50,45 @@ class HarnessBenchOptions:
 
 
 def main(options: HarnessBenchOptions) -> None:
-    """Times, prints, and writes the figures."""
+    """Time features and scoring, and print and write the results."""
     generator = torch.Generator().manual_seed(0)
-    made = torch.randint(0, 256, (options.pictures, 3, options.size, options.size), generator=generator).byte()
-    rows = [beside_the_bare_network(variant, made[: options.batch], options.repeats) for variant in (0, 1)]
+    pictures = torch.randint(0, 256, (options.pictures, 3, options.size, options.size), generator=generator).byte()
+    rows = [time_features(variant, pictures[: options.batch], options.repeats) for variant in (0, 1)]
     for row in rows:
         print(
             f"{row['network']}: {row['images_per_second']:.1f} images/s, {row['share']:.0%} of the bare network's "
             f"{row['bare_images_per_second']:.1f}"
         )
-    count, seconds = scoring(made, options)
-    print(f"{count} pictures scored by lite0 and lite1 in {seconds:.0f} s, the real ones being known")
+    count, seconds = time_scoring(pictures, options)
+    print(f"{count} pictures scored by lite0 and lite1 in {seconds:.0f} s, with the features of the real ones cached")
     result = {"machine": machine("cpu"), "features": rows, "pictures": count, "scoring_seconds": seconds}
     write_json(options.json, result)
-    print(f"the figures are in {options.json}")
+    print(f"the results are in {options.json}")
 
 
-def beside_the_bare_network(variant: int, pictures: Tensor, repeats: int) -> dict[str, Any]:
-    """Images/s of features from pixels, and of the network alone on what it reads."""
+def time_features(variant: int, pictures: Tensor, repeats: int) -> dict[str, Any]:
+    """Images/s of features from pixels, and of the bare network on a prepared batch."""
     network = Lite(variant)
-    ready = torch.randn(len(pictures), 3, network.size, network.size).contiguous(memory_format=torch.channels_last)
-    ways = {
+    batch = torch.randn(len(pictures), 3, network.size, network.size).contiguous(memory_format=torch.channels_last)
+    variants = {
         "ours": lambda: extract(network, pictures, batch_size=len(pictures)),
-        "bare": lambda: network._network(ready),
+        "bare": lambda: network._network(batch),
     }
-    times = in_turns(ways, repeats, "cpu", network.name)
+    times = in_turns(variants, repeats, "cpu", network.name)
     ours, bare = (len(pictures) / statistics.median(times[name]) for name in ("ours", "bare"))
     return {"network": network.name, "images_per_second": ours, "bare_images_per_second": bare, "share": ours / bare}
 
 
-def scoring(made: Tensor, options: HarnessBenchOptions) -> tuple[int, float]:
-    """How many pictures were scored, and the seconds that it took."""
+def time_scoring(pictures: Tensor, options: HarnessBenchOptions) -> tuple[int, float]:
+    """The number of pictures that were scored, and the seconds that it took."""
     suite = open_suite(options.suite, options.pictures, options.cache)
-    side = open_real(suite, options.size, JudgeOptions(device="cpu", cache=options.cache))
-    made = made[: len(suite.prompts)]
+    setup = open_setup(suite, options.size, JudgeOptions(device="cpu", cache=options.cache))
+    pictures = pictures[: len(suite.prompts)]
     with tempfile.TemporaryDirectory() as folder:
-        side.judge.cache = Path(folder)  # what is made is new, though the last benchmark made it too
+        setup.judge.cache = Path(folder)  # an earlier benchmark may have cached features of the same noise
         begin = time.perf_counter()
-        side.judge.score(made, suite.prompts, paired=bool(side.originals))
-        return len(made), time.perf_counter() - begin
+        setup.judge.score(pictures, suite.prompts, paired=bool(setup.originals))
+        return len(pictures), time.perf_counter() - begin
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What stands beside every judged model: real pictures, their reconstruction, and what copying would score."""
+"""Pictures for two control rows: reconstructions of real pictures, and training pictures with the nearest caption."""
 
 import re
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from tokenizer.image_tokenizer import ImageTokenizer
 
 
 def reconstructed(model: ImageTokenizer, pictures: Pictures, batch_size: int = 32) -> Tensor:
-    """Pictures through the image tokenizer and back, uint8 (N, 3, H, W)."""
+    """Encode and decode pictures with the image tokenizer: uint8 (N, 3, H, W)."""
     device = model.latent_mean.device
     return torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batches(pictures, batch_size)])
 
 
 def nearest_captions(prompts: Sequence[str], captions: Sequence[str]) -> list[int]:
-    """For each prompt the position of the caption most like it: cosine of words weighted by rarity; ties to the first.
+    """The index of the caption nearest to each prompt, by cosine similarity of TF-IDF vectors; of equal ones the first.
 
-    The weight of a word is 1 + log((1 + n) / (1 + df)), of n captions df having it.
+    The weight of a word that df of n captions have is 1 + log((1 + n) / (1 + df)).
     """
     vocabulary = {word: i for i, word in enumerate(sorted({word for text in captions for word in _words(text)}))}
-    theirs, mine = _counts(captions, vocabulary), _counts(prompts, vocabulary)
-    frequency = np.asarray((theirs > 0).sum(0)).ravel()
+    of_captions, of_prompts = _counts(captions, vocabulary), _counts(prompts, vocabulary)
+    frequency = np.asarray((of_captions > 0).sum(0)).ravel()
     weights = 1 + np.log((1 + len(captions)) / (1 + frequency))
-    mine, theirs = _unit(mine * weights), csr_array(_unit(theirs * weights).T)
+    of_prompts, of_captions = _normalised(of_prompts * weights), csr_array(_normalised(of_captions * weights).T)
     nearest: list[int] = []
     for start in range(0, len(prompts), 256):
-        similarity = (mine[start : start + 256] @ theirs).toarray()
-        # rounded, so that equal captions tie whatever the order of their sums
+        similarity = (of_prompts[start : start + 256] @ of_captions).toarray()
+        # rounded, so that equal captions are equal whatever the order of their sums
         nearest += np.round(similarity, 9).argmax(1).tolist()
     return nearest
 
@@ -41,6 +41,7 @@ def _words(text: str) -> list[str]:
 
 
 def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_array:
+    """How often each text has each word: (texts, words)."""
     rows, columns = [], []
     for row, text in enumerate(texts):
         known = [vocabulary[word] for word in _words(text) if word in vocabulary]
@@ -49,6 +50,7 @@ def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_array:
     return csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(texts), max(len(vocabulary), 1)))
 
 
-def _unit(counts: csr_array) -> csr_array:
+def _normalised(counts: csr_array) -> csr_array:
+    """Rows scaled to unit length."""
     norms = np.sqrt(np.asarray((counts * counts).sum(1)).ravel())
     return csr_array(counts * (1 / np.maximum(norms, 1e-12))[:, None])

@@ -1,11 +1,10 @@
-"""Are the pictures copies? Finds the training picture nearest to each: `python -m evaluation.copies RESULT --out R`.
+"""Find the training picture nearest to each drawn picture: `python -m evaluation.copies RESULT --out R`.
 
-Training pictures are compared as the image tokenizer gives them back, for no model on its codes can draw them any
-better: a picture drawn of just the codes of a training picture is the same to the last pixel, but for rounding. To say
-how near a picture comes that copies nothing, the reconstructions of the suite's real pictures are compared as well,
-each with all training pictures but itself.
+Training pictures are compared as the image tokenizer reconstructs them. So a picture that has exactly the codes of a
+training picture is equal to it, but for rounding. As a baseline for pictures that copy nothing, the reconstructions of
+the suite's real pictures are compared as well, each with all training pictures but itself.
 
-Writes `R/copies.json`, and for each result a sheet of pictures above their nearest.
+It writes `R/copies.json`, and for each result a sheet of pictures above the nearest training pictures.
 """
 
 import sys
@@ -22,12 +21,12 @@ from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
 from data.splits import TRAIN, fraction
-from evaluation.compare import named_apart, opened, spelled
+from evaluation.compare import expand_flags, open_column, with_unique_names
 from evaluation.controls import reconstructed
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
-from evaluation.report import Column, figure
-from evaluation.result import figures
+from evaluation.report import Column, format_metric
+from evaluation.result import metrics_to_dict
 from sampling.drawing import SHIPPED
 from sampling.picture_files import require_replaceable, write_picture
 from sampling.pipeline import load
@@ -40,29 +39,29 @@ from training.strict_json import read_json
 
 FORMAT = "tessera-copies"
 ROUNDING = 2
-"""By how many of 255 levels the same codes may differ in a pixel, decoded in other batches or on another machine."""
+"""Levels, of 255, by which a pixel of the same codes may differ if decoded in another batch or on another machine."""
 _SHEET = {"Software": "python -m evaluation.copies", "Title": "pictures above the training pictures nearest to them"}
 _AT_ONCE = 1024
 
 
 @dataclass(kw_only=True)
 class CopiesOptions:
-    """Finds the nearest training picture of each picture that was drawn."""
+    """Find the training picture nearest to each drawn picture, and count copies."""
 
     result: list[Path] = field(default_factory=list, metadata={"repeat": True})
-    """Result of `evaluation.run`, with its pictures; the flag may be left out: `RESULT RESULT --out R`."""
+    """Result of `evaluation.run` with its pictures. The flag may be left out: `RESULT RESULT --out R`."""
     model: str = str(SHIPPED)
     """Bundle whose image tokenizer to use: a folder or `hf://owner/name`."""
     data: str = SOURCE
-    """What was trained on, as the trainers are given it; its split `train`."""
+    """Training data, as given to the trainers; its split `train` is used."""
     shown: int = 16
     """Pictures on a sheet, chosen by a fixed hash of their captions."""
     cache: Path | None = None
-    """Folder for prepared pictures; by default the user's cache folder."""
+    """Folder for prepared pictures. By default the user's cache folder."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to compute on."""
     out: Path
-    """Folder to write."""
+    """Folder to write to."""
 
     def __post_init__(self) -> None:
         require(self, "result", len(self.result) >= 1, "one result or more")
@@ -70,22 +69,22 @@ class CopiesOptions:
 
 
 def main(options: CopiesOptions) -> None:
-    """Compares, writes, and prints a table."""
-    columns = named_apart([opened(path) for path in options.result])
+    """Compare the pictures, write the report and the sheets, and print a table."""
+    columns = with_unique_names([open_column(path) for path in options.result])
     report = options.out / "copies.json"
     if report.exists() and read_json(report).get("format") != FORMAT:
-        raise BadInput(f"{report}: is there already and is no report of copies; choose another --out")
+        raise BadInput(f"{report}: is there already and is not a report of copies; choose another --out")
     sheets = [options.out / f"nearest-{n}.png" for n in range(1, len(columns) + 1)]
     for sheet in sheets:
         require_replaceable(sheet, _SHEET)
-    drawn = [[inside(column.folder, picture["file"]) for picture in column.pictures] for column in columns]
+    files_by_column = [[inside(column.folder, picture["file"]) for picture in column.pictures] for column in columns]
     tokenizer = load(options.model, device=options.device).tokenizer
     size = tokenizer.config.image_size
     training = open_source(options.data, size=size, split=TRAIN, cache=options.cache)
     known = reconstructed(tokenizer, training)
     found = {}
     with locked(options.out):
-        for column, files, sheet in zip(columns, drawn, sheets, strict=True):
+        for column, files, sheet in zip(columns, files_by_column, sheets, strict=True):
             made = read_pictures(files, ended_early=True)
             found[column.name] = _compared(column, made, training, known, sheet, options.shown)
         write_json(report, {"format": FORMAT, "training": training.fingerprint, "results": found})
@@ -93,34 +92,34 @@ def main(options: CopiesOptions) -> None:
 
 
 def nearest(pictures: Tensor, known: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The nearest of `known` to each picture.
+    """Find the nearest picture of `known` for each picture.
 
     Args:
         pictures: uint8 (N, 3, H, W).
         known: uint8 (M, 3, H, W).
-        allowed: bool (N, M), False where a picture is not to be compared; at least one True a row.
+        allowed: bool (N, M), False where two pictures are not to be compared; at least one True in a row.
 
     Returns:
-        positions (N,) int64, and root-mean-square distances over pixels and channels (N,) float32, in levels of 255.
+        indices (N,) int64, and root-mean-square distances over pixels and channels, (N,) float32, from 0 to 255.
     """
     flat = pictures.flatten(1).float()
     best, where = torch.full((len(flat),), torch.inf), torch.zeros(len(flat), dtype=torch.long)
     for start in range(0, len(known), _AT_ONCE):
-        theirs = known[start : start + _AT_ONCE].flatten(1).float()
-        squares = flat.square().sum(1)[:, None] + theirs.square().sum(1) - 2 * flat @ theirs.T
+        part = known[start : start + _AT_ONCE].flatten(1).float()
+        squares = flat.square().sum(1)[:, None] + part.square().sum(1) - 2 * flat @ part.T
         if allowed is not None:
             squares = squares.masked_fill(~allowed[:, start : start + _AT_ONCE], torch.inf)
         least, at = squares.min(1)
         where = torch.where(least < best, at + start, where)
         best = torch.minimum(least, best)
-    apart = flat - known[where].flatten(1).float()  # the expanded square above has lost the last digits
-    return where, apart.square().mean(1).sqrt()
+    difference = flat - known[where].flatten(1).float()  # again, because the expanded square above loses precision
+    return where, difference.square().mean(1).sqrt()
 
 
 def _compared(
     column: Column, made: Tensor, training: CaptionedImages, known: Tensor, sheet: Path, shown: int
 ) -> dict[str, Any]:
-    """What `copies.json` says of one result; draws its sheet."""
+    """The entry of one result in `copies.json`; also writes its sheet."""
     prompts = [str(picture["prompt"]) for picture in column.pictures]
     where, distance = nearest(made, known)
     same = (made.int() - known[where].int()).abs().flatten(1).amax(1) <= ROUNDING
@@ -134,7 +133,7 @@ def _compared(
     if (column.folder / "controls" / "reconstruction").is_dir():
         metrics["distance_real"] = mean(_real(column, prompts, captions, known), higher_is_better=False)
     return {
-        "metrics": figures(metrics),
+        "metrics": metrics_to_dict(metrics),
         "pictures": [
             {"file": picture["file"], "prompt": text, "nearest": training.key(int(i)),
              "distance": round(float(d), 3), "same_codes": bool(s)}
@@ -144,19 +143,19 @@ def _compared(
 
 
 def _real(column: Column, prompts: Sequence[str], captions: Sequence[Sequence[str]], known: Tensor) -> Tensor:
-    """How far each real picture of the suite, reconstructed, lies from the nearest training picture but itself."""
-    asked = list(dict.fromkeys(prompts))
-    files = [inside(column.folder, f"controls/reconstruction/{i:05d}.png") for i in range(len(asked))]
-    other = torch.tensor([[text not in its for its in captions] for text in asked])
-    return nearest(read_pictures(files), known, other)[1]
+    """The distance of each reconstructed real picture of the suite to the nearest training picture but itself, (N,)."""
+    unique = list(dict.fromkeys(prompts))
+    files = [inside(column.folder, f"controls/reconstruction/{i:05d}.png") for i in range(len(unique))]
+    is_other = torch.tensor([[text not in texts for texts in captions] for text in unique])
+    return nearest(read_pictures(files), known, is_other)[1]
 
 
 def _table(found: dict[str, Any]) -> str:
     head = ["", *next(iter(found.values()))["metrics"]]
-    rows = [[name, *map(figure, its["metrics"].values())] for name, its in found.items()]
+    rows = [[name, *map(format_metric, entry["metrics"].values())] for name, entry in found.items()]
     return tabulated(head, rows)
 
 
 if __name__ == "__main__":
-    sys.argv = spelled(sys.argv, ("--result",))
+    sys.argv = expand_flags(sys.argv, ("--result",))
     command(main, CopiesOptions)

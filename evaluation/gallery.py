@@ -1,4 +1,4 @@
-"""Real pictures to find made ones among: the emoji corpus, one picture for each family and style."""
+"""The gallery of real pictures for retrieval: from the emoji corpus, one picture for each family and style."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -15,30 +15,30 @@ from evaluation.suites import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class RealGallery:
-    """Pictures with what they show. See `evaluation.metrics.Gallery`."""
+    """Pictures, and the concept and style that each shows. See `evaluation.metrics.Gallery`."""
 
     pictures: Sequence[Tensor]
     concepts: Sequence[str]
     styles: Sequence[str]
-    kin: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """Groups that pictures outside the gallery belong to, by the digest of their pixels."""
+    groups_by_digest: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Groups that known pictures, also outside the gallery, belong to, by the digest of their pixels."""
 
     @property
     def groups(self) -> list[str]:
-        """A family in one style: left out for the prompts that ask for it, whatever its skin tone."""
+        """The group of each picture: its family in its style. It is left out for the prompts that ask for it."""
         return [group(concept, style) for concept, style in zip(self.concepts, self.styles, strict=True)]
 
 
 def group(concept: str, style: str) -> str:
-    """What is left out together."""
+    """The name of a group: pictures of one concept in one style, which are left out of a query together."""
     return f"{concept}/{style}"
 
 
 def emoji_gallery(pictures: CaptionedImages, prompts: Sequence[Prompt], size: int) -> RealGallery:
-    """Enough families, in an order fixed by hash, for queries of `size`, and behind them those of the prompts.
+    """A gallery of the emoji corpus: enough families for queries of `size`, in hash order, then those of the prompts.
 
-    A family with skin tones or look-alikes is there once a style, by its first picture in Unicode's order, so every
-    prompt has as many right answers as any other.
+    A family may have several pictures in a style, such as skin tones. The gallery has the first of them in Unicode's
+    order, so that all prompts have equally many right answers.
     """
     firsts: dict[str, dict[str, tuple[int, Emoji]]] = {}
     for i in range(len(pictures)):
@@ -48,13 +48,13 @@ def emoji_gallery(pictures: CaptionedImages, prompts: Sequence[Prompt], size: in
     families = sorted(whole, key=lambda family: fraction(f"gallery {family}"))[: size // len(ORIGINALS) + 2]
     families += sorted({prompt.concept for prompt in prompts} & set(firsts) - set(families))
     chosen = [entry for family in families for entry in firsts[family].values()]
-    kin: dict[str, set[str]] = defaultdict(set)
+    groups: dict[str, set[str]] = defaultdict(set)
     for i, digest in enumerate(digests(pictures)):
         emoji = find(pictures.key(i))
-        kin[digest].add(group(emoji.family, emoji.style))
+        groups[digest].add(group(emoji.family, emoji.style))
     return RealGallery(
         pictures=[pictures[i] for i, _ in chosen],
         concepts=[emoji.family for _, emoji in chosen],
         styles=[emoji.style for _, emoji in chosen],
-        kin=kin,
+        groups_by_digest=groups,
     )

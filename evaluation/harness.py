@@ -1,4 +1,4 @@
-"""What `evaluation.run` and `evaluation.score` share: opening the networks and the real side, scoring, writing."""
+"""What `evaluation.run` and `evaluation.score` share: options, opening networks and real pictures, scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from evaluation.features import ClipFeatures, Inception, Lite, Network, Pictures
 from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
 from evaluation.pictures import Folder
-from evaluation.result import FORMAT, scored
+from evaluation.result import FORMAT, scores_to_dict
 from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
@@ -32,22 +32,22 @@ class JudgeOptions:
     """How pictures are scored."""
 
     networks: list[str] = field(default_factory=lambda: ["lite0", "lite1"])
-    """Feature networks that need nothing but pip: `lite0`, `lite1`."""
+    """Feature networks installed by pip: `lite0`, `lite1`."""
     inception: Path | None = None
-    """The published TorchScript file of Inception, inception-2015-12-05.pt, for true FID and Inception score. It is a
-    program, which scoring runs: a file of another SHA-256 is refused."""
+    """The published TorchScript file of Inception, inception-2015-12-05.pt, for true FID and Inception score. The file
+    is a program, which scoring runs, so a file of another SHA-256 is refused."""
     clip: str | None = None
     """A CLIP of `transformers`, a folder or `hf://owner/name`, for the true CLIP score."""
     reference: str | None = None
-    """Real pictures: `emoji`, or any other source or folder; by default those that the suite's prompts come from."""
+    """Real pictures: `emoji`, or any other source or folder. By default those that the suite's prompts come from."""
     gallery_size: int = 1000
-    """Real pictures among which retrieval looks for a concept."""
+    """Real pictures that retrieval searches for a concept."""
     force_frechet: bool = False
-    """Give Frechet distances of fewer than 5,000 pictures, with their bias."""
+    """Compute Frechet distances of fewer than 5,000 pictures as well, with their bias."""
     cache: Path | None = None
-    """Folder for drawn pictures and features; by default the user's cache folder."""
+    """Folder for prepared pictures and features. By default the user's cache folder."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to compute on."""
 
     def __post_init__(self) -> None:
         known = ("lite0", "lite1")
@@ -56,18 +56,18 @@ class JudgeOptions:
 
 
 @dataclass(kw_only=True)
-class RealSide:
-    """The real pictures that a suite is judged by."""
+class EvaluationSetup:
+    """All that the pictures of a suite are compared with."""
 
     judge: Judge
     originals: Sequence[Tensor] = ()
-    """The real picture of each prompt, where prompts come from pictures."""
+    """The real picture of each prompt, if the prompts are captions of pictures."""
     training: CaptionedImages | None = None
-    """Captioned training pictures, which a model could have copied."""
+    """Captioned training pictures, for the control row of nearest captions."""
 
 
 def open_networks(options: JudgeOptions) -> list[Network]:
-    """The networks asked for. Raises `BadInput` for weights or a device that are not there."""
+    """Load the networks. Raises `BadInput` for missing weights or an unusable device, and for no network at all."""
     require_device(options.device)
     networks: list[Network] = [Lite(int(name.removeprefix("lite")), options.device) for name in options.networks]
     if options.inception:
@@ -75,12 +75,12 @@ def open_networks(options: JudgeOptions) -> list[Network]:
     if options.clip:
         networks.append(ClipFeatures(options.clip, options.device))
     if not networks:
-        raise BadInput("no feature network to judge by: give --networks, --inception or --clip")
+        raise BadInput("there is no feature network to score with: give --networks, --inception or --clip")
     return networks
 
 
 def require_reference(suite: Suite | None, options: JudgeOptions) -> None:
-    """Raises `BadInput` where there is nothing to judge by, or another corpus than the suite's."""
+    """Raise `BadInput` if there are no real pictures to compare with, or they are of another corpus than the suite."""
     source = suite.source if suite else ""
     if suite and source and options.reference is not None and not _same(options.reference, source):
         raise BadInput(
@@ -91,90 +91,109 @@ def require_reference(suite: Suite | None, options: JudgeOptions) -> None:
         raise BadInput(f"these prompts come with no real pictures: give --reference, such as --reference {SOURCE}")
 
 
-def open_real(suite: Suite | None, size: int, options: JudgeOptions) -> RealSide:
-    """Reference, gallery and training pictures for a suite, at `size` pixels. Raises as `require_reference` does."""
+def open_setup(suite: Suite | None, size: int, options: JudgeOptions) -> EvaluationSetup:
+    """Open reference, gallery and training pictures for a suite, at `size` pixels. Raises as `require_reference`."""
     require_reference(suite, options)
     if suite and suite.source:
-        return _suite_side(suite, size, options)
-    return _reference_side(str(options.reference), size, options)
+        return _setup_of_suite(suite, size, options)
+    return _setup_of_reference(str(options.reference), size, options)
 
 
-def with_controls(
-    side: RealSide, pictures: Pictures, prompts: Sequence[Prompt], repeats: int, tokenizer: ImageTokenizer | None
+def score_with_controls(
+    setup: EvaluationSetup,
+    pictures: Pictures,
+    prompts: Sequence[Prompt],
+    repeats: int,
+    tokenizer: ImageTokenizer | None,
 ) -> tuple[Scores, dict[str, Scores], dict[str, list[Tensor]]]:
-    """Scores pictures, `repeats` of each prompt in turn, and the control rows; also returns the controls' pictures."""
-    asked = [prompt for prompt in prompts for _ in range(repeats)]
-    originals = list(side.originals)
-    made = side.judge.score(pictures, asked, paired=bool(originals), label="what is judged")
-    shown: dict[str, list[Tensor]] = {}
-    shown["real"] = originals or [side.judge.reference[i] for i in range(len(side.judge.reference))]
+    """Score pictures, `repeats` in a row for each prompt, and the control rows that there are.
+
+    The controls are `real`, `reconstruction` (with a tokenizer) and `nearest_caption` (with prompts and training
+    pictures).
+
+    Returns:
+        the scores of the pictures; the scores of each control; the pictures of each control.
+    """
+    originals = list(setup.originals)
+    repeated = [prompt for prompt in prompts for _ in range(repeats)]
+    scores = setup.judge.score(pictures, repeated, paired=bool(originals), label="the pictures")
+    controls: dict[str, list[Tensor]] = {}
+    controls["real"] = originals or [setup.judge.reference[i] for i in range(len(setup.judge.reference))]
     if tokenizer is not None:
-        shown["reconstruction"] = list(reconstructed(tokenizer, shown["real"]))
-    if side.training is not None and prompts:
-        captions = [side.training.captions(i)[0] for i in range(len(side.training))]
+        controls["reconstruction"] = list(reconstructed(tokenizer, controls["real"]))
+    if setup.training is not None and prompts:
+        captions = [setup.training.captions(i)[0] for i in range(len(setup.training))]
         nearest = nearest_captions([prompt.text for prompt in prompts], captions)
-        shown["nearest_caption"] = [side.training[i] for i in nearest]
-    rows = {}
-    for name, control in shown.items():
-        its = prompts if originals or name == "nearest_caption" else ()
+        controls["nearest_caption"] = [setup.training[i] for i in nearest]
+    control_scores = {}
+    for name, control in controls.items():
+        its_prompts = prompts if originals or name == "nearest_caption" else ()
         paired = name == "reconstruction" or (bool(originals) and name == "nearest_caption")
-        rows[name] = side.judge.score(control, its, real=name == "real", paired=paired, label=name.replace("_", " "))
-    return made, rows, shown
+        label = name.replace("_", " ")
+        control_scores[name] = setup.judge.score(control, its_prompts, real=name == "real", paired=paired, label=label)
+    return scores, control_scores, controls
 
 
-def report(made: Scores, controls: dict[str, Scores], count: int) -> dict[str, Any]:
-    """The scored part of a result file."""
+def all_scores(scores: Scores, controls: dict[str, Scores], count: int) -> dict[str, Any]:
+    """The fields of a result file that hold the scores of `count` pictures and of the controls."""
     return {
-        "count": count, **scored(made),
-        "controls": {name: scored(scores) for name, scores in controls.items()},
+        "count": count, **scores_to_dict(scores),
+        "controls": {name: scores_to_dict(control) for name, control in controls.items()},
     }  # fmt: skip
 
 
-def per_picture(scores: Scores, i: int) -> dict[str, float]:
-    """What picture `i` alone scored."""
+def picture_scores(scores: Scores, i: int) -> dict[str, float]:
+    """The scores of picture `i`, for a result file."""
     return {name: round(float(values[i]), 6) for name, values in scores.pictures.items()}
 
 
+def summary(scores: Scores) -> str:
+    """The first four metrics, for a line of output."""
+    return ", ".join(f"{name} {metric.value:.4g}" for name, metric in list(scores.metrics.items())[:4])
+
+
 def require_result_or_nothing(file: Path) -> None:
-    """Raises `BadInput` where a result would take the place of something else."""
+    """Raise `BadInput` if the file exists and is not a result, which may be replaced."""
     if file.exists() and read_json(file).get("format") != FORMAT:
-        raise BadInput(f"{file}: is there already and is no result of the evaluation; choose another --out")
+        raise BadInput(f"{file}: is there already and is not a result of the evaluation; choose another --out")
 
 
 def _same(reference: str, source: str) -> bool:
-    """Whether both name one source; emoji are in no folder."""
+    """Whether both name one source. `emoji` is not a folder, so its names are compared as they are."""
     if "emoji" in (reference.partition(":")[0], source.partition(":")[0]):
         return reference == source
     return Path(reference).resolve() == Path(source).resolve()
 
 
-def _suite_side(suite: Suite, size: int, options: JudgeOptions) -> RealSide:
+def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> EvaluationSetup:
+    """The setup for prompts that are captions of real pictures; those pictures are the reference."""
     everything = open_source(suite.source, size=size, cache=options.cache)
     rows = {everything.key(i): i for i in range(len(everything))}
     missing = [prompt.key for prompt in suite.prompts if prompt.key not in rows]
     if missing:
         raise BadInput(f"{suite.source}: has no picture {missing[0]}, which suite {suite.name} asks for")
     originals = [everything[rows[prompt.key]] for prompt in suite.prompts]
-    concepts = all(prompt.concept for prompt in suite.prompts) and suite.source == SOURCE
-    size_of_gallery = options.gallery_size
-    if concepts and size_of_gallery > (most := len(everything) // (2 * len(ORIGINALS))):
-        raise BadInput(f"gallery_size is {size_of_gallery}: this corpus has enough families for {most}")
+    has_concepts = all(prompt.concept for prompt in suite.prompts) and suite.source == SOURCE
+    gallery_size = options.gallery_size
+    if has_concepts and gallery_size > (most := len(everything) // (2 * len(ORIGINALS))):
+        raise BadInput(f"gallery_size is {gallery_size}: must be at most {most}, as this corpus has no more families")
     judge = _judge(
         originals, f"the pictures of {suite.name}", options,
-        emoji_gallery(everything, suite.prompts, size_of_gallery) if concepts else None,
+        emoji_gallery(everything, suite.prompts, gallery_size) if has_concepts else None,
     )  # fmt: skip
     training = open_source(suite.source, size=size, split=TRAIN, cache=options.cache)
-    return RealSide(judge=judge, originals=originals, training=training)
+    return EvaluationSetup(judge=judge, originals=originals, training=training)
 
 
-def _reference_side(reference: str, size: int, options: JudgeOptions) -> RealSide:
+def _setup_of_reference(reference: str, size: int, options: JudgeOptions) -> EvaluationSetup:
+    """The setup for other prompts, or none: a folder of pictures, or all pictures of a source, are the reference."""
     folder = Path(reference)
     if folder.is_dir() and not is_captioned(folder):
-        pictures = torch.stack(list(Folder(folder, size)))  # each is looked at many times
-        return RealSide(judge=_judge(pictures, f"{folder.name}, {size} px", options, None))
+        pictures = torch.stack(list(Folder(folder, size)))  # in memory, as each is read many times
+        return EvaluationSetup(judge=_judge(pictures, f"{folder.name}, {size} px", options, None))
     everything = open_source(reference, size=size, cache=options.cache)
     training = open_source(reference, size=size, split=TRAIN, cache=options.cache)
-    return RealSide(judge=_judge(everything, everything.name, options, None), training=training)
+    return EvaluationSetup(judge=_judge(everything, everything.name, options, None), training=training)
 
 
 def _judge(reference: Any, name: str, options: JudgeOptions, gallery: Any) -> Judge:

@@ -1,6 +1,7 @@
-"""Measures what a prompt asked for in the picture itself: colour, skin tone, direction, count. No network involved.
+"""Measure an attribute in the picture itself, without a network: colour, skin tone, direction or count.
 
-All take one picture on a white ground, uint8 (3, H, W), and return one of a closed set of words.
+All functions take one picture on a white background, uint8 (3, H, W), and return a word. The foreground is all that is
+not nearly white.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,20 +11,21 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-# Every cut between two words below is the middle of those that make the fewest errors on emoji that no attribute prompt
-# asks for: of `validation` for skin tones, of `validation` and `train` for colours. A test derives them again. The
-# other figures are round ones, and real pictures score much the same with others.
+# Each threshold between two words below makes the fewest errors on emoji that no attribute prompt asks for; where a
+# range of values does, it is the middle of that range. The emoji are those of `validation` for skin tones, and of
+# `validation` and `train` for colours. A test derives the thresholds again. All other numbers are round ones; real
+# pictures score much the same with others.
 
-# Where a hue in degrees ends, and its name
+# The end of each hue, in degrees, and its name
 _HUES = ((17, "red"), (39, "orange"), (61, "yellow"), (151.5, "green"), (247, "blue"), (325, "purple"), (360, "red"))
-# The brightest channel below which anything is black, and a hue from here to there is brown
+# A colour is black if its largest channel is below _BLACK; brown if that is below _BROWN and its hue in _BROWN_HUES
 _BLACK, _BROWN, _BROWN_HUES = 103, 195, (3, 44)
-# Lightness from which a tone, of Unicode's five (UTS 51, after Fitzpatrick), counts as this one
+# The least lightness of each of Unicode's five skin tones (UTS 51, after Fitzpatrick)
 _TONES = ((215, "light"), (180, "medium-light"), (138, "medium"), (95.5, "medium-dark"), (0, "dark"))
 
 
 def colour(picture: Tensor) -> str:
-    """The name of the median colour of what is drawn, by its hue."""
+    """Name the median colour of the foreground by its hue."""
     hue, brightest = hue_and_brightest(picture)
     if brightest < _BLACK:
         return "black"
@@ -33,31 +35,34 @@ def colour(picture: Tensor) -> str:
 
 
 def hue_and_brightest(picture: Tensor) -> tuple[float, float]:
-    """Hue in degrees and brightest channel, 0..255, of the median colour of what is drawn."""
-    rgb = _ink(picture).median(1).values
+    """Hue in degrees, and the largest channel, 0..255, of the median colour of the foreground."""
+    rgb = _foreground(picture).median(1).values
     return 360 * rgb_to_hsv(*(rgb / 255).tolist())[0], float(rgb.max())
 
 
 def skin_tone(picture: Tensor) -> str:
-    """The tone by its lightness."""
+    """Name the skin tone by its lightness: `light`, `medium-light`, `medium`, `medium-dark` or `dark`."""
     luma = lightness_of_skin(picture)
     return next(name for least, name in _TONES if luma >= least)
 
 
 def lightness_of_skin(picture: Tensor) -> float:
-    """Median luma of the drawn pixels of skin's hue, 0..255; outlines and white details do not count."""
-    ink = _ink(picture)
-    red, green, blue = ink
+    """Luma of the median colour of the foreground pixels with a hue of skin, 0..255; of all if there are none.
+
+    This leaves out outlines and white details.
+    """
+    pixels = _foreground(picture)
+    red, green, blue = pixels
     skin = (red > green) & (green > blue) & (red - blue > 15) & (red > 60)
-    median = (ink[:, skin] if skin.any() else ink).median(1).values
+    median = (pixels[:, skin] if skin.any() else pixels).median(1).values
     return float(median @ torch.tensor([0.299, 0.587, 0.114]))  # ITU-R BT.601
 
 
 def direction(picture: Tensor) -> str:
-    """Where the shape through the middle of the picture points: `left`, `right`, `up` or `down`.
+    """Where the shape in the middle of the picture points: `left`, `right`, `up` or `down`.
 
-    An arrow is its own mirror image about the axis that it points along, and its head is wide. Anything else, such as
-    a hand, points along its longer side, and its tip is narrow.
+    An arrow is symmetric about the axis that it points along, and its head is its wide end. Any other shape, such as a
+    hand, points along its longer side, and its tip is its narrow end.
     """
     box = _cropped(_central_shape(picture))
     about_row, about_column = _overlap(box, box.flip(0)), _overlap(box, box.flip(1))
@@ -72,7 +77,7 @@ def direction(picture: Tensor) -> str:
 
 
 def count(picture: Tensor) -> str:
-    """Number of separate things, smaller specks than 1 % of the drawn area aside."""
+    """Number of separate regions of the foreground, without those smaller than 1 % of it."""
     mask = (picture.float() - 255).abs().amax(0) > 40
     labels, number = ndimage.label(mask.numpy(), structure=[[1] * 3] * 3)
     sizes = torch.bincount(torch.from_numpy(labels).flatten().long(), minlength=number + 1)[1:]
@@ -84,15 +89,15 @@ MEASUREMENTS: Mapping[str, Callable[[Tensor], str]] = {
 }  # fmt: skip
 
 
-def _ink(picture: Tensor) -> Tensor:
-    """The pixels that are not the ground, (3, N); all of them where there are none."""
+def _foreground(picture: Tensor) -> Tensor:
+    """The pixels that are not nearly white, (3, N); all pixels if every one is."""
     pixels = picture.float().flatten(1)
-    drawn = pixels.amin(0) < 235
-    return pixels[:, drawn] if drawn.any() else pixels
+    foreground = pixels.amin(0) < 235
+    return pixels[:, foreground] if foreground.any() else pixels
 
 
 def _central_shape(picture: Tensor) -> Tensor:
-    """The connected region of the colour in the middle of the picture: bool (H, W)."""
+    """The connected region that has the colour of the middle of the picture: bool (H, W)."""
     height, width = picture.shape[1:]
     middle = picture[:, height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2].float()
     inner = middle.flatten(1).median(1).values
@@ -105,10 +110,11 @@ def _central_shape(picture: Tensor) -> Tensor:
 
 
 def _cropped(mask: Tensor) -> Tensor:
-    """The smallest box around what is true."""
+    """The part of a mask inside the bounding box of its True values."""
     rows, columns = mask.nonzero(as_tuple=True)
     return mask[int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1]
 
 
 def _overlap(a: Tensor, b: Tensor) -> float:
+    """Intersection over union of two masks."""
     return float((a & b).sum() / (a | b).sum())

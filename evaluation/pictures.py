@@ -1,4 +1,4 @@
-"""Pictures to judge: anyone's folder, or the real ones that a suite is about."""
+"""Read pictures to score, and their prompts, from a folder."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from training.strict_json import read_json
 
 
 class Folder(Sequence[Tensor]):
-    """The pictures below a folder, in order of their names, read when they are asked for: uint8 (3, size, size)."""
+    """The pictures below a folder, in order of their names, uint8 (3, size, size). Each is read when it is indexed."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.files = _below(folder)
@@ -31,9 +31,9 @@ class Folder(Sequence[Tensor]):
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Picture files in `folder`, as people count them: 2.png before 10.png.
+    """Picture files below `folder` in natural order: 2.png before 10.png.
 
-    Raises `BadInput` where there are none, or where they lie in several folders, which nobody put in an order.
+    Raises `BadInput` if there are none, or if they lie in several folders, because their order is then unclear.
     """
     files = _below(folder)
     folders = sorted({str(file.parent) for file in files})
@@ -44,9 +44,10 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor:
-    """Files as they are, uint8 (N, 3, H, W); those that their model may have `ended_early` are made square.
+    """Read picture files without resizing: uint8 (N, 3, H, W).
 
-    Raises `BadInput` for one that cannot be read or has another size.
+    With `ended_early`, pictures with H < W are padded to squares: their model may have ended them early. Raises
+    `BadInput` for a file that cannot be read or has another size.
     """
     pictures: list[Tensor] = []
     for file in files:
@@ -60,10 +61,10 @@ def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor
     return torch.stack(pictures)
 
 
-def prompted(folder: Path) -> tuple[list[Path], list[str]]:
-    """Picture files of a folder and their prompts, as `generation.json` or `metadata.jsonl` say; else no prompts.
+def list_prompted(folder: Path) -> tuple[list[Path], list[str]]:
+    """The picture files of a folder and their prompts, from `generation.json` or `metadata.jsonl`.
 
-    Raises `BadInput` where these cannot be read, or name a file that is not in the folder.
+    Without either, there are no prompts. Raises `BadInput` if they cannot be read or name a file outside the folder.
     """
     if (folder / "generation.json").is_file():
         return _generated(folder, folder / "generation.json")
@@ -80,14 +81,14 @@ def _generated(folder: Path, file: Path) -> tuple[list[Path], list[str]]:
         isinstance(image, dict) and isinstance(image.get("file"), str) and isinstance(image.get("prompt"), str)
         for image in images
     ):
-        raise BadInput(f"{file}: does not name file and prompt of each picture")
+        raise BadInput(f"{file}: must give the file and the prompt of each picture")
     for image in images:
         inside(folder, image["file"])
     return [folder / image["file"] for image in images], [image["prompt"] for image in images]
 
 
 def padded(picture: Tensor) -> Tensor:
-    """A picture that its model ended early, (3, h, W) with h < W, as a square with white below."""
+    """Pad a picture (3, h, W) with h < W to a square, with white below."""
     square = torch.full((3, picture.shape[2], picture.shape[2]), 255, dtype=torch.uint8)
     square[:, : picture.shape[1]] = picture
     return square
@@ -98,11 +99,11 @@ def _below(folder: Path) -> list[Path]:
         raise BadInput(f"{folder}: no such folder")
     files = [file for file in visible_files(folder) if file.suffix.lower() in SUFFIXES]
     if not files:
-        raise BadInput(f"{folder}: there is not one picture in it")
-    return sorted(files, key=_counted)
+        raise BadInput(f"{folder}: there is no picture in it")
+    return sorted(files, key=_natural_key)
 
 
-def _counted(file: Path) -> tuple[list[str | int], Path]:
-    """What to sort by, so that numbers in names count as numbers."""
-    parts = re.split(r"(\d+)", str(file))  # text and digits in turn
+def _natural_key(file: Path) -> tuple[list[str | int], Path]:
+    """Sort key by which numbers in names are compared as numbers."""
+    parts = re.split(r"(\d+)", str(file))  # text and digits alternate
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], file

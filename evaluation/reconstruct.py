@@ -1,4 +1,4 @@
-"""Judges an image tokenizer: `python -m evaluation.reconstruct --model RUN/model --out FOLDER`."""
+"""Evaluate an image tokenizer: `python -m evaluation.reconstruct --model RUN/model --out FOLDER`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,50 +29,50 @@ from evaluation.metrics import (
     ssim,
     usage,
 )
-from evaluation.result import head, write_result
+from evaluation.result import header, write_result
 from sampling.picture_files import require_replaceable, write_picture
 from tokenizer.features import RESIZER
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
-from training.redact import redacted_path
+from training.shared import shared_path
 
 _SHEET = {"Software": "python -m evaluation.reconstruct", "Title": "originals above reconstructions"}
-"""What a sheet of pictures says of itself."""
+"""Metadata of the sheet of pictures."""
 
 
 @dataclass(kw_only=True)
 class ReconstructOptions:
-    """Encodes and decodes pictures that the tokenizer has not seen, and says what was lost."""
+    """Encode and decode pictures that the tokenizer was not trained on, and measure the differences."""
 
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""
     out: Path
-    """Folder to write: `report.json`, and `pictures.png` with originals above reconstructions."""
+    """Folder to write to: `report.json`, and `pictures.png` with originals above reconstructions."""
     data: str = SOURCE
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     split: str = "heldout-concept"
-    """Which pictures; your own have `train` and `validation`."""
+    """Split to use; your own pictures have `train` and `validation`."""
     limit: int | None = None
-    """Judge only this many pictures."""
+    """Use only this many pictures."""
     batch_size: int = 64
-    """Pictures at a time."""
+    """Batch size."""
     distances: bool = True
-    """Also compare the sets in the features of a network: KID, and FD-Lite0 from 5,000 pictures on."""
+    """Also compute distances between features of both sets: KID, and Fréchet distances from 5,000 pictures on."""
     lpips: bool = False
-    """Also give LPIPS, which needs torchvision and its weights."""
+    """Also compute LPIPS, which needs torchvision and its weights."""
     cache: Path | None = None
-    """Folder for prepared pictures; by default the user's cache folder."""
+    """Folder for prepared pictures. By default the user's cache folder."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to compute on."""
 
     def __post_init__(self) -> None:
         require(self, "batch_size", self.batch_size >= 1, "1 or more")
 
 
 def main(options: ReconstructOptions) -> None:
-    """Reconstructs, measures, writes, and says where."""
+    """Reconstruct the pictures, measure the differences, write the report, and print where it is."""
     require_result_or_nothing(options.out / "report.json")
     require_replaceable(options.out / "pictures.png", _SHEET)
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
@@ -107,14 +107,14 @@ def main(options: ReconstructOptions) -> None:
     write_result(
         options.out / "report.json",
         {
-            **head("reconstruction", redacted_path(options.model), protocol),
+            **header("reconstruction", shared_path(options.model), protocol),
             "codes_id": model.codes_id, "pixels_id": model.pixels_id, "source": pictures.name,
             "fingerprint": pictures.fingerprint, "count": len(pictures),
             "subject": {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__},
             "metrics": {name: metric.to_dict() for name, metric in metrics.items()},
         },
     )  # fmt: skip
-    # the three worst, then every so many up to the best, so that failures are seen and nothing is picked
+    # the three worst, then evenly spaced ones up to the best: failures are shown, and nothing is picked by hand
     order = quality.argsort()
     spread = torch.linspace(0, len(order) - 1, min(9, len(order))).long().tolist()
     chosen = order[sorted({*range(min(3, len(order))), *spread})].tolist()
@@ -128,7 +128,7 @@ def main(options: ReconstructOptions) -> None:
 def _mapped(
     function: Callable[[Tensor], Tensor], inputs: Tensor, options: ReconstructOptions, label: str
 ) -> tuple[Tensor, float]:
-    """The outputs for all inputs, a batch at a time, and how many a second."""
+    """Apply a function to all inputs in batches; returns the outputs and the inputs a second."""
     begin = time.perf_counter()
     parts = tqdm(torch.split(inputs, options.batch_size), desc=label, unit="batch")
     outputs = torch.cat([function(part.to(options.device)).cpu() for part in parts])
@@ -138,7 +138,7 @@ def _mapped(
 def _each(
     metric: Callable[[Tensor, Tensor], Tensor], made: Tensor, images: Tensor, options: ReconstructOptions
 ) -> Tensor:
-    """A metric of each picture beside its original, (N,), a batch at a time."""
+    """Apply a metric to each picture and its original, in batches: (N,)."""
     pairs = zip(*(torch.split(both, options.batch_size) for both in (made, images)), strict=True)
     return torch.cat([metric(*pair) for pair in pairs])
 
@@ -146,7 +146,7 @@ def _each(
 def _distances(
     networks: Sequence[Lite], made: Tensor, images: Tensor, options: ReconstructOptions
 ) -> dict[str, Metric]:
-    """KID by two networks, of which only Lite1 has never been in a loss; FD-Lite0 where there are enough pictures."""
+    """KID by each network, and its Fréchet distance if there are enough pictures. No training loss uses Lite1."""
     cache = options.cache or Path(user_cache_dir("tessera"))
     found = {}
     for network in networks:

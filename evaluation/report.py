@@ -1,4 +1,4 @@
-"""The comparison as HTML and Markdown: figures with intervals and controls, curves, pictures in rows."""
+"""Render a comparison as HTML and Markdown: a table of metrics with intervals and controls, curves, pictures."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.grid import to_pil
 from evaluation.metrics import Metric
-from evaluation.result import figures
+from evaluation.result import metrics_to_dict
 from sampling.picture_files import read_png
 from training.files import inside
 from training.markdown import plain, tabulated
@@ -29,10 +29,10 @@ HEADLINES = (
     "fid", "clip_score", "kid_lite1", "retrieval_top1_lite1", "retrieval_top5_lite1", "style_accuracy_lite1",
     "concept_and_style_lite1", "attribute_accuracy", "bits_per_image", "bits_per_dimension",
 )  # fmt: skip
-"""Metrics for a short table: by the network that no loss has seen where two have judged."""
+"""Metrics for a short table. Of the two Lite networks it has the one that no training loss uses."""
 _ROWS = 16
 _WIDTH, _HEIGHT, _EDGE = 320, 200, 36
-_INKS = ("#1b6ca8", "#c8553d", "#2a9d5c", "#7a4fa3", "#b8860b")
+_LINE_COLOURS = ("#1b6ca8", "#c8553d", "#2a9d5c", "#7a4fa3", "#b8860b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +45,24 @@ class Column:
     pictures: Sequence[Mapping[str, Any]]
 
 
-def numbered(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int], int]:
-    """The place of each picture by its prompt, its seed and how many came before with both."""
-    places: dict[tuple[Any, Any, int], int] = {}
+def index_by_prompt(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int], int]:
+    """The index of each picture by prompt, seed, and the number of earlier pictures with both."""
+    indices: dict[tuple[Any, Any, int], int] = {}
     seen: Counter[tuple[Any, Any]] = Counter()
-    for place, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         both = (picture.get("prompt"), picture.get("seed"))
-        places[*both, seen[both]] = place
+        indices[*both, seen[both]] = index
         seen[both] += 1
-    return places
+    return indices
 
 
 def markdown_table(
     columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric], metrics: Sequence[str] = ()
 ) -> str:
-    """The figures as a Markdown table, a row a metric; the controls' columns come after the results'.
+    """The comparison as a Markdown table: a row for each metric, a column for each result and then each control.
 
-    `metrics`: only these, of them that there are; where there are none, all.
+    `metrics` limits the rows; without it, or if no result has any of them, there are all. `mismatch` and `judged` (win
+    rates) are stated above and below the table.
     """
     heads, rows = _table(columns, metrics)
     lines = [f"**Not the same protocol:** {plain('; '.join(mismatch))}\n"] if mismatch else []
@@ -70,13 +71,13 @@ def markdown_table(
     suite = (first["protocol"].get("suite") or {}).get("name", "no suite")
     lines += ["", f"{first['count']:,} pictures; {plain(suite)}; 95 % intervals by bootstrap; reference: "
               f"{plain(first['protocol']['reference']['name'])}."]  # fmt: skip
-    for name, rate in figures(judged).items():
-        lines.append(f"Preferred by people: {plain(name)} {figure(rate)}.")
+    for name, rate in metrics_to_dict(judged).items():
+        lines.append(f"Preferred by people: {plain(name)} {format_metric(rate)}.")
     return "\n".join(lines) + "\n"
 
 
 def html_report(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapping[str, Metric]) -> str:
-    """One page with everything in it; pictures and curves are embedded."""
+    """The comparison as one HTML page, with pictures and curves embedded."""
     names = _metric_names(columns)
     heads, rows = _table(columns)
     return render(
@@ -86,15 +87,15 @@ def html_report(columns: Sequence[Column], mismatch: Sequence[str], judged: Mapp
         rows=rows,
         curves=[_curve(columns, name, axis) for name in _CURVES if name in names for axis in _AXES],
         shown=_shown([column for column in columns if column.pictures]),
-        judged=[(name, figure(rate)) for name, rate in figures(judged).items()],
+        judged=[(name, format_metric(rate)) for name, rate in metrics_to_dict(judged).items()],
         columns=columns,
         categories=[(column.name, column.result.get("categories", {})) for column in columns],
-        figure=figure,
+        format_metric=format_metric,
     )
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of `evaluation/templates`, everything escaped."""
+    """Render a template of `evaluation/templates`; all values are escaped."""
     return _templates().get_template(template).render(**values)
 
 
@@ -105,21 +106,21 @@ def _templates() -> Environment:
 
 
 def _table(columns: Sequence[Column], only: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """What stands above, results and then controls; and for each metric and cost its name and cells."""
+    """The heads of the columns, results and then controls; and for each metric and cost its name and cells."""
     measured = [(column.name, column.result["metrics"]) for column in columns] + _measured_controls(columns)
     names = _metric_names(columns)
     rows = [
-        (f"{name} {_arrow(columns, name)}", [figure(metrics.get(name)) for _, metrics in measured])
+        (f"{name} {_arrow(columns, name)}", [format_metric(metrics.get(name)) for _, metrics in measured])
         for name in [name for name in names if name in only] or names
     ]
     for name, cost in _COSTS.items():
-        spent = [cost(column.result.get("subject", {})) for column in columns]
-        rows.append((name, spent + [""] * (len(measured) - len(columns))))
+        costs = [cost(column.result.get("subject", {})) for column in columns]
+        rows.append((name, costs + [""] * (len(measured) - len(columns))))
     return [label for label, _ in measured], rows
 
 
 def _measured_controls(columns: Sequence[Column]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name and metrics of each; an empty one where no result has it, for it is always shown."""
+    """Label and metrics of each control. A control that no result has is shown with no metrics."""
     controls = {
         "real": "real pictures",
         "reconstruction": "their reconstruction",
@@ -130,7 +131,7 @@ def _measured_controls(columns: Sequence[Column]) -> list[tuple[str, Mapping[str
         found: dict[str, Mapping[str, Any]] = {}
         for column in columns:
             if name in column.result.get("controls", {}):
-                # each image tokenizer has its own reconstruction; the other controls are of no model
+                # reconstructions differ by image tokenizer; the other controls do not depend on a model
                 pixels = column.result.get("subject", {}).get("pixels_id", column.name)
                 which = f"{label} (pixels {pixels})" if name == "reconstruction" else label
                 found.setdefault(which, column.result["controls"][name]["metrics"])
@@ -148,8 +149,8 @@ def _arrow(columns: Sequence[Column], name: str) -> str:
     return "↑" if metric["higher_is_better"] else "↓"
 
 
-def figure(metric: Mapping[str, Any] | None) -> str:
-    """`0.123 (0.110 to 0.140)`, with the bias where it is known."""
+def format_metric(metric: Mapping[str, Any] | None) -> str:
+    """Format a metric as `0.123 (0.110 to 0.140)`, with its bias if that is known; None as a dash."""
     if metric is None:
         return "–"
     low, high = metric["low"], metric["high"]
@@ -193,7 +194,7 @@ _AXES: Mapping[str, Callable[[Column], float | None]] = {
 
 
 def _line_of(column: Column, axis: str) -> dict[str, Any]:
-    """What the results of one line share: the model and all options but those that vary along it."""
+    """What the results of one line have in common: the model, and all options but those that vary along the axis."""
     subject = column.result.get("subject", {})
     free = ("guidance", "steps") if axis == "seconds an image" else (axis,)
     options = {name: value for name, value in subject.get("options", {}).items() if name not in free}
@@ -201,52 +202,53 @@ def _line_of(column: Column, axis: str) -> dict[str, Any]:
 
 
 def _label(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
-    """The backend, and in what the line differs from others of it."""
-    rivals = [other for other in lines if other["backend"] == line["backend"]]
-    unlike = [name for name, value in line.items() if any(other.get(name) != value for other in rivals)]
-    return ", ".join([line["backend"], *(f"{name} {line[name]}" for name in unlike)])
+    """The label of a line: the backend, and what differs from other lines of this backend."""
+    others = [other for other in lines if other["backend"] == line["backend"]]
+    differing = [name for name, value in line.items() if any(other.get(name) != value for other in others)]
+    return ", ".join([line["backend"], *(f"{name} {line[name]}" for name in differing)])
 
 
 def _curve(columns: Sequence[Column], name: str, axis: str) -> dict[str, Any]:
-    """Points of a metric over an axis, a line a model and its other options, in SVG coordinates."""
+    """A plot of a metric over an axis, in SVG coordinates: a line for each model with equal other options."""
     lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
     for column in columns:
         x, metric = _AXES[axis](column), column.result["metrics"].get(name)
         if x is not None and metric is not None:
             lines.setdefault(json.dumps(_line_of(column, axis)), []).append((x, metric))
-    told = [json.loads(line) for line in lines]
+    descriptions = [json.loads(line) for line in lines]
     points = [point for line in lines.values() for point in line]
-    if len({x for x, _ in points}) < 2:  # nothing varies along it
+    if len({x for x, _ in points}) < 2:  # nothing varies along this axis
         return {"name": name, "axis": axis, "lines": [], "width": _WIDTH, "height": _HEIGHT}
     xs = [x for x, _ in points]
     ys = [value for _, m in points for value in (m["value"], m["low"], m["high"]) if value is not None]
     place_x, place_y = _scale(xs, _EDGE, _WIDTH - 12), _scale(ys, _HEIGHT - 24, 12)
-    drawn = []
-    for ink, what, line in zip(_INKS * len(lines), told, lines.values(), strict=False):
+    plotted = []
+    for colour, description, line in zip(_LINE_COLOURS * len(lines), descriptions, lines.values(), strict=False):
         dots = []
         for x, m in sorted(line, key=lambda point: point[0]):
             low, high = (m["value"] if m[end] is None else m[end] for end in ("low", "high"))
             place = {"x": place_x(x), "y": place_y(m["value"]), "low": place_y(low), "high": place_y(high)}
-            dots.append({**place, "says": f"{x:.3g}: {figure(m)}"})
-        drawn.append({"label": _label(what, told), "ink": ink, "dots": dots})
+            dots.append({**place, "tooltip": f"{x:.3g}: {format_metric(m)}"})
+        plotted.append({"label": _label(description, descriptions), "colour": colour, "dots": dots})
     return {
-        "name": name, "axis": axis, "lines": drawn, "width": _WIDTH, "height": _HEIGHT,
+        "name": name, "axis": axis, "lines": plotted, "width": _WIDTH, "height": _HEIGHT,
         "left": f"{min(xs):.3g}", "right": f"{max(xs):.3g}", "bottom": f"{min(ys):.3g}", "top": f"{max(ys):.3g}",
     }  # fmt: skip
 
 
 def _scale(values: Sequence[float], begin: float, end: float) -> Any:
+    """A linear map from the range of `values` to the range from `begin` to `end`."""
     low, high = min(values), max(values)
     return lambda value: round(begin + (end - begin) * ((value - low) / (high - low) if high > low else 0.5), 1)
 
 
 def _shown(columns: Sequence[Column]) -> dict[str, Any]:
-    """The same prompts and seeds in rows, evenly from the worst to the best by the mean of all scores."""
+    """Rows of pictures of the same prompt and seed, evenly chosen from the worst to the best mean score."""
     if not columns:
         return {"heads": [], "rows": []}
-    places = [numbered(column.pictures) for column in columns]
+    indices = [index_by_prompt(column.pictures) for column in columns]
     by_prompt = [
-        {key: column.pictures[i] for key, i in its.items()} for column, its in zip(columns, places, strict=True)
+        {key: column.pictures[i] for key, i in index.items()} for column, index in zip(columns, indices, strict=True)
     ]
     common = [key for key in by_prompt[0] if all(key in others for others in by_prompt)]
     ranked = sorted(common, key=lambda key: sum(_mean_score(pictures[key]) for pictures in by_prompt))
@@ -254,9 +256,9 @@ def _shown(columns: Sequence[Column]) -> dict[str, Any]:
     rows = []
     for key in (ranked[i] for i in some):
         cells = [
-            embedded(column.folder, pictures[key]["file"]) for column, pictures in zip(columns, by_prompt, strict=True)
+            data_uri(column.folder, pictures[key]["file"]) for column, pictures in zip(columns, by_prompt, strict=True)
         ]
-        rows.append({"prompt": key[0], "seed": key[1], "cells": [*cells, *_controls(columns[0], places[0][key])]})
+        rows.append({"prompt": key[0], "seed": key[1], "cells": [*cells, *_controls(columns[0], indices[0][key])]})
     return {"heads": [*(c.name for c in columns), *_control_names(columns[0])], "rows": rows}
 
 
@@ -270,21 +272,21 @@ def _control_names(column: Column) -> list[str]:
     return [name for name in names if (column.folder / "controls" / name).is_dir()]
 
 
-def _controls(column: Column, place: int) -> list[str]:
-    """The controls' pictures beside the picture at a place; theirs are numbered by prompt."""
-    prompt = place // len(column.result["protocol"].get("seeds", [0]))
-    return [embedded(column.folder, f"controls/{name}/{prompt:05d}.png") for name in _control_names(column)]
+def _controls(column: Column, index: int) -> list[str]:
+    """The control pictures for the picture at `index`. They are numbered by prompt, not by picture."""
+    prompt = index // len(column.result["protocol"].get("seeds", [0]))
+    return [data_uri(column.folder, f"controls/{name}/{prompt:05d}.png") for name in _control_names(column)]
 
 
-def embedded(folder: Path, name: str) -> str:
-    """A PNG that a result in `folder` names as a data URI, so that a page needs nothing beside it; "" where it is gone.
+def data_uri(folder: Path, name: str) -> str:
+    """A PNG inside `folder` as a data URI, for a page without other files; "" if it does not exist.
 
-    It is written anew: of the file only the pixels get into the page. Raises `BadInput` as `inside` and `read_png` do.
+    The PNG is encoded again, so that only its pixels get into the page. Raises `BadInput` as `inside` and `read_png`.
     """
     try:
         (folder / name).lstat()
-    except (OSError, ValueError):  # also what is no name
+    except (OSError, ValueError):  # ValueError for a string that cannot be a file name
         return ""
-    anew = io.BytesIO()
-    to_pil(read_png(inside(folder, name))).save(anew, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(anew.getvalue()).decode()
+    encoded = io.BytesIO()
+    to_pil(read_png(inside(folder, name))).save(encoded, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()

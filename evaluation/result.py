@@ -1,4 +1,4 @@
-"""The result file: what was measured, on what, with what, and everything that the claim rests on."""
+"""The result file of an evaluation: metrics, and all that they depend on. `result.schema.json` defines its fields."""
 
 import json
 from collections.abc import Mapping
@@ -19,39 +19,41 @@ VERSION = 1
 SCHEMA = Path(__file__).with_name("result.schema.json")
 
 
-def head(kind: str, name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """How every result begins."""
+def header(kind: str, name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The first fields of a result file."""
     return {"format": FORMAT, "version": VERSION, "kind": kind, "name": name, "protocol": dict(protocol)}
 
 
-def figures(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """Metrics as they stand in a result file."""
+def metrics_to_dict(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """Metrics as JSON values of a result file."""
     return {name: metric.to_dict() for name, metric in metrics.items()}
 
 
-def scored(scores: Scores) -> dict[str, Any]:
-    """The part of a result that a set of pictures has, the model's and every control's."""
+def scores_to_dict(scores: Scores) -> dict[str, Any]:
+    """The scores of a set of pictures, or of a control, as fields of a result file."""
     return {
-        "metrics": figures(scores.metrics),
-        "categories": {label: figures(means) for label, means in scores.categories.items()},
+        "metrics": metrics_to_dict(scores.metrics),
+        "categories": {label: metrics_to_dict(means) for label, means in scores.categories.items()},
         "notes": scores.notes,
     }
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Checks a result against the schema and writes it. Raises `ValueError` for a figure that is no number."""
+    """Check a result against the schema and write it. Raises `ValueError` for NaN or infinity."""
     jsonschema.validate(json.loads(json.dumps(result, allow_nan=False)), _schema())
     write_json(path, result)
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Reads a result file, or the `result.json` of a folder. Raises `BadInput` for anything else or another version."""
+    """Read a result file, or the `result.json` in a folder. Raises `BadInput` for anything else or another version."""
     file = path / "result.json" if path.is_dir() else path
     result = read_json(file, max_bytes=2**27)
     if result.get("format") != FORMAT:
         raise BadInput(f"{file}: not a result of the evaluation")
     if result.get("version") != VERSION:
-        raise BadInput(f"{file}: a result of version {result.get('version')}, this is {VERSION}; measure it again")
+        raise BadInput(
+            f"{file}: a result of version {result.get('version')}, but only {VERSION} can be read; evaluate again"
+        )
     try:
         jsonschema.validate(result, _schema())
     except jsonschema.ValidationError as error:
@@ -60,14 +62,14 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Each field of two protocols that differs: `"reference.count: 500 and 333"`."""
+    """The fields in which two protocols differ, such as `"reference.count: 500 and 333"`."""
     found = []
     for key in sorted(a.keys() | b.keys()):
-        mine, theirs = a.get(key), b.get(key)
-        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            found += differences(mine, theirs, f"{prefix}{key}.")
-        elif mine != theirs:
-            found.append(f"{prefix}{key}: {json.dumps(mine)} and {json.dumps(theirs)}")
+        first, second = a.get(key), b.get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            found += differences(first, second, f"{prefix}{key}.")
+        elif first != second:
+            found.append(f"{prefix}{key}: {json.dumps(first)} and {json.dumps(second)}")
     return found
 
 

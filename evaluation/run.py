@@ -1,7 +1,7 @@
-"""Draws a suite's pictures and scores them: `python -m evaluation.run --model B --suite emoji/validation --out R`.
+"""Draw a suite's pictures and score them: `python -m evaluation.run --model B --suite emoji/validation --out R`.
 
-Run it again to go on where it was stopped; `accelerate launch -m evaluation.run ...` shares the drawing between
-processes. The result is `R/result.json`, the pictures are in `R/pictures/`.
+The same command again resumes an interrupted run. `accelerate launch -m evaluation.run ...` shares the drawing between
+processes. The result is `R/result.json`; the pictures are in `R/pictures/`.
 """
 
 import dataclasses
@@ -20,10 +20,19 @@ from accelerate import PartialState
 from torch import Tensor
 
 from data.grid import to_pil
-from evaluation.harness import JudgeOptions, RealSide, open_real, per_picture, report, require_reference, with_controls
+from evaluation.harness import (
+    EvaluationSetup,
+    JudgeOptions,
+    all_scores,
+    open_setup,
+    picture_scores,
+    require_reference,
+    score_with_controls,
+    summary,
+)
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
-from evaluation.result import differences, head, read_result, write_result
+from evaluation.result import differences, header, read_result, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.drawing import DrawingOptions, Request, draw, missing
 from sampling.pipeline import Bundle, check_prompt
@@ -39,45 +48,48 @@ from training.strict_yaml import parse_yaml
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(JudgeOptions, DrawingOptions):
-    """Draws the pictures of a prompt suite with a bundle and scores them beside controls."""
+    """Draw the pictures of a prompt suite with a bundle, and score them and the control rows."""
 
     suite: str = "emoji/validation"
     """`emoji/train-sample`, `emoji/train-tuning`, `emoji/validation`, `emoji/validation-style`, `emoji/heldout-style`,
     `attributes`, `free`, `lab`, a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
     limit: int | None = None
-    """Only this many prompts, chosen by a fixed hash."""
+    """Use only this many prompts, chosen by a fixed hash."""
     sweep: list[str] = field(default_factory=list, metadata={"repeat": True})
-    """`guidance=2`, or another option of the backend: draw and score once for each value that is given."""
+    """A value of a backend option, such as `guidance=2`. Repeat the flag; each value is drawn and scored once."""
     out: Path
-    """Folder to write; a sweep has a folder in it for each value, `guidance-2` say."""
+    """Folder to write to. A sweep writes a folder for each value in it, such as `guidance-2`."""
 
     def __post_init__(self) -> None:
         JudgeOptions.__post_init__(self)
         DrawingOptions.__post_init__(self)
         for one in self.sweep:
-            require(self, "sweep", "=" in one, "OPTION=VALUE, `guidance=2` say")
+            require(self, "sweep", "=" in one, "OPTION=VALUE, such as guidance=2")
 
     @property
     def runs(self) -> list["RunOptions"]:
-        """These options for each of what is swept, one after another. Raises `BadInput` for one that cannot be."""
+        """The options of each run of the sweep; one run without a sweep.
+
+        Raises `BadInput` for an option that is also given outside the sweep, and for a value that it does not allow.
+        """
         swept: dict[str, list[str]] = {}
         for name, _, value in (one.partition("=") for one in self.sweep):
             swept.setdefault(name, []).append(value)
         for name in swept:
-            usual = getattr(type(self.backend)(), name, None)
-            if (said := getattr(self.backend, name, None)) != usual:
-                raise BadInput(f"{name} is {said}: must be absent where it is swept")
-        found = []
+            default = getattr(type(self.backend)(), name, None)
+            if (given := getattr(self.backend, name, None)) != default:
+                raise BadInput(f"{name} is {given}: must be absent where it is swept")
+        runs = []
         for values in product(*swept.values()):
             one = dict(zip(swept, values, strict=True))
             backend = replaced(self.backend, {name: parse_yaml(value, name) for name, value in one.items()})
             out = self.out / "-".join(f"{name}-{value}" for name, value in one.items()).replace("/", "-")
-            found.append(dataclasses.replace(self, backend=backend, sweep=[], out=out))
-        return found
+            runs.append(dataclasses.replace(self, backend=backend, sweep=[], out=out))
+        return runs
 
 
 def main(options: RunOptions) -> None:
-    """Says at once what is missing, draws everything, then scores and says where the results are."""
+    """Check all inputs first, then draw all pictures, score them, and print where the results are."""
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
     share_cores()
@@ -95,34 +107,34 @@ def main(options: RunOptions) -> None:
         if state.is_main_process:
             for one in runs:
                 _claim(suite, bundle, one)
-        state.wait_for_everyone()  # all have looked before any writes
-        wanted = [missing(_wanted(suite, bundle, one)) for one in runs]
+        state.wait_for_everyone()  # all processes have read the folders before any of them writes
+        to_draw = [missing(_requests(suite, bundle, one)) for one in runs]
         state.wait_for_everyone()
-        for one, lacking, turn in zip(runs, wanted, turns, strict=True):
-            clock = functools.partial(_clock, one, state, turn)
-            draw(lacking, bundle, one.backend, one.batch_size, on_batch=clock)
+        for one, requests, turn in zip(runs, to_draw, turns, strict=True):
+            log = functools.partial(_log_batch, one, state, turn)
+            draw(requests, bundle, one.backend, one.batch_size, on_batch=log)
         state.wait_for_everyone()
-        if state.is_main_process:  # the others are done: they would not wait for as long as scoring may take
-            side = open_real(suite, bundle.tokenizer.config.image_size, options)
+        if state.is_main_process:  # the others end here: scoring may take longer than a process group waits
+            setup = open_setup(suite, bundle.tokenizer.config.image_size, options)
             for one in runs:
-                evaluate(suite, bundle, side, one)
+                evaluate(suite, bundle, setup, one)
 
 
-def _wanted(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Request]:
-    """Every picture of a run, `num_images` of a prompt after one another."""
-    drawn_by = _drawn_by(bundle, options)
+def _requests(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Request]:
+    """Every picture of a run, prompt by prompt, `num_images` of each."""
+    origin = _origin(bundle, options)
     return [
         Request(
             file=options.out / "pictures" / f"{i:05d}-{seed}.png", prompt=prompt.text, seed=seed,
-            metadata={"prompt": prompt.text, "seed": seed, **drawn_by},
+            metadata={"prompt": prompt.text, "seed": seed, **origin},
         )
         for i, prompt in enumerate(suite.prompts)
         for seed in range(options.seed, options.seed + options.num_images)
     ]  # fmt: skip
 
 
-def _clock(options: RunOptions, state: PartialState, turn: int, count: int, seconds: float) -> None:
-    """Notes that this process has drawn a batch in this turn."""
+def _log_batch(options: RunOptions, state: PartialState, turn: int, count: int, seconds: float) -> None:
+    """Log a batch that this process has drawn. A turn is one invocation of the command."""
     line = {
         "images": count, "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),
         "batch_size": options.batch_size, "processes": state.num_processes,
@@ -131,13 +143,13 @@ def _clock(options: RunOptions, state: PartialState, turn: int, count: int, seco
         clock.write((json.dumps(line) + "\n").encode())
 
 
-def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) -> None:
-    """Scores the pictures that `draw` drew and writes the result and the controls, unless that has been done before."""
+def evaluate(suite: Suite, bundle: Bundle, setup: EvaluationSetup, options: RunOptions) -> None:
+    """Score the pictures of a run and write the result and the control pictures, unless there is a result already."""
     out = options.out
-    wanted = _wanted(suite, bundle, options)
-    files = [one.file for one in wanted]
+    requests = _requests(suite, bundle, options)
+    files = [one.file for one in requests]
     protocol = {
-        **side.judge.protocol,
+        **setup.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},
         "seeds": [options.seed + n for n in range(options.num_images)],
         "count": len(files),
@@ -146,34 +158,33 @@ def evaluate(suite: Suite, bundle: Bundle, side: RealSide, options: RunOptions) 
     if not options.force_frechet and _finished(out / "result.json", protocol):
         print(f"scored before: {out / 'result.json'}")
         return
-    made, controls, shown = with_controls(
-        side, read_pictures(files, ended_early=True), suite.prompts, options.num_images, bundle.tokenizer
+    scores, controls, control_pictures = score_with_controls(
+        setup, read_pictures(files, ended_early=True), suite.prompts, options.num_images, bundle.tokenizer
     )
-    if side.originals:
-        captions, originals = [prompt.text for prompt in suite.prompts], torch.stack(list(side.originals))
+    if setup.originals:
+        captions, originals = [prompt.text for prompt in suite.prompts], torch.stack(list(setup.originals))
         backend = bundle.backend(options.backend.kind)
         bits = backend.likelihood(captions, originals)
-        made.metrics[backend.likelihood_name] = mean(bits, higher_is_better=False)
+        scores.metrics[backend.likelihood_name] = mean(bits, higher_is_better=False)
     result = {
-        **head("generation", bundle.backend(options.backend.kind).describe(options.backend), protocol),
+        **header("generation", bundle.backend(options.backend.kind).describe(options.backend), protocol),
         "subject": _subject(bundle, options),
-        **report(made, controls, len(files)),
+        **all_scores(scores, controls, len(files)),
         "pictures": [
             {"file": str(one.file.relative_to(out)), "prompt": one.prompt, "seed": one.seed,
-             "scores": per_picture(made, n)}
-            for n, one in enumerate(wanted)
+             "scores": picture_scores(scores, n)}
+            for n, one in enumerate(requests)
         ],
     }  # fmt: skip
-    for name, pictures in shown.items():
-        if side.originals or name == "nearest_caption":
+    for name, pictures in control_pictures.items():
+        if setup.originals or name == "nearest_caption":
             _save(out / "controls" / name, pictures)
     write_result(out / "result.json", result)
-    brief = ", ".join(f"{name} {metric.value:.4g}" for name, metric in list(made.metrics.items())[:4])
-    print(f"{brief} on {len(files)} pictures: {out / 'result.json'}")
+    print(f"{summary(scores)} on {len(files)} pictures: {out / 'result.json'}")
 
 
 def _save(folder: Path, pictures: Sequence[Tensor]) -> None:
-    """Writes `00000.png`, `00001.png`, ... into a folder, whole or not at all."""
+    """Write `00000.png`, `00001.png`, ... into a folder, atomically."""
     with atomic(folder) as temporary:
         temporary.mkdir()
         for i, picture in enumerate(pictures):
@@ -181,15 +192,15 @@ def _save(folder: Path, pictures: Sequence[Tensor]) -> None:
 
 
 def _finished(file: Path, protocol: dict[str, Any]) -> bool:
-    """Whether a result of this protocol is there."""
+    """Whether the file is a result of this protocol."""
     try:
         return file.is_file() and read_result(file)["protocol"] == protocol
     except BadInput:  # of another version
         return False
 
 
-def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
-    """The model and what its pictures are computed with."""
+def _origin(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
+    """What the pictures are drawn with: model, options, and how steps are computed."""
     backend = bundle.backend(options.backend.kind)
     return {
         "backend": backend.kind, "options": shared(options.backend.settings), **bundle.ids,
@@ -198,10 +209,13 @@ def _drawn_by(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
 
 
 def _claim(suite: Suite, bundle: Bundle, options: RunOptions) -> None:
-    """Writes what a folder's pictures are drawn with. Raises `BadInput` where it holds others, or anyone's."""
+    """Write the settings of a run into its folder.
+
+    Raises `BadInput` if the folder has pictures of other settings, or files that this command did not write.
+    """
     out, file = options.out, options.out / "settings.json"
     asked = {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images}
-    settings = {**asked, **_drawn_by(bundle, options)}
+    settings = {**asked, **_origin(bundle, options)}
     for name in ("pictures", "controls", "result.json"):
         if not file.exists() and (out / name).exists():
             raise BadInput(f"{out / name}: is there already, and no settings.json says what drew it; "
@@ -215,31 +229,35 @@ def _claim(suite: Suite, bundle: Bundle, options: RunOptions) -> None:
 
 def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     turns = list(_turns(options.out).values())
-    most = max(turns, key=lambda turn: turn["images"], default={})  # whose speed and machine stand for all
-    told = ("images_per_second", "device", "threads", "batch_size", "processes")
+    largest = max(turns, key=lambda turn: turn["images"], default={})  # its speed and machine are reported for all
+    reported = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": shared_path(bundle.source), **_drawn_by(bundle, options),
+        "model": shared_path(bundle.source), **_origin(bundle, options),
         "training": bundle.training.get(options.backend.kind, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
-        **{name: most[name] for name in told if name in most}, "turns": turns,
+        **{name: largest[name] for name in reported if name in largest}, "turns": turns,
     }  # fmt: skip
 
 
 def _turns(out: Path) -> dict[int, dict[str, Any]]:
-    """What each invocation drew, how fast and on what; its time is that of its slowest process."""
-    clocks: dict[int, list[list[dict[str, Any]]]] = defaultdict(list)
+    """How much each turn drew, how fast and on what, from the logs of its processes; its time is the slowest one's."""
+    logs: dict[int, list[list[dict[str, Any]]]] = defaultdict(list)
     for file in sorted(out.glob("clock-*-*.jsonl")):
-        clocks[int(file.stem.split("-")[1])].append(_lines(file))
+        logs[int(file.stem.split("-")[1])].append(_batches(file))
     found = {}
-    for turn, its in sorted(clocks.items()):
-        lines = [line for clock in its for line in clock]
-        images, seconds = sum(line["images"] for line in lines), max(sum(x["seconds"] for x in clock) for clock in its)
-        rate = round(images / seconds, 4) if seconds else 0.0
-        found[turn] = {**(lines or [{}])[0], "images": images, "seconds": round(seconds, 3), "images_per_second": rate}
+    for turn, processes in sorted(logs.items()):
+        batches = [batch for process in processes for batch in process]
+        images = sum(batch["images"] for batch in batches)
+        seconds = max(sum(batch["seconds"] for batch in process) for process in processes)
+        speed = round(images / seconds, 4) if seconds else 0.0
+        found[turn] = {
+            **(batches or [{}])[0], "images": images, "seconds": round(seconds, 3), "images_per_second": speed,
+        }  # fmt: skip
     return found
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _batches(file: Path) -> list[dict[str, Any]]:
+    """The batches in the log of one process, up to the first damaged line."""
     found = []
     try:
         for _, line in read_json_lines(file):
@@ -247,7 +265,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
             if type(images) is not int or type(seconds) not in (int, float) or min(images, seconds) < 0:
                 break
             found.append(line)
-    except (BadInput, KeyError, TypeError):  # the last one, of a process killed while it wrote
+    except (BadInput, KeyError, TypeError):  # the last line, if the process was killed while it wrote
         pass
     return found
 

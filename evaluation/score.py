@@ -1,15 +1,23 @@
-"""Scores anyone's pictures: `python -m evaluation.score --images DIR --reference emoji --out R`.
+"""Score pictures from any source: `python -m evaluation.score --images DIR --reference emoji --out R`.
 
-Prompts are taken from `generation.json` or `metadata.jsonl` in the folder; with `--suite` they are the suite's, and the
-pictures are theirs in order of their file names.
+Prompts are read from `generation.json` or `metadata.jsonl` in the folder. With `--suite` they are the suite's, and the
+pictures belong to them in order of their file names.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.harness import JudgeOptions, open_real, per_picture, report, require_result_or_nothing, with_controls
-from evaluation.pictures import list_pictures, prompted, read_pictures
-from evaluation.result import head, write_result
+from evaluation.harness import (
+    JudgeOptions,
+    all_scores,
+    open_setup,
+    picture_scores,
+    require_result_or_nothing,
+    score_with_controls,
+    summary,
+)
+from evaluation.pictures import list_pictures, list_prompted, read_pictures
+from evaluation.result import header, write_result
 from evaluation.suites import Prompt, Suite, open_suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
@@ -19,20 +27,20 @@ from training.errors import BadInput
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions(JudgeOptions):
-    """Scores a folder of pictures, whatever made them."""
+    """Score a folder of pictures from any source."""
 
     images: Path
-    """Folder of pictures of one size, square."""
+    """Folder of square pictures of one size."""
     suite: str | None = None
-    """Suite whose prompts the pictures were drawn from, in order of their file names, equally many each."""
+    """Suite of the prompts that the pictures show, in order of their file names, the same number for each prompt."""
     limit: int | None = None
-    """Only this many prompts of the suite, as in `evaluation.run`."""
+    """Use only this many prompts of the suite, as in `evaluation.run`."""
     tokenizer: Path | None = None
     """Image tokenizer for the control row of reconstructions."""
     name: str = ""
-    """What to call the pictures in a table; by default their folder's name."""
+    """Name of the pictures in tables. By default the name of their folder."""
     out: Path
-    """Folder to write `result.json` into."""
+    """Folder to write `result.json` to."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,55 +48,54 @@ class ScoreOptions(JudgeOptions):
 
 
 def main(options: ScoreOptions) -> None:
-    """Reads, scores, writes, and says where."""
+    """Read and score the pictures, write the result, and print where it is."""
     require_result_or_nothing(options.out / "result.json")
-    files, suite, repeats = _asked(options)
+    files, suite, repeats = _files_and_suite(options)
     prompts = suite.prompts if suite else ()
     ours = (options.images / "generation.json").is_file()
     pictures = read_pictures(files, ended_early=ours)
     height, width = pictures.shape[2:]
     if height != width:
         raise BadInput(f"{files[0]}: {width}x{height} pixels; pictures must be square")
-    side = open_real(suite, width, options)
+    setup = open_setup(suite, width, options)
     tokenizer = ImageTokenizer.from_pretrained(options.tokenizer, device=options.device) if options.tokenizer else None
-    made, controls, _ = with_controls(side, pictures, prompts, repeats, tokenizer)
+    scores, controls, _ = score_with_controls(setup, pictures, prompts, repeats, tokenizer)
     protocol = {
-        **side.judge.protocol,
+        **setup.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)} if suite else None,
         "count": len(files),
         "image_size": width,
     }
     result = {
-        **head("pictures", options.name or options.images.resolve().name, protocol),
+        **header("pictures", options.name or options.images.resolve().name, protocol),
         "subject": {},
-        **report(made, controls, len(files)),
+        **all_scores(scores, controls, len(files)),
         "pictures": [
-            {"file": str(file.relative_to(options.images)), "scores": per_picture(made, n),
+            {"file": str(file.relative_to(options.images)), "scores": picture_scores(scores, n),
              **({"prompt": prompts[n // repeats].text} if prompts else {})}
             for n, file in enumerate(files)
         ],
     }  # fmt: skip
     write_result(options.out / "result.json", result)
-    brief = ", ".join(f"{name} {metric.value:.4g}" for name, metric in list(made.metrics.items())[:4])
-    print(f"{brief} on {len(files)} pictures: {options.out / 'result.json'}")
+    print(f"{summary(scores)} on {len(files)} pictures: {options.out / 'result.json'}")
 
 
-def _asked(options: ScoreOptions) -> tuple[list[Path], Suite | None, int]:
-    """Files, what was asked for, and how many pictures in a row each prompt has."""
+def _files_and_suite(options: ScoreOptions) -> tuple[list[Path], Suite | None, int]:
+    """The picture files, the suite of their prompts if they have any, and how many pictures in a row a prompt has."""
     folder = options.images
     if options.suite is None:
-        files, texts = prompted(folder)
+        files, texts = list_prompted(folder)
         if not files:
-            raise BadInput(f"{folder}: there is not one picture in it")
+            raise BadInput(f"{folder}: there is no picture in it")
         return files, Suite(name="own prompts", prompts=[Prompt(text=text) for text in texts]) if texts else None, 1
     suite = open_suite(options.suite, options.limit, options.cache)
-    # beside what `sampling.generate` drew lies a grid of it
-    files = prompted(folder)[0] if (folder / "generation.json").is_file() else list_pictures(folder)
+    # `sampling.generate` writes a grid beside its pictures, so the pictures are listed from its record
+    files = list_prompted(folder)[0] if (folder / "generation.json").is_file() else list_pictures(folder)
     repeats, left = divmod(len(files), len(suite.prompts))
     if left or not repeats:
         raise BadInput(
             f"{folder}: {len(files)} pictures for the {len(suite.prompts)} prompts of {suite.name}: "
-            "there must be equally many of each"
+            "each prompt must have the same number of pictures"
         )
     return files, suite, repeats
 

@@ -1,13 +1,12 @@
-"""The naming test: what do people see in a picture? `python -m evaluation.sheet RESULT RESULT --out R`.
+"""The naming test: how often people name what a picture shows. `python -m evaluation.sheet RESULT RESULT --out R`.
 
-Each rater gets numbered sheets in a folder of their own, `R/rater-1` and so on, and writes into its `answers.csv` what
-each picture shows, at first and at second sight, without a list to choose from. Pictures of all results are mixed with
-real pictures and their reconstructions, in an order fixed by the seed. A rater sees each prompt once only, so that no
-picture gives another away: there are as many raters as kinds of pictures, and each kind is judged on every prompt.
-
-`--answers R/rater-*/answers.csv` then writes `R/marks.csv`: the answers beside the captions, shuffled, and without
-whose picture it was. Whoever marks them writes into `right` 1 where the first guess names the thing, 2 where only the
-second does, 0 where neither. `--marks R/marks.csv` prints how often each kind was named.
+1. The command makes numbered sheets for each rater, in the folders `R/rater-1` and so on. They mix the pictures of all
+   results with real pictures and their reconstructions. A rater sees each prompt only once, so there are as many raters
+   as kinds of pictures. The raters write what each picture shows into `answers.csv`: a first and a second guess,
+   without a list to choose from.
+2. `--answers R/rater-*/answers.csv` writes `R/marks.csv`: answers and captions, shuffled, without the kind of picture.
+   A person writes into its column `right` 1 if the first guess names the thing, 2 if only the second does, else 0.
+3. `--marks R/marks.csv` prints how often each kind was named.
 """
 
 import csv
@@ -26,7 +25,7 @@ from torch import Tensor
 from data.files import utf8_text
 from data.grid import grid
 from data.splits import fraction
-from evaluation.compare import mismatches, named_apart, opened, spelled
+from evaluation.compare import expand_flags, mismatches, open_column, with_unique_names
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.report import Column
@@ -44,23 +43,23 @@ _MARK = ("id", "caption", "first", "second", "right")
 
 @dataclass(kw_only=True)
 class SheetOptions:
-    """Makes sheets of pictures to be named, or marks what was answered."""
+    """Make sheets of pictures for raters to name, or evaluate their answers."""
 
     result: list[Path] = field(default_factory=list, metadata={"repeat": True})
-    """Result of `evaluation.run`, with its pictures; the flag may be left out: `RESULT RESULT --out R`."""
+    """Result of `evaluation.run` with its pictures. The flag may be left out: `RESULT RESULT --out R`."""
     count: int = 32
-    """Prompts, chosen by a fixed hash."""
+    """Number of prompts, chosen by a fixed hash."""
     per_sheet: int = 16
-    """Pictures a sheet."""
+    """Pictures on a sheet."""
     seed: int = 0
-    """Shuffles the pictures."""
+    """Seed for the order of the pictures."""
     answers: list[Path] = field(default_factory=list, metadata={"repeat": True})
-    """What raters answered: CSV files with columns sheet, number, first, second, and grade, which is 2 for what could
-    be a real picture, 1 for one with faults and 0 for none at all."""
+    """The raters' answers: CSV files with the columns sheet, number, first, second and grade. The grade is 2 for what
+    could be a real picture, 1 for a picture with faults, 0 for anything worse."""
     marks: Path | None = None
-    """The marked `marks.csv`."""
+    """The completed `marks.csv`."""
     out: Path
-    """Folder to write, with the key."""
+    """Folder to write to; it also holds the key."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("result", "answers", "marks") if getattr(self, name)]
@@ -70,7 +69,7 @@ class SheetOptions:
 
 
 def main(options: SheetOptions) -> None:
-    """Makes sheets, joins answers with captions, or prints how often each kind of picture was named."""
+    """Make sheets, join answers with captions, or print how often each kind of picture was named."""
     if options.result:
         with locked(options.out):
             claim(options.out, "naming test")
@@ -82,7 +81,7 @@ def main(options: SheetOptions) -> None:
         rows = _to_mark(key, options.answers, random.Random(options.seed))
         file = options.out / "marks.csv"
         if file.exists():
-            raise BadInput(f"{file}: is there already, and marks in it would be lost; move it away")
+            raise BadInput(f"{file}: is there already, and its marks would be lost; move it away")
         write_text(file, _written(_MARK, rows))
         write_json(options.out / "grades.json", {row["id"]: row["grade"] for row in rows})
         print(f"write 1, 2 or 0 into the column `right` of {file}, then give --marks {file}")
@@ -92,17 +91,19 @@ def main(options: SheetOptions) -> None:
 
 
 def assigned(kinds: int, prompts: int) -> list[list[tuple[int, int]]]:
-    """(prompt, kind) of each picture that each rater sees, a Latin square: every rater every prompt once, and of each
-    prompt every kind by one rater."""
+    """The pictures of each rater as pairs (prompt, kind), in a Latin square.
+
+    Every rater sees every prompt once, and one rater sees each pair.
+    """
     return [[(i, (i + rater) % kinds) for i in range(prompts)] for rater in range(kinds)]
 
 
 def _make(options: SheetOptions) -> int:
-    """Writes the raters' folders and the key; returns how many raters there are."""
-    columns = named_apart([opened(path) for path in options.result])
+    """Write the raters' folders and the key; returns the number of raters."""
+    columns = with_unique_names([open_column(path) for path in options.result])
     if wrong := mismatches(columns):
         raise BadInput(f"these results are not of the same prompts: {'; '.join(wrong)}")
-    kinds = {column.name: _drawn(column) for column in columns}
+    kinds = {column.name: _first_pictures(column) for column in columns}
     captions = list(next(iter(kinds.values())))
     controls = {name: dict(zip(captions, _control(columns[0], name, len(captions)), strict=True)) for name in CONTROLS}
     kinds |= controls
@@ -125,7 +126,7 @@ def _make(options: SheetOptions) -> int:
     return len(names)
 
 
-def _drawn(column: Column) -> dict[str, Path]:
+def _first_pictures(column: Column) -> dict[str, Path]:
     """The first picture of each prompt."""
     found: dict[str, Path] = {}
     for picture in column.pictures:
@@ -138,15 +139,15 @@ def _control(column: Column, name: str, count: int) -> list[Path]:
 
 
 def _sheet(file: Path, pictures: Tensor) -> None:
-    """Pictures at four times their size, numbered, four a row."""
+    """Write a sheet of numbered pictures at four times their size, four in a row."""
     size = pictures.shape[-1]
     numbers = [str(number) for number in range(1, len(pictures) + 1)]
     with atomic(file) as temporary:
         grid(list(pictures), numbers, columns=4, cell=4 * size).save(temporary, format="PNG")
 
 
-def _to_mark(key: Mapping[str, Any], files: Iterable[Path], draw: random.Random) -> list[dict[str, str]]:
-    """The answers of all raters, each beside the caption of its picture, in an order that gives nothing away."""
+def _to_mark(key: Mapping[str, Any], files: Iterable[Path], rng: random.Random) -> list[dict[str, str]]:
+    """The answers of all raters with the captions of their pictures, in random order."""
     found = []
     for file in files:
         rater = file.resolve().parent.name.removeprefix("rater-")
@@ -160,23 +161,23 @@ def _to_mark(key: Mapping[str, Any], files: Iterable[Path], draw: random.Random)
     unanswered = key["pictures"].keys() - {row["id"] for row in found}
     if unanswered or len(found) != len(key["pictures"]):
         raise BadInput(f"{len(unanswered)} of {len(key['pictures'])} pictures have no answer, or some have two")
-    draw.shuffle(found)
+    rng.shuffle(found)
     return found
 
 
 def _named(key: Mapping[str, Any], grades: Mapping[str, str], file: Path) -> str:
-    """A table in Markdown: of each kind of picture the shares named and graded, with 95 % intervals."""
-    said: dict[str, list[tuple[bool, bool, bool]]] = defaultdict(list)
+    """A Markdown table of how many pictures of each kind were named, and could be real, with 95 % intervals."""
+    marks: dict[str, list[tuple[bool, bool, bool]]] = defaultdict(list)
     for where, row in _rows(file, _MARK):
         if row["id"] not in grades:
-            raise BadInput(f"{where}: no picture {row['id']!r} was answered")
+            raise BadInput(f"{where}: there is no answer for a picture {row['id']!r}")
         if row["right"] not in ("0", "1", "2"):
             raise BadInput(f"{where}: right is {row['right']!r}; must be 0, 1 or 2")
         kind = key["pictures"][row["id"]]["kind"]
-        said[kind].append((row["right"] == "1", row["right"] != "0", grades[row["id"]] == "2"))
+        marks[kind].append((row["right"] == "1", row["right"] != "0", grades[row["id"]] == "2"))
     lines = [
-        [kind, str(len(said[kind])), *(_share(judged) for judged in zip(*said[kind], strict=True))]
-        for kind in key["kinds"] if said[kind]
+        [kind, str(len(marks[kind])), *(_share(judged) for judged in zip(*marks[kind], strict=True))]
+        for kind in key["kinds"] if marks[kind]
     ]  # fmt: skip
     return tabulated(["", "pictures", "named at first", "named in two", "could be real"], lines)
 
@@ -187,7 +188,7 @@ def _share(judged: Sequence[bool]) -> str:
 
 
 def _rows(file: Path, columns: Sequence[str]) -> Iterable[tuple[str, dict[str, str]]]:
-    """The rows of a CSV file with these columns, each with its place."""
+    """The rows of a CSV file with these columns, each with its file and line."""
     reader = csv.DictReader(io.StringIO(utf8_text(file)))
     if missing := set(columns) - {*(reader.fieldnames or [])}:
         raise BadInput(f"{file}: has no column {', '.join(sorted(missing))}")
@@ -204,5 +205,5 @@ def _written(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
 
 
 if __name__ == "__main__":
-    sys.argv = spelled(sys.argv, ("--result", "--answers"))
+    sys.argv = expand_flags(sys.argv, ("--result", "--answers"))
     command(main, SheetOptions)

@@ -23,8 +23,8 @@ from data.files import content_hashes, text_lines, visible_files
 from data.picture import fit, fit_mask, original_size, whole
 from data.source import open_source
 from data.store import Unreadable
-from evaluation.harness import JudgeOptions, open_real
-from evaluation.pictures import Folder, list_pictures, prompted, read_pictures
+from evaluation.harness import JudgeOptions, open_setup
+from evaluation.pictures import Folder, list_pictures, list_prompted, read_pictures
 from evaluation.suites import open_suite
 from training.errors import BadInput
 from training.strict_json import read_json_lines
@@ -224,7 +224,7 @@ def test_every_command_reads_tables_at_any_depth(tmp_path: Path) -> None:
     (tmp_path / "hub" / "data" / "._train-00000-of-00001.parquet").write_text("of a Mac")
     rows = {"image": [picture(tmp_path / f"{i}.png").read_bytes() for i in range(3)], "text": ["a", "b", "c"]}
     parquet.write_table(pa.table(rows), tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
-    side = open_real(
+    side = open_setup(
         None, 16, JudgeOptions(reference=str(tmp_path / "hub"), cache=tmp_path / "cache", networks=["lite0"])
     )
     assert len(side.judge.reference) == 3
@@ -253,7 +253,7 @@ def test_lines_of_json_end_at_line_feeds(tmp_path: Path, mark: bytes) -> None:
     photos(tmp_path / "p", 2)
     metadata = tmp_path / "p" / "metadata.jsonl"
     metadata.write_bytes(mark + metadata.read_bytes().replace(b"number 0", "num\u2028ber".encode()))
-    assert prompted(tmp_path / "p") == (
+    assert list_prompted(tmp_path / "p") == (
         [tmp_path / "p" / "0.png", tmp_path / "p" / "1.png"],
         ["num\u2028ber", "number 1"],
     )
@@ -269,11 +269,11 @@ def test_prompt_files_cannot_name_files_outside(tmp_path: Path) -> None:
     for name, why in (("../secret.png", "inside the folder"), (str(tmp_path / "secret.png"), "inside the folder")):
         file.write_text(json.dumps({"images": [{"file": name, "prompt": "x"}]}))
         with pytest.raises(BadInput, match=why):
-            prompted(tmp_path / "drawn")
+            list_prompted(tmp_path / "drawn")
     for images in ([{"file": 3, "prompt": "x"}], {"file": "x"}, ["x"], None):
         file.write_text(json.dumps({"images": images}))
-        with pytest.raises(BadInput, match=r"generation.json: does not name file and prompt of each picture"):
-            prompted(tmp_path / "drawn")
+        with pytest.raises(BadInput, match=r"generation.json: must give the file and the prompt of each picture"):
+            list_prompted(tmp_path / "drawn")
 
 
 def in_a_folder(tmp_path: Path, colour: str) -> Path:
@@ -343,7 +343,7 @@ def test_captions_are_found_in_all_their_places(tmp_path: Path, kind: str) -> No
                 (folder / row["file_name"]).with_suffix(".txt").write_text(row["text"].replace(", ", ",\n") + "\n")
             (folder / "notes.txt").write_text("of no picture")
     assert captions(folder, tmp_path) == {"a.png": ("a a.png, red",), "b.jpg": ("a b.jpg, red",)}
-    assert prompted(folder) == ([folder / "a.png", folder / "b.jpg"], ["a a.png, red", "a b.jpg, red"])
+    assert list_prompted(folder) == ([folder / "a.png", folder / "b.jpg"], ["a a.png, red", "a b.jpg, red"])
 
 
 @pytest.mark.parametrize(

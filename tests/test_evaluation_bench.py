@@ -1,4 +1,4 @@
-"""The benchmark of the harness runs; what its figures are is not a test's business."""
+"""The benchmark of the evaluation runs and writes its results; their values are not tested."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a bundle to a report: `evaluation.run`, `.score`, `.compare`, and the page on which people judge."""
+"""From a bundle to a report: `evaluation.run`, `.score`, `.compare`, and the blind page on which people choose."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ Command = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str, Path]:
-    """An untrained bundle at two guidances on the captions of 4 photos, scored by a network of no cost."""
+    """An untrained bundle at two guidances on the captions of 4 photos, scored by a fake network."""
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
@@ -52,13 +52,13 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str,
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a command of a module in this process; returns the one line that it refuses with, or what it printed."""
+    """Runs a command of a module in this process; returns its one-line error, or what it printed."""
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run_it(module: object, options: type, *arguments: str | Path) -> str:
         argv = ["command", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", compare.spelled(argv) if module is compare else argv)
+        monkeypatch.setattr(sys, "argv", compare.expand_flags(argv) if module is compare else argv)
         monkeypatch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
         monkeypatch.setattr(run, "share_cores", lambda: None)
         try:
@@ -71,7 +71,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return run_it
 
 
-def test_a_result_describes_itself(results: dict[str, Path]) -> None:
+def test_a_result_states_what_it_depends_on(results: dict[str, Path]) -> None:
     result = read_result(results["a"])
     jsonschema.Draft202012Validator.check_schema(json.loads(SCHEMA.read_text()))
     assert result["version"] == VERSION
@@ -86,9 +86,7 @@ def test_a_result_describes_itself(results: dict[str, Path]) -> None:
     assert any("no 5 nearest neighbours" in note for note in result["notes"])
 
 
-def test_a_run_goes_on_where_it_was_stopped(
-    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
-) -> None:
+def test_an_interrupted_run_resumes(results: dict[str, Path], tmp_path: Path, call: Command, photos: Path) -> None:
     shutil.copytree(results["a"], tmp_path / "run")
     files = sorted((tmp_path / "run" / "pictures").glob("*.png"))
     kept = files[0].stat().st_mtime_ns
@@ -104,7 +102,7 @@ def test_a_run_goes_on_where_it_was_stopped(
     assert "holds pictures of another run (options.guidance: 1.0 and 2.0); choose another --out" in said
 
 
-def test_what_is_scored_is_not_scored_again(
+def test_a_scored_run_is_not_scored_again(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
 ) -> None:
     shutil.copytree(results["a"], tmp_path / "run")
@@ -119,7 +117,7 @@ def test_what_is_scored_is_not_scored_again(
 
 
 def test_processes_share_the_drawing_and_one_scores(results: dict[str, Path], tmp_path: Path, photos: Path) -> None:
-    """Each once scored a guidance while the others waited, which a process group does not do for long."""
+    """Once, each process scored a guidance while the others waited, until the process group timed out."""
     argv = [  # `accelerate launch --cpu` starts one process, whatever it is told
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "evaluation.run",
         "--model", str(results["bundle"]), "--suite", f"{photos}@validation", "--cache", str(results["root"] / "cache"),
@@ -136,8 +134,8 @@ def test_processes_share_the_drawing_and_one_scores(results: dict[str, Path], tm
         assert (subject["processes"], len(subject["turns"]), subject["turns"][0]["images"]) == (2, 1, 4)
 
 
-def test_the_speed_is_that_of_the_slowest_process(tmp_path: Path) -> None:
-    """Seconds of processes that ran side by side were once added up, and a line half written was a traceback."""
+def test_the_time_of_a_turn_is_that_of_its_slowest_process(tmp_path: Path) -> None:
+    """Once, seconds of parallel processes were added up, and an incomplete line in a log was a traceback."""
     line = {"images": 10, "device": "cpu", "threads": 1, "batch_size": 5, "processes": 2}
     for name, seconds in (("clock-1-0", [1.0, 1.0]), ("clock-1-1", [2.0, 2.0]), ("clock-2-0", [20.0])):
         lines = [json.dumps({**line, "seconds": time}) + "\n" for time in seconds]
@@ -152,12 +150,12 @@ def options_of(**values: Any) -> run.RunOptions:
     return run.RunOptions(**{"out": Path("out"), "device": "cpu", **values})
 
 
-def test_pictures_are_drawn_as_generate_draws_them() -> None:
+def test_run_and_generate_have_the_same_default_options() -> None:
     for name in ("dtype", "engine", "batch_size", "seed", "model"):
         assert getattr(run.RunOptions, name) == getattr(generate.GenerateOptions, name)
 
 
-def test_options_that_would_not_be_read_are_refused(
+def test_options_without_effect_are_refused(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
 ) -> None:
     words = ["--model", results["bundle"], "--device", "cpu", "--out", tmp_path / "out"]
@@ -175,7 +173,7 @@ def test_options_that_would_not_be_read_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_swept_has_a_folder_each() -> None:
+def test_each_value_of_a_sweep_has_its_folder() -> None:
     both = options_of(backend=DiffusionOptions(), sweep=["guidance=1", "guidance=2.5", "steps=5", "steps=10"])
     assert [(one.backend.guidance, one.backend.steps, str(one.out)) for one in both.runs] == [
         (1.0, 5, "out/guidance-1-steps-5"), (1.0, 10, "out/guidance-1-steps-10"),
@@ -184,7 +182,7 @@ def test_what_is_swept_has_a_folder_each() -> None:
     assert options_of(backend=SamplingOptions(guidance=4.0)).runs == [options_of(backend=SamplingOptions(guidance=4.0))]
 
 
-def test_both_backends_are_judged_alike(
+def test_both_backends_are_scored_in_the_same_way(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(IMAGES, "image_size", 16)
@@ -205,7 +203,9 @@ def test_both_backends_are_judged_alike(
     assert said.startswith("backend 'diffusion' has no option 'temperature'; 'autoregressive' has it")
 
 
-def test_anyone_s_pictures_are_scored(results: dict[str, Path], tmp_path: Path, call: Command, photos: Path) -> None:
+def test_pictures_from_any_source_are_scored(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
     shutil.copytree(results["a"] / "pictures", tmp_path / "pictures")
     words = ["--images", tmp_path / "pictures", "--cache", results["root"] / "cache", "--out", tmp_path / "out"]
     call(score, score.ScoreOptions, *words, "--suite", f"{photos}@validation")
@@ -229,13 +229,13 @@ def test_anyone_s_pictures_are_scored(results: dict[str, Path], tmp_path: Path, 
     )  # fmt: skip
     (tmp_path / "empty").mkdir()
     words[1] = tmp_path / "empty"
-    assert call(score, score.ScoreOptions, *words, "--reference", photos).endswith("there is not one picture in it")
+    assert call(score, score.ScoreOptions, *words, "--reference", photos).endswith("there is no picture in it")
 
 
-def test_prompts_of_one_s_own_are_part_of_the_protocol(
+def test_prompts_of_a_folder_are_part_of_the_protocol(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
 ) -> None:
-    """Two sets of pictures of different prompts, read from their folders, once compared."""
+    """Once, results of two folders with different prompts could be compared."""
     for name in ("fox", "owl"):
         shutil.copytree(results["a"] / "pictures", tmp_path / name)
         lines = [{"file_name": file.name, "text": f"a {name}"} for file in (tmp_path / name).glob("*.png")]
@@ -246,7 +246,7 @@ def test_prompts_of_one_s_own_are_part_of_the_protocol(
     assert said.startswith("these results cannot be compared: suite.hash: ")
 
 
-def test_own_pictures_that_ended_early_are_padded(
+def test_drawn_pictures_that_ended_early_are_padded(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
 ) -> None:
     for name, height in (("a.png", 16), ("b.png", 12)):
@@ -259,10 +259,10 @@ def test_own_pictures_that_ended_early_are_padded(
     assert "on 2 pictures" in call(score, score.ScoreOptions, *words)
     assert "on 2 pictures" in call(score, score.ScoreOptions, *words, "--suite", tmp_path / "prompts.txt")
     (tmp_path / "generation.json").write_text(json.dumps({"images": {"a.png": "a quilt"}}))
-    assert "does not name file and prompt of each picture" in call(score, score.ScoreOptions, *words)
+    assert "must give the file and the prompt of each picture" in call(score, score.ScoreOptions, *words)
 
 
-def test_the_report_is_whole(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
+def test_the_report_is_complete(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- comparison -->\nold\n<!-- /comparison -->\nafter\n")
     call(
@@ -307,7 +307,9 @@ def test_results_of_different_protocols_are_refused(results: dict[str, Path], tm
     assert body.strip().startswith('<p class="mismatch"><b>Not the same protocol')
 
 
-def test_names_and_paths_are_no_reason_to_refuse(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
+def test_results_with_different_names_and_paths_compare(
+    results: dict[str, Path], tmp_path: Path, call: Command
+) -> None:
     shutil.copytree(results["b"], tmp_path / "other")
     other = read_result(tmp_path / "other")
     other["protocol"]["reference"]["name"] = "the same, elsewhere"
@@ -323,21 +325,21 @@ def with_subject(result: dict[str, Any], **subject: Any) -> Column:
     return Column(name=name, folder=Path("nowhere"), result={**result, "subject": its}, pictures=[])
 
 
-def test_likelihoods_and_reconstructions_of_two_tokenizers_stand_apart(results: dict[str, Path]) -> None:
+def test_likelihoods_and_reconstructions_of_two_tokenizers_have_separate_rows(results: dict[str, Path]) -> None:
     result = read_result(results["a"])
     mine, theirs = with_subject(result), with_subject(result, codes_id="0" * 16, pixels_id="1" * 16)
-    same = report.markdown_table(compare.bits_apart([mine, mine]), [], {})
+    same = report.markdown_table(compare.with_codes_in_names([mine, mine]), [], {})
     assert "\n| bits_per_image ↓ |" in same
     assert same.count("their reconstruction") == 1
-    table = report.markdown_table(compare.bits_apart([mine, theirs]), [], {})
+    table = report.markdown_table(compare.with_codes_in_names([mine, theirs]), [], {})
     assert "| bits_per_image ↓ |" not in table
     assert "| bits_per_image (codes 00000000) ↓ |" in table
     assert table.count("their reconstruction (pixels ") == 2
     assert table.count("real pictures") == 1
 
 
-def test_a_curve_is_of_one_model_and_its_other_options(results: dict[str, Path]) -> None:
-    """Two models of one backend once were one line, to and fro."""
+def test_a_curve_has_results_of_one_model_with_equal_other_options(results: dict[str, Path]) -> None:
+    """Once, two models of one backend shared one zigzag line."""
     result = read_result(results["a"])
     options = result["subject"]["options"]
     columns = [
@@ -357,7 +359,7 @@ def test_a_curve_is_of_one_model_and_its_other_options(results: dict[str, Path])
     assert {"fid", "retrieval_top1_lite1", "concept_and_style_lite1"} <= {*report._CURVES}
 
 
-def test_a_result_without_what_it_rests_on_is_not_written(results: dict[str, Path], tmp_path: Path) -> None:
+def test_an_incomplete_result_is_not_written(results: dict[str, Path], tmp_path: Path) -> None:
     result = read_result(results["a"])
     for part, name in (("subject", "codes_id"), ("subject", "pixels_id"), ("protocol", "seeds"), ("protocol", "suite")):
         lacking = {**result, part: {key: value for key, value in result[part].items() if key != name}}
@@ -371,10 +373,10 @@ def test_a_result_without_what_it_rests_on_is_not_written(results: dict[str, Pat
     assert not (tmp_path / "result.json").exists()
 
 
-def test_files_that_are_no_results(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
+def test_files_that_are_not_results_are_refused(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
     good = read_result(results["a"])
     (tmp_path / "a.json").write_text(json.dumps({**good, "version": 99}))
-    with pytest.raises(BadInput, match="a result of version 99, this is 1; measure it again"):
+    with pytest.raises(BadInput, match="a result of version 99, but only 1 can be read; evaluate again"):
         read_result(tmp_path / "a.json")
     (tmp_path / "b.json").write_text(json.dumps({**good, "metrics": {"kid": {"value": "low"}}}))
     with pytest.raises(BadInput, match=r"b.json: not a valid result: \$.metrics.kid"):
@@ -410,7 +412,7 @@ def test_answers_become_a_win_rate(results: dict[str, Path], page: Path, call: C
     words = [results["a"], results["b"], "--out", page.parent, "--answers", answers]
     call(compare, compare.CompareOptions, *words)
     assert "Preferred by people: autoregressive, guidance 1 0.5" in (page.parent / "report.md").read_text()
-    # a second person says the opposite of all pairs but one
+    # a second person answers all pairs but one in the opposite way
     turned = [{**answer, "choice": {"left": "right", "right": "left"}[answer["choice"]]} for answer in first[1:]]
     answers.write_text("".join(json.dumps(answer) + "\n" for answer in [*first, *turned]))
     rate = next(iter(compare.win_rate(answers, page.parent / "blind-key.json", names).values()))
@@ -430,7 +432,7 @@ def test_two_of_more_results_are_chosen_for_the_blind_page(
     shutil.copytree(results["a"], tmp_path / "c")
     words = [results["a"], results["b"], tmp_path / "c", "--out", tmp_path / "out"]
     said = call(compare, compare.CompareOptions, *words)
-    assert "no blind page: it is of two results, but 3 have pictures; choose two with --blind A B" in said
+    assert "no blind page: it shows two results, but 3 have pictures; choose two with --blind A B" in said
     assert not (tmp_path / "out" / "blind.html").exists()
     said = call(compare, compare.CompareOptions, *words, "--blind", results["b"], results["b"].parent / "elsewhere")
     assert "blind is" in said
@@ -440,8 +442,8 @@ def test_two_of_more_results_are_chosen_for_the_blind_page(
     assert key["names"] == ["autoregressive, guidance 3", "autoregressive, guidance 1 (c)"]
 
 
-def test_equal_prompts_are_told_apart(tmp_path: Path) -> None:
-    """Of the pictures with one prompt and one seed, the last stood for all."""
+def test_pictures_of_one_prompt_and_seed_are_distinguished(tmp_path: Path) -> None:
+    """Once, the last of several pictures with one prompt and seed was used for all."""
     columns = []
     for red in (0, 200):
         pictures = [{"file": f"{red + n}.png", "prompt": "a fox", "seed": 0} for n in range(3)]
@@ -450,33 +452,33 @@ def test_equal_prompts_are_told_apart(tmp_path: Path) -> None:
         columns.append(Column(name=str(red), folder=tmp_path, result={}, pictures=pictures))
     page, key = compare.blind(*columns, 0)
     assert len(key["sides"]) == 3
-    assert all(report.embedded(tmp_path, file.name) in page for file in tmp_path.glob("*.png"))
+    assert all(report.data_uri(tmp_path, file.name) in page for file in tmp_path.glob("*.png"))
 
 
-def test_results_of_one_name_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_results_with_equal_names_and_folders_get_numbers(tmp_path: Path) -> None:
     columns = [Column(name="mine", folder=tmp_path / part / "run", result={}, pictures=[]) for part in "ab"]
-    assert [column.name for column in compare.named_apart(columns)] == ["mine (run), 1", "mine (run), 2"]
+    assert [column.name for column in compare.with_unique_names(columns)] == ["mine (run), 1", "mine (run), 2"]
 
 
 @pytest.fixture
 def handed_over(results: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of a result, as one comes from somebody else, beside a file of the reader's."""
+    """A copy of a result from somebody else, beside a private file of the reader."""
     (tmp_path / "id_rsa").write_text("a private key")
     shutil.copytree(results["a"], tmp_path / "theirs")
     return tmp_path / "theirs"
 
 
 def rewritten(folder: Path, **fields: Any) -> Path:
-    """`folder`, with other fields in its result."""
+    """Changes fields of the result in `folder`."""
     (folder / "result.json").write_text(json.dumps({**json.loads((folder / "result.json").read_text()), **fields}))
     return folder
 
 
 @pytest.mark.parametrize("how", ["absolute", "above", "a link", "no PNG", "a JPEG", "too large", "a control"])
-def test_no_file_of_the_reader_s_gets_into_a_page(
+def test_no_file_outside_a_result_gets_into_a_page(
     results: dict[str, Path], handed_over: Path, call: Command, how: str
 ) -> None:
-    """`"file": "/home/me/.ssh/id_rsa"` was embedded in two pages that are made to be passed on."""
+    """Once, `"file": "/home/me/.ssh/id_rsa"` was embedded in two pages that people share."""
     pictures = read_result(handed_over)["pictures"]
     first = handed_over / pictures[0]["file"]
     if how in ("absolute", "above"):
@@ -497,7 +499,7 @@ def test_no_file_of_the_reader_s_gets_into_a_page(
     assert not list(out.glob("report.*"))
 
 
-def test_of_a_picture_only_its_pixels_get_into_a_page(handed_over: Path) -> None:
+def test_only_the_pixels_of_a_picture_get_into_a_page(handed_over: Path) -> None:
     told = PngInfo()
     told.add_text("comment", "a private key")
     Image.new("RGB", (2, 2), "red").save(handed_over / "a.png", pnginfo=told, icc_profile=b"a private profile")
@@ -505,16 +507,14 @@ def test_of_a_picture_only_its_pixels_get_into_a_page(handed_over: Path) -> None
         file.write(b"a private key")
     Image.new("RGB", (2, 2), "red").save(handed_over / "b.png")
     assert b"private" in (handed_over / "a.png").read_bytes()
-    assert report.embedded(handed_over, "a.png") == report.embedded(handed_over, "b.png")
+    assert report.data_uri(handed_over, "a.png") == report.data_uri(handed_over, "b.png")
     for name in ("gone.png", "x" * 300, "a\0b", ""):
-        assert report.embedded(handed_over / "nothing", name) == ""
+        assert report.data_uri(handed_over / "nothing", name) == ""
 
 
 @pytest.mark.parametrize("name", ["A <!-- /comparison --> <script>alert(1)</script>", "a | b\nc", "![](http://x) `"])
-def test_a_name_is_text_whatever_it_holds(
-    results: dict[str, Path], handed_over: Path, call: Command, name: str
-) -> None:
-    """With the end mark in a name, each comparison left the rest of the one before it in the README."""
+def test_names_are_escaped(results: dict[str, Path], handed_over: Path, call: Command, name: str) -> None:
+    """Once, with the end mark in a name, each comparison left a part of the previous table in the README."""
     readme = handed_over.parent / "README.md"
     readme.write_text("before\n<!-- comparison -->\n<!-- /comparison -->\nafter\n")
     protocol = read_result(handed_over)["protocol"]
@@ -533,7 +533,7 @@ def test_a_name_is_text_whatever_it_holds(
     assert "<script>alert" not in (out / "report.html").read_text()
 
 
-def test_results_tell_nothing_of_where_things_lie(results: dict[str, Path], handed_over: Path, call: Command) -> None:
+def test_results_and_reports_have_no_local_paths(results: dict[str, Path], handed_over: Path, call: Command) -> None:
     assert str(results["root"]) not in (results["a"] / "result.json").read_text()
     assert read_result(results["a"])["subject"]["model"] == "bundle"
     training = {"command": "accelerate launch x --data /home/me/photos", "data": "/home/me/photos"}
@@ -544,10 +544,10 @@ def test_results_tell_nothing_of_where_things_lie(results: dict[str, Path], hand
     assert str(handed_over.parent) not in (out / "report.html").read_text()
 
 
-def test_an_evaluation_takes_the_place_of_an_evaluation_alone(
+def test_an_evaluation_replaces_only_an_evaluation(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
 ) -> None:
-    """`--out .` in somebody's project replaced their report.md and result.json."""
+    """Once, `--out .` in another project replaced its report.md and result.json."""
     words = [results["a"], results["b"], "--out", tmp_path]
     for name in ("report.md", "report.html", "blind.html", "blind-key.json"):
         (tmp_path / name).write_text('{"mine": 1}')
@@ -559,7 +559,7 @@ def test_an_evaluation_takes_the_place_of_an_evaluation_alone(
         assert "the comparison is in" in call(compare, compare.CompareOptions, *words)
     (tmp_path / "result.json").write_text('{"mine": 1}')
     words = ["--images", results["a"] / "pictures", "--reference", photos, "--out", tmp_path]
-    assert "result.json: is there already and is no result" in call(score, score.ScoreOptions, *words)
+    assert "result.json: is there already and is not a result" in call(score, score.ScoreOptions, *words)
     (tmp_path / "report.json").write_text('{"mine": 1}')
     words = ["--model", results["bundle"] / "tokenizer", "--data", photos, "--split", "validation", "--out", tmp_path]
     assert "report.json: is there already" in call(reconstruct, reconstruct.ReconstructOptions, *words)
@@ -568,7 +568,7 @@ def test_an_evaluation_takes_the_place_of_an_evaluation_alone(
     assert "pictures.png: is there already" in call(reconstruct, reconstruct.ReconstructOptions, *words)
 
 
-def test_a_run_leaves_alone_what_it_did_not_draw(
+def test_a_run_does_not_replace_files_that_it_did_not_draw(
     results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
 ) -> None:
     words = [
@@ -593,7 +593,7 @@ BROWSER = shutil.which("chromium")
 
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed, so the blind page was not opened in a browser")
 def test_the_blind_page_in_a_browser(page: Path, tmp_path: Path) -> None:
-    """Keys and clicks, an answer taken back, and what is saved, in the page as a browser runs it.
+    """Keys, clicks, an answer taken back, and the saved file, in a real browser.
 
     The last pair once stayed on the page after its answer, and a key held down answered all that was left.
     """
@@ -618,7 +618,7 @@ def test_the_blind_page_in_a_browser(page: Path, tmp_path: Path) -> None:
     assert sorted(answer["id"] for answer in answers) == [0, 1, 2, 3]
 
 
-def test_equal_pictures_of_any_mode_are_read_alike(tmp_path: Path, results: dict[str, Path]) -> None:
+def test_pictures_of_any_mode_are_read_as_rgb(tmp_path: Path, results: dict[str, Path]) -> None:
     from evaluation.pictures import read_pictures
 
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
@@ -660,7 +660,7 @@ def test_copies_are_found_and_counted(
     )
 
 
-def test_the_nearest_picture_is_found_as_by_distances_written_out() -> None:
+def test_the_nearest_picture_agrees_with_brute_force() -> None:
     draw = torch.Generator().manual_seed(0)
     pictures, known = (torch.randint(0, 256, (n, 3, 4, 4), generator=draw, dtype=torch.uint8) for n in (7, 3000))
     known[2050] = pictures[3]

@@ -1,4 +1,4 @@
-"""Loss against compute, from what the trainers left beside the models."""
+"""The plot of loss against compute, from the `training.json` beside each model."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def bundle(folder: Path, **curves: list[list[float]]) -> Path:
     return folder
 
 
-def test_what_is_known_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_known_curves_are_plotted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = bundle(tmp_path / "bundle", loss=[[1e15, 5.0], [2e15, 4.0]], validation_loss=[])
     main(CurvesOptions(model=model, plot=tmp_path / "plots" / "curves.png"))
     assert "token model: 2 PFLOP, loss 4.000 at the end" in capsys.readouterr().out
@@ -28,7 +28,7 @@ def test_what_is_known_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert image.width > image.height
 
 
-def test_a_training_that_went_on_from_another_continues_its_curve() -> None:
+def test_the_curve_of_further_training_continues_the_first_one() -> None:
     first = {"flops": 2.0, "curves": {"loss": [[1.0, 5.0], [2.0, 4.0]], "validation_loss": [[2.0, 4.5]]}}
     second = {"flops": 3.0, "init": first, "curves": {"loss": [[3.0, 3.0]], "validation_loss": []}}
     third = {"flops": 1.0, "init": second, "curves": {"loss": [[1.0, 2.0]], "validation_loss": [[1.0, 6.0]]}}
@@ -39,6 +39,6 @@ def test_a_training_that_went_on_from_another_continues_its_curve() -> None:
     assert whole_curves({}) == {}
 
 
-def test_nothing_is_known(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no training\.json beside its models has the losses of their training"):
+def test_a_bundle_without_curves_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no training\.json beside its models has losses and their compute"):
         main(CurvesOptions(model=bundle(tmp_path / "bundle"), plot=tmp_path / "curves.png"))

@@ -1,4 +1,4 @@
-"""Results, suites, records and folders of pictures that are damaged or were made to harm: one line each."""
+"""Results, suites, records and folders of pictures that are damaged or malicious give a one-line error."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluation.curves import CurvesOptions
 from evaluation.curves import main as plot_curves
-from evaluation.pictures import prompted, read_pictures
+from evaluation.pictures import list_prompted, read_pictures
 from evaluation.result import read_result
 from evaluation.suites.files import read_suite
 from sampling.pipeline import load
@@ -47,7 +47,7 @@ def one_line(call: Callable[[], object]) -> str:
     return message
 
 
-def test_a_result_that_is_fine(tmp_path: Path) -> None:
+def test_a_valid_result(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(RESULT))
     assert read_result(tmp_path) == RESULT
 
@@ -107,7 +107,7 @@ DEEP = json.loads('{"init":' * 70 + "1" + "}" * 70)
     ],
 )
 def test_a_damaged_result(place: str, value: Any, tmp_path: Path) -> None:
-    """`"seeds": []` was a division by zero in the report, a figure as text a traceback in the table."""
+    """Once, `"seeds": []` was a division by zero in the report, and a metric as text a traceback in the table."""
     result = copy.deepcopy(RESULT)
     *way, last = place.split(".")
     at = result
@@ -118,7 +118,7 @@ def test_a_damaged_result(place: str, value: Any, tmp_path: Path) -> None:
     assert str(tmp_path / "result.json") in one_line(lambda: read_result(tmp_path))
 
 
-def test_bits_are_of_codes(tmp_path: Path) -> None:
+def test_bits_need_the_id_of_their_codes(tmp_path: Path) -> None:
     result = {**copy.deepcopy(RESULT), "kind": "pictures", "subject": {}, "metrics": {"bits_per_image": FIGURE}}
     (tmp_path / "result.json").write_text(json.dumps(result))
     assert "codes_id" in one_line(lambda: read_result(tmp_path))
@@ -129,8 +129,8 @@ def test_bits_are_of_codes(tmp_path: Path) -> None:
     ("name", "read"),
     [
         ("result.json", lambda folder: read_result(folder)),
-        ("generation.json", lambda folder: prompted(folder)),
-        ("metadata.jsonl", lambda folder: prompted(folder)),
+        ("generation.json", lambda folder: list_prompted(folder)),
+        ("metadata.jsonl", lambda folder: list_prompted(folder)),
         ("training.json", lambda folder: read_record(folder)),
         ("suite.json", lambda folder: read_suite(folder / "suite.json")),
         ("suite.jsonl", lambda folder: read_suite(folder / "suite.jsonl")),
@@ -168,12 +168,12 @@ NAMES = [
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    # links in one's own metadata lead to shared disks
+    # links are allowed in local metadata, because they lead to shared disks
     [(kind, name) for kind in ("generation.json", "metadata.jsonl") for name in NAMES
      if (kind, name) != ("metadata.jsonl", "link.png")], ids=repr,
 )  # fmt: skip
 def test_pictures_outside_of_their_folder(kind: str, name: Any, tmp_path: Path) -> None:
-    """The record of a folder named files anywhere, and their pixels were scored and shown as its pictures."""
+    """Once, the record of a folder could name any file, and its pixels were scored and shown."""
     folder = tmp_path / "made"
     (folder / "sub").mkdir(parents=True)
     for file in (tmp_path / "secret.png", folder / "a.png"):
@@ -181,20 +181,20 @@ def test_pictures_outside_of_their_folder(kind: str, name: Any, tmp_path: Path) 
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     row = {"file": name, "file_name": name, "prompt": "a", "text": "a"}
     (folder / kind).write_text(json.dumps({"images": [row]} if kind == "generation.json" else row))
-    assert str(folder) in one_line(lambda: prompted(folder))
+    assert str(folder) in one_line(lambda: list_prompted(folder))
 
 
 def test_pictures_in_their_folder(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "generation.json").write_text('{"images": [{"file": "a.png", "prompt": "x"}]}')
-    assert prompted(tmp_path) == ([tmp_path / "a.png"], ["x"])
+    assert list_prompted(tmp_path) == ([tmp_path / "a.png"], ["x"])
     for images in ('"a.png"', '{"file": "a.png"}', "7", "[null]"):
         (tmp_path / "generation.json").write_text(f'{{"images": {images}}}')
-        assert "does not name file and prompt" in one_line(lambda: prompted(tmp_path))
+        assert "must give the file and the prompt" in one_line(lambda: list_prompted(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"not a picture", b"%!PS-Adobe"])
-def test_a_png_that_is_none(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_png(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(content)
     assert "a.png: cannot be read" in one_line(lambda: read_pictures([tmp_path / "a.png"]))
 

@@ -51,7 +51,7 @@ def test_frechet_distance_of_known_gaussians() -> None:
     assert frechet_distance(white * s1, white * s2 + 0.7, force=True, resamples=2).value == pytest.approx(expected)
 
 
-def test_a_frechet_distance_of_few_pictures_is_refused_or_carries_its_bias() -> None:
+def test_a_frechet_distance_of_few_pictures_is_refused_or_has_its_bias() -> None:
     x, y = features(3, 60), features(4, 60)
     with pytest.raises(BadInput, match=r"of 60 pictures is mostly bias: give 5,000"):
         frechet_distance(x, y)
@@ -82,7 +82,7 @@ def test_kernel_distance_agrees_with_torchmetrics_and_brute_force() -> None:
     assert kernel_distance(x, y).value == pytest.approx(sum(within) - 2 * across, rel=1e-4)
 
 
-def test_the_kernel_distance_s_interval_covers_its_spread_over_samples() -> None:
+def test_the_interval_of_kernel_distance_covers_its_spread_over_samples() -> None:
     values = [
         kernel_distance(features(2 * s, 60), features(2 * s + 1, 60, shift=0.3), resamples=2).value for s in range(60)
     ]
@@ -92,8 +92,8 @@ def test_the_kernel_distance_s_interval_covers_its_spread_over_samples() -> None
     assert (metric.high - metric.low) / (2 * 1.96) == pytest.approx(float(np.std(values)), rel=0.5)
 
 
-def test_pictures_like_their_own_originals_are_not_taken_for_a_nearer_distribution() -> None:
-    """Without pairing, originals with a little noise scored -0.14: nearer than equal."""
+def test_pairing_keeps_copies_of_originals_from_scoring_below_zero() -> None:
+    """Without pairing, originals with a little noise scored -0.14, less than equal sets."""
     x, noise = features(10, 100), features(11, 100)
     assert kernel_distance(x + 0.5 * noise, x).value < 0
     assert kernel_distance(x + 0.5 * noise, x, paired=True).value > 0
@@ -107,7 +107,7 @@ def test_pictures_like_their_own_originals_are_not_taken_for_a_nearer_distributi
 
 
 def test_several_pictures_for_each_original_are_paired_too() -> None:
-    """Written out: of prompts p and q, all pictures of p with all of q. Without pairing, copies fell below 0."""
+    """Against brute force: all pictures of one prompt with all of others. Without pairing, copies fell below 0."""
     y, noise = features(21, 8).double(), features(22, 24).double()
     x = y.repeat_interleave(3, dim=0) + 0.3 * noise
     asked = [str(i // 3 // 2) for i in range(24)]  # two originals have one caption
@@ -120,7 +120,7 @@ def test_several_pictures_for_each_original_are_paired_too() -> None:
     for together, of_x in ((None, [str(i // 3) for i in range(24)]), (asked, asked)):
         of_y = of_x[::3]
         expected = apart(x, x, of_x, of_x) + apart(y, y, of_y, of_y) - 2 * apart(x, y, of_x, of_y)
-        found = kernel_distance(x, y, paired=True, together=together)
+        found = kernel_distance(x, y, paired=True, clusters=together)
         assert found.value == pytest.approx(expected, rel=1e-6)
         assert found.low is not None
         assert found.low < found.value
@@ -130,11 +130,11 @@ def test_several_pictures_for_each_original_are_paired_too() -> None:
     with pytest.raises(ValueError, match="not equally many for each"):
         kernel_distance(x[:23], y, paired=True)
     with pytest.raises(BadInput, match="a distance between pairs needs two prompts"):
-        kernel_distance(x[:6], y[:2], paired=True, together=["a"] * 6)
+        kernel_distance(x[:6], y[:2], paired=True, clusters=["a"] * 6)
 
 
-def test_kernels_are_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of 30,000 pictures do not fit into memory."""
+def test_kernels_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole kernel of 30,000 pictures does not fit into memory."""
     seen = []
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def test_kernels_are_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(seen) == 1024
 
 
-def test_identical_sets_are_at_no_distance() -> None:
+def test_identical_sets_have_distance_zero() -> None:
     x = features(9)
     assert frechet_distance(x, x.clone(), force=True, resamples=2).value == pytest.approx(0, abs=1e-9)
     assert kernel_distance(x, x.clone(), paired=True).to_dict() == pytest.approx(
@@ -194,7 +194,7 @@ def test_precision_recall_density_and_coverage_by_brute_force() -> None:
     holds = np.array([inside(q, real, 5) for q in made])
     assert density.value == pytest.approx(holds.sum() / (5 * len(made)))
     assert coverage.value == pytest.approx(holds.any(0).mean())
-    with pytest.raises(BadInput, match="needs two pictures in each"):
+    with pytest.raises(BadInput, match="needs at least two pictures in each set"):
         kernel_distance(made[:1], real)
     few = kernel_distance(made[:2], real[:2])
     assert few.low is not None
@@ -217,7 +217,7 @@ def test_clip_score() -> None:
     torch.testing.assert_close(clip_score(a, b), torch.tensor([100, 50 * 2**0.5, 0]).double())
 
 
-def test_order_changes_nothing() -> None:
+def test_distances_do_not_depend_on_the_order() -> None:
     x, y = features(15), features(16, shift=0.2)
     shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     assert kernel_distance(x[shuffled], y).value == pytest.approx(kernel_distance(x, y).value, rel=1e-9)
@@ -235,11 +235,11 @@ GALLERY = Gallery(
 def test_retrieval_leaves_out_the_prompt_s_own_picture() -> None:
     made = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     ranks = retrieval(made, ["fox", "cat", "dog"], [{"fox/a"}, {"cat/b"}, {"dog/a"}], GALLERY, 5)
-    # the third looks like a fox: of the other four in its gallery (fox, fox, cat, cat) all come before a dog
+    # the third looks like a fox: all four others in its gallery (fox, fox, cat, cat) rank before a dog
     assert ranks.tolist() == [0, 0, 4]
 
 
-def test_retrieval_s_gallery_has_one_size_and_a_tone_family_is_one_concept() -> None:
+def test_every_query_searches_a_gallery_of_one_size() -> None:
     made = torch.tensor([[0.0, -1.0]])
     # with 4 pictures, (dog/b and the first three others), the owl, which is nearest, is not among them
     assert retrieval(made, ["dog"], [{"dog/a"}], GALLERY, 4).tolist() == [0]
@@ -251,18 +251,22 @@ def test_retrieval_s_gallery_has_one_size_and_a_tone_family_is_one_concept() -> 
 
 
 def test_a_real_picture_does_not_find_itself() -> None:
-    """A copied training picture once found itself in the gallery: top-1 0.91, where real pictures reached 0.26."""
+    """Once, a copied training picture found itself in the gallery: top-1 0.91, where real pictures reached 0.26."""
     copies = GALLERY.features[[1, 5, 6]]  # fox/b for the prompt fox/a, and so on
     alone = retrieval(copies, ["fox", "dog", "owl"], [{"fox/a"}, {"dog/a"}, set()], GALLERY, 4)
     assert alone.tolist() == [0, 0, 0]
     left_out = [{"fox/a", "fox/b"}, {"dog/a", "dog/b"}, {"owl/a"}]
-    assert retrieval(copies, ["fox", "dog", "owl"], left_out, GALLERY, 4).tolist() == [4, 4, 4]  # not to be found
-    # a copy of another concept than was asked for leaves the gallery as large as it was
+    assert retrieval(copies, ["fox", "dog", "owl"], left_out, GALLERY, 4).tolist() == [
+        4,
+        4,
+        4,
+    ]  # none is left
+    # leaving out a picture of another concept does not make the gallery smaller
     ranks = retrieval(copies[:1], ["cat"], [{"cat/a", "fox/b"}], GALLERY, 4)
     assert ranks.tolist() == [1]  # fox/a, then cat/b; dog/a and dog/b fill it up
 
 
-def test_a_linear_probe_tells_what_is_linear() -> None:
+def test_a_linear_probe_separates_linear_classes() -> None:
     x = features(17, 200, 6)
     labels = ["left" if row[0] + 0.5 * row[1] < 0 else "right" for row in x]
     classify = linear_probe(x[:150], labels[:150])
@@ -271,7 +275,7 @@ def test_a_linear_probe_tells_what_is_linear() -> None:
 
 
 @pytest.mark.parametrize("count", [30, 120], ids=["wide", "tall"])
-def test_a_linear_probe_agrees_with_the_equations_written_out(count: int) -> None:
+def test_a_linear_probe_agrees_with_its_equations(count: int) -> None:
     """(X'X + p I)^-1 X'Y, p by N |Y - H Y|^2 / tr(I - H)^2 of the hat matrix H = X (X'X + p I)^-1 X'."""
     x = features(18, count, 40).double()
     labels = [
@@ -294,8 +298,8 @@ def test_a_linear_probe_agrees_with_the_equations_written_out(count: int) -> Non
     assert linear_probe(x.float(), labels)(others) == ["abc"[i] for i in expected]
 
 
-def test_a_linear_probe_with_more_features_than_pictures_is_held_back() -> None:
-    """40 pictures, 200 features of which one tells: without a penalty it would be as sure of the noise."""
+def test_a_linear_probe_with_more_features_than_pictures_is_regularised() -> None:
+    """40 pictures and 200 features, of which one matters: without a penalty, noise would weigh as much."""
     x = features(3, 440, 200)
     labels = ["left" if row[0] < 0 else "right" for row in x]
     x[:, 0] *= 3
@@ -303,8 +307,8 @@ def test_a_linear_probe_with_more_features_than_pictures_is_held_back() -> None:
     assert np.mean([a == b for a, b in zip(classify(x[40:]), labels[40:], strict=True)]) > 0.6
 
 
-def test_pictures_of_one_prompt_are_drawn_together() -> None:
-    """Each picture four times says no more than once: with `together` the interval is that of the pictures alone."""
+def test_pictures_of_one_prompt_are_resampled_together() -> None:
+    """Each picture four times says no more than once: with `clusters` the interval does not get narrower."""
     x, y = features(1, 40), features(2, 400, shift=0.5)
     asked = [str(i) for i in range(40) for _ in range(4)]
     four = x.repeat_interleave(4, dim=0)
@@ -316,10 +320,10 @@ def test_pictures_of_one_prompt_are_drawn_together() -> None:
 
     probabilities = torch.rand(40, 7).softmax(1).repeat_interleave(4, dim=0)
     for apart, together in (
-        (kernel_distance(four, y), kernel_distance(four, y, together=asked)),
-        (frechet_distance(four, y, force=True), frechet_distance(four, y, force=True, together=asked)),
-        (inception_score(probabilities), inception_score(probabilities, together=asked)),
-        (density_coverage(four, y)[0], density_coverage(four, y, together=asked)[0]),
+        (kernel_distance(four, y), kernel_distance(four, y, clusters=asked)),
+        (frechet_distance(four, y, force=True), frechet_distance(four, y, force=True, clusters=asked)),
+        (inception_score(probabilities), inception_score(probabilities, clusters=asked)),
+        (density_coverage(four, y)[0], density_coverage(four, y, clusters=asked)[0]),
     ):
         assert together.value == apart.value
         assert width(together) > 1.2 * width(apart)

@@ -1,4 +1,4 @@
-"""The judge, suites and controls: what comes in from anywhere gives one answer, and copying does not win."""
+"""The judge, suites and controls: equal pictures score the same from any source, and copying does not win."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from evaluation.gallery import RealGallery, emoji_gallery
 from evaluation.harness import JudgeOptions, open_networks, require_reference
 from evaluation.judge import Judge
 from evaluation.measure import MEASUREMENTS
-from evaluation.pictures import Folder, list_pictures, padded, prompted, read_pictures
+from evaluation.pictures import Folder, list_pictures, list_prompted, padded, read_pictures
 from evaluation.result import differences
 from evaluation.suites import SUITES, Prompt, Suite, open_suite
 from training.errors import BadInput
@@ -43,7 +43,7 @@ def judge(tmp_path: Path, batch_size: int = 8) -> Judge:
     )  # fmt: skip
 
 
-def test_a_folder_memory_any_order_and_any_batch_give_the_same(tmp_path: Path) -> None:
+def test_source_order_and_batch_size_do_not_change_scores(tmp_path: Path) -> None:
     made = pictures(1)
     expected = judge(tmp_path / "a").score(made)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(2))
@@ -58,7 +58,7 @@ def test_a_folder_memory_any_order_and_any_batch_give_the_same(tmp_path: Path) -
     assert "fd_lite0" not in found.metrics
 
 
-def test_reference_features_are_kept_by_content(tmp_path: Path) -> None:
+def test_features_are_cached_by_content(tmp_path: Path) -> None:
     network, images = FakeNetwork(), pictures(3)
     first = cached(network, images, tmp_path)
     assert network.calls == 24
@@ -80,7 +80,7 @@ def test_damaged_features_are_computed_again(tmp_path: Path) -> None:
     assert network.calls == 48
 
 
-def test_what_is_judged_again_costs_nothing(tmp_path: Path) -> None:
+def test_scoring_again_uses_cached_features(tmp_path: Path) -> None:
     fair = judge(tmp_path)
     fair.score(pictures(1))
     calls = [network.calls for network in fair.networks]  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ def test_clip_sees_only_pictures_with_prompts(tmp_path: Path) -> None:
 
 
 class TinyInception(nn.Module):
-    """As the published TorchScript file is called."""
+    """Has the interface of the published TorchScript file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class TinyInception(nn.Module):
         return (logits if no_output_bias else logits + self.output.bias).softmax(1)
 
 
-def test_inception_is_run_once_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_runs_once_for_each_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.jit.script(TinyInception()).save(str(tmp_path / "inception.pt"))  # type: ignore[no-untyped-call]
     digest = hashlib.sha256((tmp_path / "inception.pt").read_bytes()).hexdigest()
     monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
@@ -138,7 +138,7 @@ def test_inception_is_run_once_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kind", ["another program", "no program", "pipe", "folder", "nothing"])
 def test_no_other_program_is_run_as_inception(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TorchScript reads and writes files, and whatever it holds ran as soon as it was loaded."""
+    """Once, any TorchScript file was loaded, and so its code ran, which can read and write files."""
     file = tmp_path / "inception.pt"
     if kind == "another program":
         torch.jit.script(TinyInception()).save(str(file))  # type: ignore[no-untyped-call]
@@ -154,7 +154,7 @@ def test_no_other_program_is_run_as_inception(kind: str, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("variant", [0, 1])
-def test_the_batch_size_leaves_lite_features_unchanged(variant: int) -> None:
+def test_lite_features_do_not_depend_on_the_batch_size(variant: int) -> None:
     network = Lite(variant)
     images = pictures(4, 3, 24)
     one, all_ = extract(network, images, batch_size=1), extract(network, images, batch_size=3)
@@ -164,8 +164,8 @@ def test_the_batch_size_leaves_lite_features_unchanged(variant: int) -> None:
     torch.testing.assert_close(one.probabilities.sum(1), torch.ones(3))
 
 
-def test_the_real_pictures_class_score_is_of_all_of_them(tmp_path: Path) -> None:
-    """The score grows with the number of pictures; that of one half stood beside a model's whole set."""
+def test_the_class_score_of_real_pictures_uses_all_of_them(tmp_path: Path) -> None:
+    """The score grows with the number of pictures. Once, that of one half was shown beside that of a whole set."""
     real = judge(tmp_path)
     found = real.score(pictures(0), real=True).metrics["class_score_lite0"]
     assert found.value == pytest.approx(real.score(pictures(0)).metrics["class_score_lite0"].value)
@@ -184,7 +184,7 @@ def test_another_gallery_is_another_protocol(tmp_path: Path) -> None:
 
 
 class PlaceAndColour(FakeNetwork):
-    """Where something is drawn, and, ten times fainter, in which colour."""
+    """Features of where the foreground is and, ten times weaker, of its colour."""
 
     def __call__(self, images: Tensor) -> Features:
         ink = (255 - images.float()) / 255
@@ -193,7 +193,7 @@ class PlaceAndColour(FakeNetwork):
 
 
 def test_copying_does_not_win_on_a_held_out_style(tmp_path: Path) -> None:
-    """A concept is a place, a style a colour. The copy has the right concept in the wrong style; the real one both."""
+    """A concept is a place, a style a colour. The copy has only the right concept; the real picture has both."""
 
     def picture(concept: int, style: int, jitter: int) -> Tensor:
         image = torch.full((3, 16, 16), 255, dtype=torch.uint8)
@@ -224,10 +224,10 @@ def test_copying_does_not_win_on_a_held_out_style(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_the_gallery_does_not_find_itself(tmp_path: Path) -> None:
-    """Pictures come in as they are, and nobody says where from; they once found themselves.
+    """Once, real pictures that were scored found themselves in the gallery.
 
-    Each concept asked for has one picture, or two of the very same pixels, and so no other right answer. The last two
-    are not in the gallery, but in another skin tone they are.
+    Each concept has one picture, or two with the same pixels, and so no other right answer. The gallery has the last
+    two only in another skin tone.
     """
     shown = pictures(5, 20)
     shown[7] = shown[3]
@@ -235,8 +235,8 @@ def test_a_picture_of_the_gallery_does_not_find_itself(tmp_path: Path) -> None:
     concepts[7] = "3"
     toned = shown[10:12].clone()
     toned[:, 0, 0, 0] ^= 1
-    kin = dict(zip(digests(toned), ({"10/a"}, {"11/b"}), strict=True))
-    gallery = RealGallery(pictures=list(shown), concepts=concepts, styles=["a", "b"] * 10, kin=kin)
+    groups = dict(zip(digests(toned), ({"10/a"}, {"11/b"}), strict=True))
+    gallery = RealGallery(pictures=list(shown), concepts=concepts, styles=["a", "b"] * 10, groups_by_digest=groups)
     strict = Judge(
         networks=[FakeNetwork()], reference=pictures(0), reference_name="noise", cache=tmp_path, gallery=gallery,
         gallery_size=15,
@@ -250,7 +250,7 @@ def test_a_picture_of_the_gallery_does_not_find_itself(tmp_path: Path) -> None:
 
 
 class FakeCorpus:
-    """The emoji corpus with one grey a picture."""
+    """The emoji corpus, each picture in its own shade of grey."""
 
     def __init__(self) -> None:
         self.emojis = emojis()
@@ -265,23 +265,23 @@ class FakeCorpus:
         return torch.full((3, 2, 2), i % 251, dtype=torch.uint8)
 
 
-def test_the_emoji_gallery_has_a_family_once_a_style() -> None:
+def test_the_emoji_gallery_has_one_picture_for_each_family_and_style() -> None:
     prompts = open_suite("emoji/heldout-style", 20).prompts
     gallery = emoji_gallery(FakeCorpus(), prompts, 60)  # type: ignore[arg-type]
     assert len(set(gallery.groups)) == len(gallery.groups)
     assert {prompt.concept for prompt in prompts} <= set(gallery.concepts)
     more = emoji_gallery(FakeCorpus(), prompts[:1], 60)  # type: ignore[arg-type]
-    assert more.kin.keys() == set(digests(FakeCorpus()))  # of the whole corpus
+    assert more.groups_by_digest.keys() == set(digests(FakeCorpus()))  # of the whole corpus
     assert gallery.concepts[:60] == more.concepts[:60]  # others to find it among do not depend on the suite
 
 
-def test_nearest_captions_go_by_rare_words() -> None:
+def test_nearest_captions_weigh_rare_words_more() -> None:
     captions = ["a noto emoji of a cat", "a noto emoji of a fox", "a twemoji emoji of a fox", "a noto emoji of a cat"]
     assert nearest_captions(["an openmoji emoji of a fox", "a noto emoji of a cat"], captions) == [1, 0]
     assert nearest_captions(["quite different"], captions) == [0]
 
 
-def test_suites_are_what_they_say() -> None:
+def test_the_contents_of_suites() -> None:
     splits = {emoji.key: emoji.split for emoji in emojis()}
     for name in ("train-sample", "train-tuning", "validation", "validation-style", "heldout-style"):
         suite = open_suite(f"emoji/{name}")
@@ -300,8 +300,8 @@ def test_suites_are_what_they_say() -> None:
         open_suite("none")
 
 
-def test_a_suite_is_its_prompts_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path in the hash once refused to compare what two people drew of the same prompts."""
+def test_the_hash_of_a_suite_does_not_depend_on_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, the hash had a path in it, and results of the same prompts on two machines did not compare."""
     prompts = [Prompt(text="a quilt", key="0.png")]
     here = Suite(name="photos", source="photos", prompts=prompts)
     assert here.hash == Suite(name="others", source="/elsewhere/photos", prompts=prompts).hash
@@ -314,9 +314,7 @@ def test_a_suite_is_its_prompts_wherever_they_lie(tmp_path: Path, monkeypatch: p
         require_reference(open_suite("emoji/validation", 1), JudgeOptions(reference="./emoji"))
 
 
-def test_captions_of_a_source_are_prepared_in_the_cache_that_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captions_of_a_source_are_prepared_in_the_given_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evaluation.suites import opening
 
     def refuse(source: str, cache: Path) -> None:
@@ -342,7 +340,7 @@ def test_prompt_files_of_every_layout(tmp_path: Path) -> None:
     for name, text, says in (
         ("a.csv", "Name\nx\n", "a.csv, row 1: no column of prompts"),
         ("b.jsonl", "{oops\n", "b.jsonl, line 1: not valid JSON"),
-        ("c.tsv", "Prompt\n", "there is not one prompt"),
+        ("c.tsv", "Prompt\n", "there is no prompt"),
         ("d.json", "{}", "not COCO captions"),
         ("e.xml", "", "not a suite of prompts"),
         ("f.csv", f"Prompt\n{'x' * 200_000}\n", "f.csv: not a table .field larger than field limit"),
@@ -351,9 +349,7 @@ def test_prompt_files_of_every_layout(tmp_path: Path) -> None:
             suite(name, text)
 
 
-def test_captions_of_one_s_own_pictures_are_a_suite(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captions_of_a_source_are_a_suite(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     suite = open_suite(f"{photos}@validation")
     assert [prompt.text for prompt in suite.prompts] == [f"a quilt, number {i}" for i in (0, 6, 12, 18)]
@@ -369,7 +365,7 @@ def drawn(*shapes: tuple[str, tuple[int, ...], str]) -> Tensor:
     return from_pil(image)
 
 
-def test_measurements_of_drawn_shapes() -> None:
+def test_measurements_of_simple_shapes() -> None:
     fills = {
         "red": "#dd2233", "green": "#44aa44", "blue": "#3366cc", "black": "#222222", "brown": "#8b5a2b",
         "yellow": "#ffd83c", "orange": "#ff8800", "purple": "#8844bb",
@@ -391,7 +387,7 @@ def test_measurements_of_drawn_shapes() -> None:
 
 
 def test_measurements_of_real_pictures(tmp_path: Path) -> None:
-    """What real pictures of the suite score; a few of them, since drawing all takes long."""
+    """The scores of a few real pictures of the suite; rendering all would take long."""
     from data.emoji import find
     from data.emoji.art import render_emoji
 
@@ -417,14 +413,14 @@ KNOWN = {
 
 
 def fewest_errors(low: list[float], high: list[float]) -> float:
-    """Of the whole numbers between low values and high ones, the middle of those with the fewest on the wrong side."""
+    """The integer threshold with the fewest values on the wrong side; the middle one of several."""
     cuts = torch.arange(-30, 400)
     errors = (torch.tensor(low) > cuts[:, None]).sum(1) + (torch.tensor(high) <= cuts[:, None]).sum(1)
     return float(cuts[errors == errors.min()].double().mean())
 
 
-def test_the_cuts_of_measurements_come_from_pictures_that_they_do_not_score() -> None:
-    """They once were set on the attribute suite's own pictures, whose score is the ceiling that it is read beside."""
+def test_thresholds_of_measurements_come_from_other_pictures() -> None:
+    """Once, they were fitted to the attribute suite's own pictures, whose score is the upper bound for models."""
     asked = {prompt.concept for prompt in open_suite("attributes").prompts}
     free = [e for e in emojis() if e.family not in asked and e.split in ("train", "validation")]
 
@@ -459,7 +455,7 @@ def test_the_cuts_of_measurements_come_from_pictures_that_they_do_not_score() ->
     assert ends == measure._BROWN_HUES
 
 
-def test_unusable_pictures_are_one_line(tmp_path: Path) -> None:
+def test_unusable_pictures_give_one_line(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     Image.new("RGB", (9, 8)).save(tmp_path / "b.png")
     with pytest.raises(BadInput, match=r"b.png: 9x8 pixels, but a.png has 8x8"):
@@ -471,8 +467,8 @@ def test_unusable_pictures_are_one_line(tmp_path: Path) -> None:
         extract(FakeNetwork(), [pictures(0)[0], pictures(0)[0][:, :, :8]])
 
 
-def test_pictures_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
-    """10.png came before 2.png, and so went to the third prompt; controls in a folder beside were judged, too."""
+def test_pictures_are_in_natural_order(tmp_path: Path) -> None:
+    """Once, 10.png came before 2.png and so got the wrong prompt, and pictures in subfolders were scored too."""
     for name in ("10.png", "2.png", "1.png", "a-1.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert [file.name for file in list_pictures(tmp_path)] == ["1.png", "2.png", "10.png", "a-1.png"]
@@ -483,21 +479,21 @@ def test_pictures_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
     assert len(Folder(tmp_path, 8)) == 5  # what real pictures are sorted into is not asked
 
 
-def test_lists_of_pictures_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+def test_unreadable_lists_of_pictures_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "\xff"}')
     with pytest.raises(BadInput, match=r"metadata.jsonl, line 1: not valid JSON"):
-        prompted(tmp_path)
+        list_prompted(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}')
     with pytest.raises(BadInput, match=r"metadata.jsonl, line 1: a.png is not a file"):
-        prompted(tmp_path)
+        list_prompted(tmp_path)
     for images in ([{"file": "a.png"}], ["a.png"], {"a.png": {}}, 3):
         (tmp_path / "generation.json").write_text(json.dumps({"images": images}))
-        with pytest.raises(BadInput, match=r"generation.json: does not name file and prompt of each picture"):
-            prompted(tmp_path)
+        with pytest.raises(BadInput, match=r"generation.json: must give the file and the prompt of each picture"):
+            list_prompted(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/secret.png", "link.png"])
-def test_a_list_names_no_picture_outside_its_folder(tmp_path: Path, name: str) -> None:
+def test_a_list_may_not_name_a_picture_outside_its_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
@@ -505,32 +501,32 @@ def test_a_list_names_no_picture_outside_its_folder(tmp_path: Path, name: str) -
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}))
     if name != "link.png":  # people's own metadata lead to shared disks
         with pytest.raises(BadInput, match="is not a file in"):
-            prompted(folder)
+            list_prompted(folder)
     (folder / "generation.json").write_text(json.dumps({"images": [{"file": name, "prompt": "a"}]}))
     with pytest.raises(BadInput, match="folder: names the file"):
-        prompted(folder)
+        list_prompted(folder)
 
 
-def test_a_device_that_is_not_there_is_one_line() -> None:
+def test_a_missing_device_gives_one_line() -> None:
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used here"):
         open_networks(JudgeOptions(device="cuda:99"))
 
 
-def test_a_picture_ended_early_is_white_below() -> None:
+def test_a_picture_that_ended_early_is_padded_with_white() -> None:
     square = padded(torch.zeros(3, 4, 12, dtype=torch.uint8))
     assert square.shape == (3, 12, 12)
     assert square[:, :4].max() == 0
     assert square[:, 4:].min() == 255
 
 
-def test_a_missing_source_is_one_line() -> None:
+def test_a_missing_source_gives_one_line() -> None:
     with pytest.raises(BadInput):
         open_source("nowhere", size=16)
 
 
-def test_the_real_row_is_of_halves_and_so_is_everybody_beside_the_whole(tmp_path: Path) -> None:
-    """Precision and recall depend on how many pictures there are: those of half of the reference stood beside others'
-    of the whole."""
+def test_all_sets_are_also_scored_on_halves_like_the_real_pictures(tmp_path: Path) -> None:
+    """Precision and recall depend on the number of pictures. Once, values of half of the reference were shown beside
+    values of whole sets."""
     one = judge(tmp_path)
     real = one.score(list(one.reference), real=True)
     made = one.score(pictures(1))
@@ -538,7 +534,7 @@ def test_the_real_row_is_of_halves_and_so_is_everybody_beside_the_whole(tmp_path
     halves = {f"{name}_halves" for name in whole}
     assert not whole & real.metrics.keys() and halves <= real.metrics.keys()
     assert whole | halves <= made.metrics.keys()
-    assert "kid" in real.metrics and "kid is of every other real picture with the rest" in real.notes
+    assert "kid" in real.metrics and "kid compares every other real picture with the rest" in real.notes
     # the same pictures in the same halves: what a perfect copy of the reference scores
     again = one.score(list(one.reference), paired=True)
     for name in halves:
@@ -547,7 +543,7 @@ def test_the_real_row_is_of_halves_and_so_is_everybody_beside_the_whole(tmp_path
     assert thrice.metrics["precision_halves"].value == pytest.approx(real.metrics["precision_halves"].value)
 
 
-def test_a_judge_computes_nothing_before_it_is_asked(tmp_path: Path) -> None:
+def test_a_judge_computes_nothing_before_it_is_needed(tmp_path: Path) -> None:
     class Broken(FakeNetwork):
         def __call__(self, images: Tensor) -> Features:
             raise AssertionError

@@ -1,4 +1,4 @@
-"""Metrics against closed forms and formulas written out."""
+"""Metrics against closed forms and their formulas."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_ssim_agrees_with_the_formula() -> None:
     torch.testing.assert_close(ssim(a, a), torch.ones(3))
 
 
-def test_more_noise_is_worse() -> None:
+def test_more_noise_scores_worse() -> None:
     clean = pictures(2)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
     noisy = [(clean + level * noise).clamp(0, 255).to(torch.uint8) for level in (2, 10, 50)]
@@ -74,23 +74,23 @@ def test_the_bootstrap_interval_is_that_of_the_normal_approximation() -> None:
 
 
 def test_more_pictures_of_the_same_prompts_do_not_narrow_the_interval_as_more_prompts_would() -> None:
-    """Four equal pictures of each prompt once had an interval half as wide as one."""
+    """Once, four equal pictures of each prompt had an interval half as wide as one of each."""
     values = torch.randn(300, generator=torch.Generator().manual_seed(5))
     prompts = [f"{i}" for i in range(300)]
-    assert mean(values, together=prompts) == mean(values)
-    four = mean(values.repeat(4), together=prompts * 4).to_dict()
+    assert mean(values, clusters=prompts) == mean(values)
+    four = mean(values.repeat(4), clusters=prompts * 4).to_dict()
     assert four == pytest.approx(mean(values).to_dict())
     order = torch.randperm(300, generator=torch.Generator().manual_seed(6)).tolist()
     uneven = ["first", *prompts[1:200], *["last"] * 100]
-    shuffled = mean(values[order], together=[uneven[i] for i in order])
-    assert shuffled.to_dict() == pytest.approx(mean(values, together=uneven).to_dict())
+    shuffled = mean(values[order], clusters=[uneven[i] for i in order])
+    assert shuffled.to_dict() == pytest.approx(mean(values, clusters=uneven).to_dict())
 
 
-def test_shares_of_all_or_nothing_are_not_certain() -> None:
-    """Ten of ten once had an interval of no width. Wilson 1927: 10 / (10 + 1.96^2) is its lower end."""
+def test_fractions_of_all_or_none_have_an_interval() -> None:
+    """Once, ten of ten had an interval of no width. By Wilson (1927) its lower end is 10 / (10 + 1.96^2)."""
     sure = mean(torch.ones(10, dtype=torch.bool)).to_dict()
     assert sure == pytest.approx({"value": 1, "low": 10 / (10 + 1.959964**2), "high": 1, "higher_is_better": True})
-    never = mean(torch.zeros(40, dtype=torch.bool), together=[str(i // 4) for i in range(40)])
+    never = mean(torch.zeros(40, dtype=torch.bool), clusters=[str(i // 4) for i in range(40)])
     assert never.to_dict() == pytest.approx(
         {"value": 0, "low": 0, "high": 1 - 10 / (10 + 1.959964**2), "higher_is_better": True}
     )
@@ -99,6 +99,6 @@ def test_shares_of_all_or_nothing_are_not_certain() -> None:
 
 
 def test_pictures_of_one_prompt_alone_have_no_interval() -> None:
-    assert mean(torch.tensor([1.0, 3.0]), together=["a", "a"]).to_dict() == {
+    assert mean(torch.tensor([1.0, 3.0]), clusters=["a", "a"]).to_dict() == {
         "value": 2.0, "low": None, "high": None, "higher_is_better": True
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`python -m evaluation.reconstruct`: what it writes, and that what others read of it stays."""
+"""`python -m evaluation.reconstruct`: the report that it writes, and the fields that other commands read."""
 
 import math
 import sys
@@ -16,7 +16,9 @@ from training.cli import command
 
 
 @pytest.mark.parametrize("distances", ["true", "false"])
-def test_a_tokenizer_is_judged(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distances: str) -> None:
+def test_a_tokenizer_is_evaluated(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distances: str
+) -> None:
     monkeypatch.setattr(IMAGES, "image_size", 16)  # the smallest that a source is drawn at
     monkeypatch.setattr(reconstruct, "Lite", lambda variant, device: FakeNetwork(f"lite{variant}"))
     batches, whole = [], reconstruct.psnr

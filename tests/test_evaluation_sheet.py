@@ -13,8 +13,8 @@ from PIL import Image
 
 from data.grid import to_pil
 from evaluation import sheet
-from evaluation.compare import spelled
-from evaluation.result import head, write_result
+from evaluation.compare import expand_flags
+from evaluation.result import header, write_result
 from training.cli import command
 
 SUBJECT = {"backend": "x", "codes_id": "x", "pixels_id": "x", "model_id": "x", "options": {}}
@@ -22,7 +22,7 @@ CAPTIONS = [f"picture {i}" for i in range(5)]
 
 
 def result(folder: Path, name: str, shade: int) -> Path:
-    """A result of five prompts whose pictures and controls are of one shade each."""
+    """A result of five prompts; its pictures have one shade, and so has each control."""
     for where, colour in (("pictures", shade), ("controls/real", 200), ("controls/reconstruction", 100)):
         (folder / where).mkdir(parents=True)
         for i in range(len(CAPTIONS)):
@@ -34,7 +34,7 @@ def result(folder: Path, name: str, shade: int) -> Path:
     }  # fmt: skip
     scored = {"count": 5, "metrics": {}, "categories": {}, "notes": [], "controls": {}}
     write_result(folder / "result.json", {
-        **head("generation", name, protocol), "subject": SUBJECT, **scored,
+        **header("generation", name, protocol), "subject": SUBJECT, **scored,
         "pictures": [{"file": f"pictures/{i:05d}.png", "prompt": text, "seed": 0, "scores": {}}
                      for i, text in enumerate(CAPTIONS)],
     })  # fmt: skip
@@ -42,7 +42,7 @@ def result(folder: Path, name: str, shade: int) -> Path:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    argv = spelled(["sheet", *map(str, arguments)], ("--result", "--answers"))
+    argv = expand_flags(["sheet", *map(str, arguments)], ("--result", "--answers"))
     monkeypatch.setattr(sys, "argv", argv)
     try:
         command(sheet.main, sheet.SheetOptions)
@@ -102,7 +102,7 @@ def test_from_results_to_shares(
     )
     (out / "marks.csv").write_text(marks)
     table = call(monkeypatch, capsys, "--marks", out / "marks.csv", "--out", out).splitlines()
-    # Wilson's interval of 0 in 3 reaches up to z^2 / (3 + z^2)
+    # Wilson's interval of 0 in 3 ends at z^2 / (3 + z^2)
     assert [line.split("|")[1:6] for line in table[2:]] == [
         [" one ", " 3 ", " 0 (0% to 56%) ", " 0 (0% to 56%) ", " 0 (0% to 56%) "],
         [" two ", " 3 ", " 0 (0% to 56%) ", " 3 (44% to 100%) ", " 0 (0% to 56%) "],
@@ -116,7 +116,7 @@ def test_from_results_to_shares(
     assert "right is 'yes'; must be 0, 1 or 2" in call(monkeypatch, capsys, "--marks", out / "marks.csv", "--out", out)
 
 
-def test_what_cannot_be_mixed_or_marked_is_refused(
+def test_unusable_results_answers_and_marks_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, other = result(tmp_path / "a", "one", 10), result(tmp_path / "b", "two", 50)

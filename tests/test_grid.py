@@ -24,7 +24,7 @@ def test_pil_round_trip() -> None:
     assert np.array_equal(np.asarray(picture), image.permute(1, 2, 0))
 
 
-def test_pictures_go_row_by_row() -> None:
+def test_pictures_are_placed_row_by_row() -> None:
     sheet = grid([RED, GREEN, BLUE], columns=2, cell=20)
     assert sheet.size == (2 * 28 + 8, 2 * 28 + 8)
     assert sheet.getpixel((18, 18)) == (255, 0, 0)
@@ -34,7 +34,7 @@ def test_pictures_go_row_by_row() -> None:
     assert sheet.getpixel((3, 3)) == WHITE
 
 
-def test_labels_stand_below_their_pictures() -> None:
+def test_labels_are_below_their_pictures() -> None:
     plain = grid([RED, GREEN], columns=2, cell=100)
     labelled = grid(
         [RED, GREEN], ["", "a caption\nof two lines that is far too long for its picture " * 5], columns=2, cell=100
@@ -48,7 +48,7 @@ def test_labels_stand_below_their_pictures() -> None:
 
 
 @pytest.mark.parametrize("label", ["🦊 狐 ثعلب", "", "\x00\t", "x" * 500])
-def test_any_label_can_be_drawn(label: str) -> None:
+def test_any_label_can_be_rendered(label: str) -> None:
     assert isinstance(grid([RED], [label], columns=1), Image.Image)
 
 
@@ -59,5 +59,5 @@ def test_a_shorter_picture_keeps_its_shape() -> None:
     assert sheet.getpixel((76, 8 + 38)) == (0, 255, 0)
 
 
-def test_no_pictures_make_an_empty_sheet() -> None:
+def test_no_pictures_make_an_empty_grid() -> None:
     assert grid([], columns=3).height == 8

@@ -1,4 +1,4 @@
-"""What the README says works: its four commands from pictures to a picture, and its Python."""
+"""The README is right: its commands from training pictures to a drawn picture run, and so does its Python."""
 
 import dataclasses
 import json

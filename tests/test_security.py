@@ -253,7 +253,7 @@ def run(folder: Path) -> dict[str, Any]:
         said = StringIO()
         sys.argv = [name, *arguments]
         if name == "evaluation.compare":
-            sys.argv = module.spelled(sys.argv)
+            sys.argv = module.expand_flags(sys.argv)
         with redirect_stdout(said), redirect_stderr(said):
             try:
                 command(module.main, getattr(module, config), positional)

@@ -1,4 +1,4 @@
-"""Prompts to draw, and what is known about each: `open_suite("emoji/validation")`, `open_suite("PartiPrompts.tsv")`."""
+"""Suites of prompts: `open_suite("emoji/validation")`, `open_suite("PartiPrompts.tsv")`."""
 
 from evaluation.suites.opening import SUITES, open_suite
 from evaluation.suites.prompts import Prompt, Suite

@@ -1,4 +1,4 @@
-"""Suites from the three original hands of the built-in corpus: each prompt is the first caption of a real picture."""
+"""Suites from the three original styles of the emoji corpus: each prompt is the first caption of a real picture."""
 
 from collections.abc import Iterator
 
@@ -20,19 +20,19 @@ _COUNTED = {
 }  # fmt: skip
 
 
-def trained(name: str, part: int) -> Suite:
-    """500 training pictures, the first or a later `part` of all in an order fixed by hash."""
+def train_sample(name: str, part: int) -> Suite:
+    """500 training pictures: number `part` of the blocks of 500, in hash order."""
     pictures = sorted((e for e in emojis() if e.split == TRAIN), key=lambda e: fraction(f"sample {e.key}"))
     return _suite(name, pictures[part * _SAMPLE : (part + 1) * _SAMPLE])
 
 
-def whole(split: str) -> Suite:
-    """All pictures of a split, `emoji/SPLIT`."""
+def whole_split(split: str) -> Suite:
+    """All pictures of a split, as the suite `emoji/SPLIT`."""
     return _suite(f"emoji/{split}", [e for e in emojis() if e.split == split])
 
 
 def attributes() -> Suite:
-    """Prompts that name a colour, a skin tone, a direction or a count, which can be measured in the picture."""
+    """Prompts that name a colour, a skin tone, a direction or a count, which `evaluation.measure` can measure."""
     asked = dict(_attributes())
     return Suite(
         name="attributes", source=SOURCE, prompts=[_prompt(e, *asked[e.name]) for e in emojis() if e.name in asked]
@@ -40,6 +40,7 @@ def attributes() -> Suite:
 
 
 def _attributes() -> Iterator[tuple[str, tuple[str, str]]]:
+    """The name of each emoji, and its attribute with the value that is expected."""
     for colour in _COLOURS:
         for thing in _FILLED:
             name = f"{colour} large square" if (colour, thing) == ("black", "square") else f"{colour} {thing}"

@@ -1,10 +1,10 @@
-"""Suites from files: COCO captions, and any table with a column of prompts.
+"""Read suites from files: COCO captions, and any table with a column of prompts.
 
 captions_val2014.json      {"images": [...], "annotations": [{"image_id": 9, "caption": "a cat"}, ...]}
 PartiPrompts.tsv           Prompt, Category, Challenge, Note
 drawbench.csv              Prompts, Category
 prompts.jsonl              {"prompt": "a cat", "category": "animals"}
-prompts.txt                a prompt a line, or category, tab, prompt
+prompts.txt                a prompt on each line, or category, tab, prompt
 """
 
 import csv
@@ -20,39 +20,39 @@ from training.errors import BadInput
 from training.strict_json import read_json, read_json_lines
 
 COCO_COUNT = 30_000
-"""Captions of the usual zero-shot protocol (DALL-E, GLIDE, Parti): 30,000 of the validation set, chosen at random."""
+"""Captions in the usual zero-shot protocol (DALL-E, GLIDE, Parti): 30,000 of the validation set, chosen at random."""
 
-MAX_BYTES = 2**28
-"""Of a file of prompts: 256 MiB, eight times what the captions of COCO's validation set take."""
+MOST_BYTES = 2**28
+"""Largest file of prompts: 256 MiB, eight times the size of the captions of COCO's validation set."""
 
 _TEXT = ("prompt", "prompts", "caption", "text")
 
 
 def read_suite(path: Path) -> Suite:
-    """The prompts of a file, by its suffix. Raises `BadInput` naming what is wrong and where."""
+    """Read the prompts of a file in the format of its suffix. Raises `BadInput` with what is wrong and where."""
     readers = {".json": _coco, ".jsonl": _jsonl, ".csv": _table, ".tsv": _table, ".txt": read_lines}
     if path.suffix not in readers:
         raise BadInput(f"{path}: not a suite of prompts; give one of {', '.join(readers)}")
     prompts = readers[path.suffix](path)
     if not prompts:
-        raise BadInput(f"{path}: there is not one prompt in it")
+        raise BadInput(f"{path}: there is no prompt in it")
     return Suite(name=path.name, prompts=prompts)
 
 
 def read_lines(path: Path) -> list[Prompt]:
-    """A prompt a line; what stands before a tab is its category."""
+    """Read a prompt from each line; the text before a tab is its category."""
     lines = [line for line in text_lines(path) if line.strip()]
     parts = [line.rpartition("\t") for line in lines]
     return [Prompt(text=text.strip(), category=category.strip()) for category, _, text in parts]
 
 
 def _jsonl(path: Path) -> list[Prompt]:
-    return [_row(row, where) for where, row in read_json_lines(path, MAX_BYTES)]
+    return [_row(row, where) for where, row in read_json_lines(path, MOST_BYTES)]
 
 
 def _table(path: Path) -> list[Prompt]:
     file = io.StringIO(utf8_text(path), newline="")
-    # tab-separated prompts hold quotation marks that are meant
+    # in tab-separated files, quotation marks belong to the prompts
     rows = (
         csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if path.suffix == ".tsv" else csv.DictReader(file)
     )
@@ -68,7 +68,7 @@ def _row(row: Any, where: str) -> Prompt:
     fields = {str(name).strip().lower(): value for name, value in row.items()}
     column = next((name for name in _TEXT if name in fields), None)
     if column is None:
-        raise BadInput(f"{where}: no column of prompts, which is called one of {', '.join(_TEXT)}")
+        raise BadInput(f"{where}: no column of prompts; its name must be one of {', '.join(_TEXT)}")
     text = fields[column]
     if not isinstance(text, str) or not text.strip():
         raise BadInput(f"{where}: the {column} is empty")
@@ -77,9 +77,9 @@ def _row(row: Any, where: str) -> Prompt:
 
 
 def _coco(path: Path) -> list[Prompt]:
-    """At most 30,000 captions, always the same ones in an order fixed by hash."""
+    """Read at most 30,000 captions, the first ones in hash order."""
     try:
-        annotations = read_json(path, MAX_BYTES)["annotations"]
+        annotations = read_json(path, MOST_BYTES)["annotations"]
         captions = [(f"{a['image_id']}/{a.get('id', i)}", str(a["caption"])) for i, a in enumerate(annotations)]
     except (KeyError, TypeError) as error:
         raise BadInput(

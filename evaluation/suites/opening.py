@@ -1,4 +1,4 @@
-"""Suites by name."""
+"""Open a suite by its name, from a file of prompts, or from the captions of a source of pictures."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,32 +14,32 @@ from evaluation.suites.prompts import Prompt, Suite
 from training.errors import BadInput
 
 
-def _ours(name: str) -> Callable[[], Suite]:
+def _shipped(name: str) -> Callable[[], Suite]:
     return lambda: Suite(name=name, prompts=read_lines(Path(__file__).with_name(f"{name}.txt")))
 
 
 SUITES: Mapping[str, Callable[[], Suite]] = {
-    # what the model should have learned by heart; and others, to tune on how they are drawn
-    "emoji/train-sample": partial(emoji.trained, "emoji/train-sample", 0),
-    "emoji/train-tuning": partial(emoji.trained, "emoji/train-tuning", 1),
-    # families of which no picture is trained on, and pairs of concept and style that were seen only apart, for tuning
-    "emoji/validation": partial(emoji.whole, VALIDATION),
-    "emoji/validation-style": partial(emoji.whole, VALIDATION_STYLE),
-    # others of that kind, on which nothing is tuned
-    "emoji/heldout-style": partial(emoji.whole, HELDOUT_STYLE),
+    # training pictures: a sample to measure memorisation, and another one to tune sampling options on
+    "emoji/train-sample": partial(emoji.train_sample, "emoji/train-sample", 0),
+    "emoji/train-tuning": partial(emoji.train_sample, "emoji/train-tuning", 1),
+    # for tuning: families without any training picture, and concepts and styles that were trained on only separately
+    "emoji/validation": partial(emoji.whole_split, VALIDATION),
+    "emoji/validation-style": partial(emoji.whole_split, VALIDATION_STYLE),
+    # for final results, never for tuning: other concepts and styles that were trained on only separately
+    "emoji/heldout-style": partial(emoji.whole_split, HELDOUT_STYLE),
     "attributes": emoji.attributes,
-    "free": _ours("free"),
-    "lab": _ours("lab"),
+    "free": _shipped("free"),
+    "lab": _shipped("lab"),
 }
 
 
 def open_suite(name: str, limit: int | None = None, cache: Path | None = None) -> Suite:
-    """A suite of `SUITES`, a file of prompts, or `SOURCE@SPLIT`; with a `limit`, that many prompts chosen by hash.
+    """Open a suite of `SUITES`, a file of prompts, or `SOURCE@SPLIT`; with a `limit`, that many prompts chosen by hash.
 
-    `photos@validation` asks for the first caption of each picture in that split of the source `photos`. What has to be
-    prepared for it is kept in `cache`, by default the user's cache folder.
+    The prompts of `photos@validation` are the first captions of the pictures in that split of the source `photos`. Data
+    prepared for them is kept in `cache`, by default the user's cache folder.
 
-    Raises `BadInput` when it is neither, or when a line of the file cannot be used.
+    Raises `BadInput` for any other name, for a line of a file that cannot be used, and for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise BadInput(f"limit is {limit}: must be 1 or more")
@@ -55,7 +55,7 @@ def open_suite(name: str, limit: int | None = None, cache: Path | None = None) -
 
 def _captions(source: str, split: str, cache: Path) -> Suite:
     corpus = open_corpus(source, cache)
-    chosen = [i for i, its in enumerate(corpus.splits) if its == split]
+    chosen = [i for i, name in enumerate(corpus.splits) if name == split]
     if not chosen:
         raise BadInput(f"{source}: no split {split!r}; there are {', '.join(dict.fromkeys(corpus.splits))}")
     prompts = [Prompt(text=corpus.captions(i)[0], key=corpus.keys[i]) for i in chosen]

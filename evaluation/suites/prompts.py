@@ -1,4 +1,4 @@
-"""What a suite of prompts is."""
+"""`Prompt` and `Suite`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from data.splits import fraction
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A prompt, and what its picture can be held against."""
+    """A prompt, and what its pictures are compared with."""
 
     text: str
-    """What the model is asked for."""
+    """The text that the model is given."""
     category: str = ""
-    """Figures are also given for each category."""
+    """Metrics are also computed for each category."""
     challenge: str = ""
-    """PartiPrompts' second label."""
+    """The second label of PartiPrompts. Metrics are also computed for each challenge."""
     key: str = ""
-    """The real picture that this prompt is the caption of, in the suite's source."""
+    """Key of the real picture, in the suite's source, that this prompt is the caption of."""
     concept: str = ""
-    """What the picture should show; prompts of one concept are answered by the same pictures."""
+    """What the picture should show. In retrieval, all gallery pictures of this concept are right answers."""
     style: str = ""
-    """The hand it should be drawn in."""
+    """The style that the picture should have."""
     attribute: str = ""
-    """What `evaluation.measure` should measure: `colour`, `skin tone`, `direction` or `count`."""
+    """What `evaluation.measure` measures in the picture: `colour`, `skin tone`, `direction` or `count`."""
     expected: str = ""
-    """What that measurement should give."""
+    """The right result of that measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,16 @@ class Suite:
     name: str
     prompts: Sequence[Prompt]
     source: str = ""
-    """Where the real pictures are, `""` where there are none."""
+    """Source of the real pictures; `""` if there are none."""
 
     @property
     def hash(self) -> str:
-        """Of its prompts, wherever they lie: two suites of one hash ask the same and expect the same."""
+        """A hash of all fields of the prompts. It does not depend on the name or the source of the suite."""
         lines = [repr(sorted(asdict(prompt).items())) for prompt in self.prompts]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def first(self, count: int | None) -> "Suite":
-        """`count` prompts chosen by a fixed hash, in the suite's order; all of them for None or a larger count."""
+        """`count` prompts chosen by a fixed hash, in the suite's order; all for None or a larger count."""
         if count is None or count >= len(self.prompts):
             return self
         order = sorted(range(len(self.prompts)), key=lambda i: fraction(f"{i} {self.prompts[i].text}"))
