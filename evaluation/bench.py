@@ -84,6 +84,7 @@ def time_scoring(pictures: Tensor, options: HarnessBenchOptions) -> tuple[int, f
     suite = open_suite(options.suite, options.pictures, options.cache)
     setup = open_setup(suite, options.size, JudgeOptions(device="cpu", cache=options.cache))
     pictures = pictures[: len(suite.prompts)]
+    setup.judge.compute_real_features()
     with tempfile.TemporaryDirectory() as folder:
         setup.judge.cache = Path(folder)  # an earlier benchmark may have cached features of the same noise
         begin = time.perf_counter()

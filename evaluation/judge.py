@@ -160,6 +160,10 @@ class Judge:
                 found[digest].add(name)
         return found
 
+    def compute_real_features(self) -> None:
+        """Compute the features of reference and gallery now, and keep them, instead of at the first use."""
+        _ = self._reference_features, self._gallery_features
+
     def _features(self, pictures: Pictures, label: str) -> dict[str, Features]:
         return {
             network.name: cached(network, pictures, self.cache, batch_size=self.batch_size, label=label)
