@@ -25,7 +25,7 @@ from training.cli import command
 from training.config import require
 from training.errors import BadInput
 from training.files import locked, splice, write_json, write_text
-from training.shared import shared, shared_path
+from training.redact import redacted, redacted_path
 from training.strict_json import read_json, read_json_lines
 
 _MARK = "<!-- python -m evaluation.compare -->"
@@ -172,7 +172,7 @@ def open_column(path: Path) -> Column:
     """Read a result as a column of the comparison. Paths in it are shortened to their last names."""
     folder = path if path.is_dir() else path.parent
     result = read_result(path)
-    result = {**result, "name": shared_path(result["name"]), "subject": shared(result.get("subject", {}))}
+    result = {**result, "name": redacted_path(result["name"]), "subject": redacted(result.get("subject", {}))}
     pictures = result.get("pictures", []) if result["kind"] == "generation" else []
     return Column(name=result["name"], folder=folder, result=result, pictures=pictures)
 
@@ -180,7 +180,7 @@ def open_column(path: Path) -> Column:
 def with_unique_names(columns: Sequence[Column]) -> list[Column]:
     """The columns with unique names: equal names get their folders, and if these are equal too, numbers."""
     names = [column.name for column in columns]
-    longer = [f"{c.name} ({shared_path(c.folder)})" if names.count(c.name) > 1 else c.name for c in columns]
+    longer = [f"{c.name} ({redacted_path(c.folder)})" if names.count(c.name) > 1 else c.name for c in columns]
     unique = [f"{name}, {n}" if longer.count(name) > 1 else name for n, name in enumerate(longer, start=1)]
     return [replace(column, name=name) for column, name in zip(columns, unique, strict=True)]
 

@@ -36,7 +36,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
-from training.shared import shared_path
+from training.redact import redacted_path
 
 _SHEET = {"Software": "python -m evaluation.reconstruct", "Title": "originals above reconstructions"}
 """Metadata of the sheet of pictures."""
@@ -107,7 +107,7 @@ def main(options: ReconstructOptions) -> None:
     write_result(
         options.out / "report.json",
         {
-            **header("reconstruction", shared_path(options.model), protocol),
+            **header("reconstruction", redacted_path(options.model), protocol),
             "codes_id": model.codes_id, "pixels_id": model.pixels_id, "source": pictures.name,
             "fingerprint": pictures.fingerprint, "count": len(pictures),
             "subject": {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__},

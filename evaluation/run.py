@@ -41,7 +41,7 @@ from training.config import replaced, require
 from training.errors import BadInput
 from training.files import appending, atomic, locked, write_json
 from training.processes import require_joined, share_cores
-from training.shared import shared, shared_path
+from training.redact import redacted, redacted_path
 from training.strict_json import read_json, read_json_lines
 from training.strict_yaml import parse_yaml
 
@@ -203,7 +203,7 @@ def _origin(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """What the pictures are drawn with: model, options, and how steps are computed."""
     backend = bundle.backend(options.backend.kind)
     return {
-        "backend": backend.kind, "options": shared(options.backend.settings), **bundle.ids,
+        "backend": backend.kind, "options": redacted(options.backend.settings), **bundle.ids,
         **backend.compute_settings(), "model_id": backend.model_id, "parameters": bundle.parameters,
     }  # fmt: skip
 
@@ -232,7 +232,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     largest = max(turns, key=lambda turn: turn["images"], default={})  # its speed and machine are reported for all
     reported = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": shared_path(bundle.source), **_origin(bundle, options),
+        "model": redacted_path(bundle.source), **_origin(bundle, options),
         "training": bundle.training.get(options.backend.kind, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: largest[name] for name in reported if name in largest}, "turns": turns,

@@ -21,7 +21,7 @@ from sampling.parallel import decode_in_parallel
 from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
 from seq2seq.packed import packed, packed_dtypes
-from tokenizer.text import trimmed
+from tokenizer.text import trim_padding
 from training.errors import BadInput
 
 Engine = Literal["plain", "packed", "compiled"]
@@ -117,7 +117,7 @@ class Sampler:
             state.restart(seeds, config.bos, config.eos)
             for position in range(config.length):  # after the last token only EOS is possible
                 if position == guided_length:
-                    cache = cache.with_captions()  # without null captions a step costs half
+                    cache = cache.without_guidance()  # without null captions a step costs half
                 # a compiled graph would be traced again for each `until`
                 until = None if self.engine == "compiled" else position + 1
                 self._step(self.model, cache, state, tensors, known_tokens, until)
@@ -162,7 +162,7 @@ class Sampler:
         """Buffers for this call alone, until it ends; the captions are already in the cache."""
         graph = self.engine == "compiled"
         if self.device.type == "cpu" and not graph:  # saves work on padding; a graph needs one fixed shape
-            text = trimmed(text)
+            text = trim_padding(text)
         with self._lock:
             fit = [one for one in self._spare if (one[0].guided, len(one[1].seeds)) == (guide, len(text))]
             self._spare = [one for one in self._spare if one not in fit[-1:]]

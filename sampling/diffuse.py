@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from diffusion.condition import Caption
-from diffusion.loss import split
+from diffusion.condition import CaptionCache
+from diffusion.loss import split_output
 from diffusion.model import DiffusionModel
 from diffusion.process import Process
 from sampling.logits import guided
@@ -54,7 +54,7 @@ def estimates(
     solver = solver_for(process, options, strength)
     x = noise(0)
     if init is not None:
-        x = process.noised(init, x, x.new_full((len(x),), solver.times[0]))
+        x = process.add_noise(init, x, x.new_full((len(x),), solver.times[0]))
     for call, time in enumerate(solver.times):
         estimate = denoise(x, x.new_full((len(x),), time))
         yield estimate.x_0
@@ -74,14 +74,14 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
         options: how to draw.
     """
     guide = options.guidance != 1
-    caption = Caption(torch.cat([text, null.expand_as(text)]) if guide else text)
+    caption = CaptionCache(torch.cat([text, null.expand_as(text)]) if guide else text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         if guide:
-            both, both_shares = split(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
+            both, both_shares = split_output(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
             output, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
-            output, share = split(model(x, t, caption), x.shape[1])
+            output, share = split_output(model(x, t, caption), x.shape[1])
         x_0, _ = model.process.estimates(output, x, t)
         if options.threshold:
             x_0 = thresholded(x_0, options.threshold, model.config.latent_bound)

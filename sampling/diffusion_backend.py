@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffusion.condition import Caption
+from diffusion.condition import CaptionCache
 from diffusion.loss import bits_per_dimension
 from diffusion.model import DiffusionModel
-from diffusion.recorded import with_recorded_denoiser
 from diffusion.text import caption_ids
+from diffusion.traced import with_traced_denoiser
 from sampling.backend import Backend, Start, backend
 from sampling.diffuse import (
     Denoise,
@@ -49,10 +49,10 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         return torch.bfloat16 if has_bf16(device) else torch.float32
 
     def prepare(self) -> DiffusionModel:
-        """The model; on a CPU with its denoiser recorded as a graph of operators, unless the engine is `plain`."""
+        """The model; on a CPU with its denoiser traced as a graph of operators, unless the engine is `plain`."""
         records = self.device.type == "cpu"
-        self.require_engine("plain", *(["recorded"] if records else []))
-        return with_recorded_denoiser(self.model) if records and self.engine != "plain" else self.model
+        self.require_engine("plain", *(["traced"] if records else []))
+        return with_traced_denoiser(self.model) if records and self.engine != "plain" else self.model
 
     def draw(
         self, captions: Sequence[str], seeds: Tensor, options: DiffusionOptions, start: Start | None
@@ -94,14 +94,14 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         for start in range(0, len(images), 32):
             ids = caption_ids(model.config.text, self.text, captions[start : start + 32]).to(self.device)
             latents = self.tokenizer.latents(images[start : start + 32].to(self.device))
-            denoise = partial(model, text=Caption(ids))
+            denoise = partial(model, text=CaptionCache(ids))
             bits.append(bits_per_dimension(denoise, model.process, latents, generator, TIMES).cpu())
         return torch.cat(bits)
 
     def compute_settings(self) -> dict[str, str]:
         """As `Backend`."""
         dtype = next(self.prepared.denoiser.parameters()).dtype
-        engine = "plain" if self.prepared is self.model else "recorded"
+        engine = "plain" if self.prepared is self.model else "traced"
         return {"engine": engine, "dtype": str(dtype).removeprefix("torch.")}
 
     def check(self, start: Start | None) -> None:

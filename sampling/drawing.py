@@ -41,7 +41,7 @@ class DrawingOptions:
     computes in it, the token model on a GPU; otherwise it is float32."""
     engine: str = "auto"
     """How steps are computed. `plain`: as written. For the token model also `packed`: with linear layers laid out for
-    this CPU, and `compiled`: as one graph. For diffusion also `recorded`. `auto` chooses by the machine."""
+    this CPU, and `compiled`: as one graph. For diffusion also `traced`. `auto` chooses by the machine."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size"):

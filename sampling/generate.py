@@ -25,10 +25,10 @@ from training.config import require
 from training.errors import BadInput
 from training.files import locked, write_json
 from training.processes import require_joined, share_cores
-from training.shared import shared, shared_path
+from training.redact import redacted, redacted_path
 from training.strict_json import read_json
 
-MOST_IN_GRID = 120
+MAX_IN_GRID = 120
 _GRID = {"Software": "python -m sampling.generate", "Title": "grid"}
 """Metadata of a grid."""
 
@@ -76,7 +76,7 @@ class GenerateOptions(DrawingOptions):
                 file = getattr(self, name)
                 settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
         settings |= {"interpolate": self.interpolate} if self.interpolate else {}
-        return shared(json.loads(json.dumps(settings)))
+        return redacted(json.loads(json.dumps(settings)))
 
 
 def main(options: GenerateOptions) -> None:
@@ -135,14 +135,14 @@ def summarize(
         if picture is None:
             raise BadInput(f"{one.file}: was drawn but is not there; give the same command again")
         pictures.append(picture)
-    shown = requests[:MOST_IN_GRID]
+    shown = requests[:MAX_IN_GRID]
     labels = [f"{one.prompt} ({one.seed})" if options.num_images > 1 else one.prompt for one in shown]
     columns = options.columns or (options.num_images if options.num_images > 1 else min(len(shown), 6))
-    write_picture(options.out / "grid.png", grid(pictures[:MOST_IN_GRID], labels, columns=columns), _GRID)
+    write_picture(options.out / "grid.png", grid(pictures[:MAX_IN_GRID], labels, columns=columns), _GRID)
     write_json(
         options.out / "generation.json",
         {
-            "model": shared_path(bundle.source), **_origin(bundle, options), "device": options.device,
+            "model": redacted_path(bundle.source), **_origin(bundle, options), "device": options.device,
             **bundle.backend(options.backend.kind).drawing_stats(),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),

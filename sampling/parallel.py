@@ -55,7 +55,7 @@ def decode_in_parallel(
         if all_ended(ended(tokens, settled, config.eos)):
             break
         if guided_length is not None and all_unguided(settled.clamp(max=config.length - window) >= guided_length):
-            cache, guided_length = cache.with_captions(), None  # without null captions a pass costs half
+            cache, guided_length = cache.without_guidance(), None  # without null captions a pass costs half
     return tokens[:, 1:], passes
 
 

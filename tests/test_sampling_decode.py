@@ -26,7 +26,7 @@ from seq2seq.cache import KVCache, Positions
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel, TokenModelConfig
 from seq2seq.packed import PackedDecoder, packed, packed_dtypes
-from tokenizer.text import NULL, PAD, trimmed
+from tokenizer.text import NULL, PAD, trim_padding
 from training.errors import BadInput
 
 NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
@@ -307,7 +307,7 @@ def test_buffers_are_allocated_once() -> None:
     assert buffers() == buffers()
     ((cache, _),) = sampler._spare
     # two of: blocks x heads x (doubled batch x positions and captions x ids) x head width x bytes; the mask; the nulls
-    ids = trimmed(captions(2)).shape[1]
+    ids = trim_padding(captions(2)).shape[1]
     assert cache.nbytes == 2 * 3 * 4 * (4 * 10 + 2 * ids) * 8 * 4 + 2 * ids + 3 * 32 * 4
 
 
@@ -397,7 +397,7 @@ def test_packed_blocks_are_recorded_once_for_all_sizes() -> None:
 
 
 def unrecorded(model: TokenModel) -> TokenModel:
-    """A copy that shares everything except the recorded graphs."""
+    """A copy that shares everything except the traced graphs."""
     twin = copy.copy(model)
     decoder = copy.copy(model.decoder)
     decoder.blocks = lambda kind, arguments: model.decoder.blocks.module(*arguments)

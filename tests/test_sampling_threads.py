@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_diffusion_recorded import model as denoising_model
+from test_diffusion_traced import model as denoising_model
 from tiny_models import captions, token_model
 from torch import Tensor
 
-from diffusion.recorded import with_recorded_denoiser
+from diffusion.traced import with_traced_denoiser
 from sampling.decode import Engine, Sampler
 from sampling.diffuse import denoiser, sample, seeded_noise
 from sampling.options import DiffusionOptions, SamplingOptions
@@ -91,9 +91,9 @@ def test_buffers_of_an_abandoned_stream_are_reused() -> None:
 
 
 @pytest.mark.parametrize("denoising", ["dit", "unet"])
-@pytest.mark.parametrize("recorded", [False, True])
-def test_threads_share_a_denoiser(denoising: str, recorded: bool) -> None:
-    """Its first calls are recorded while others run."""
+@pytest.mark.parametrize("traced", [False, True])
+def test_threads_share_a_denoiser(denoising: str, traced: bool) -> None:
+    """Its first calls are traced while others run."""
     plain, options = denoising_model(denoising), DiffusionOptions(steps=3)
 
     def drawing(of: int, model: object) -> Callable[[], list[Tensor]]:
@@ -105,7 +105,7 @@ def test_threads_share_a_denoiser(denoising: str, recorded: bool) -> None:
             )
         ]  # fmt: skip
 
-    models = [with_recorded_denoiser(plain) if recorded else plain for _ in range(2)]
+    models = [with_traced_denoiser(plain) if traced else plain for _ in range(2)]
     expected = [drawing(of, models[0])() for of in (1, 2, 3)]
     for _ in range(2):
         assert same(at_once([drawing(of, models[1]) for of in (1, 2, 3)]), expected)

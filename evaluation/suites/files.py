@@ -22,7 +22,7 @@ from training.strict_json import read_json, read_json_lines
 COCO_COUNT = 30_000
 """Captions in the usual zero-shot protocol (DALL-E, GLIDE, Parti): 30,000 of the validation set, chosen at random."""
 
-MOST_BYTES = 2**28
+MAX_BYTES = 2**28
 """Largest file of prompts: 256 MiB, eight times the size of the captions of COCO's validation set."""
 
 _TEXT = ("prompt", "prompts", "caption", "text")
@@ -47,7 +47,7 @@ def read_lines(path: Path) -> list[Prompt]:
 
 
 def _jsonl(path: Path) -> list[Prompt]:
-    return [_row(row, where) for where, row in read_json_lines(path, MOST_BYTES)]
+    return [_row(row, where) for where, row in read_json_lines(path, MAX_BYTES)]
 
 
 def _table(path: Path) -> list[Prompt]:
@@ -79,7 +79,7 @@ def _row(row: Any, where: str) -> Prompt:
 def _coco(path: Path) -> list[Prompt]:
     """Read at most 30,000 captions, the first ones in hash order."""
     try:
-        annotations = read_json(path, MOST_BYTES)["annotations"]
+        annotations = read_json(path, MAX_BYTES)["annotations"]
         captions = [(f"{a['image_id']}/{a.get('id', i)}", str(a["caption"])) for i, a in enumerate(annotations)]
     except (KeyError, TypeError) as error:
         raise BadInput(
