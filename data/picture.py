@@ -85,6 +85,12 @@ def whole(file: Path | bytes) -> NDArray[np.uint8]:
         return _channels_first(_on_white(image))
 
 
+def cut_out(file: Path | bytes, size: int) -> Image.Image:
+    """The picture in `file`, upright, with its transparency: RGBA, its long side `size`. Raises `Unreadable`."""
+    with _decoded(file, size) as image:
+        return ImageOps.contain(image.convert("RGBA"), (size, size), Image.Resampling.LANCZOS)
+
+
 def readable(read: Callable[..., NDArray[Any]], file: Path, *size: int) -> Tensor:
     """Calls one of the functions above; returns a tensor. Raises `BadInput` for an unreadable file."""
     try:

@@ -18,6 +18,7 @@ from data.metadata import TABLES, caption_files, is_table
 from data.parquet import ParquetCorpus
 from data.picture import SUFFIXES
 from data.rendered import PictureInfo, rendered
+from data.scenes.corpus import ScenesCorpus
 from data.splits import VALIDATION, fraction
 from data.store import Store
 from data.tar import TarCorpus
@@ -27,6 +28,7 @@ from training.hub import fetched
 _NAMED = 10
 """Most pictures that a warning names."""
 
+_BUILT_IN: Mapping[str, Callable[[str, Path], Corpus]] = {"emoji": EmojiCorpus, "scenes": ScenesCorpus}
 _OF_FILES: Mapping[str, Callable[[Path, Path], Corpus]] = {".parquet": ParquetCorpus, ".tar": TarCorpus}
 """Corpora in files that hold many pictures, by suffix."""
 _HUB_FILES = [
@@ -49,6 +51,7 @@ def open_source(
     Args:
         source: one of
             - `"emoji"`, the built-in corpus in all styles that this machine can get, or `"emoji:noto,fluent-flat"`;
+            - `"scenes"`, 50,000 pictures that combine emoji, or the first so many, `"scenes:20000"` (`data.scenes`);
             - a folder of pictures with a caption table, or a text file beside each picture (`data.metadata`);
             - `"labels:FOLDER"`, a folder of pictures in folders, whose names are the captions;
             - a parquet file or a folder of them, with columns `image` and `text` (`data.parquet`);
@@ -83,8 +86,8 @@ def open_source(
 def open_corpus(source: str | Path, cache: Path) -> Corpus:
     """The corpus that `source` names (see `open_source`). Renders nothing. Raises `BadInput`."""
     name, colon, rest = str(source).partition(":")
-    if name == "emoji":
-        return EmojiCorpus(str(source), cache)
+    if name in _BUILT_IN:
+        return _BUILT_IN[name](str(source), cache)
     if colon and name in SOURCES:
         return SOURCES[name](rest, cache)
     path = _existing(source)
@@ -119,7 +122,7 @@ def _existing(path: str | Path) -> Path:
 
 def _known() -> str:
     others = ", ".join(f"{name}:" for name in SOURCES.kinds)
-    return f'"emoji", a folder of pictures, a parquet or tar file, or a source that begins with one of {others}'
+    return f'"emoji", "scenes", a folder of pictures, a parquet or tar file, or a source that starts with {others}'
 
 
 def is_captioned(folder: Path) -> bool:

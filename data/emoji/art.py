@@ -37,7 +37,12 @@ _NOTO_SVG = (
 def render_emoji(codepoints: tuple[str, ...], style: str, size: int) -> NDArray[np.uint8]:
     """An emoji on white, uint8 (3, size, size). `codepoints` are lower-case hexadecimal; `style` is one of
     `ORIGINALS`."""
-    return render_svg(_svg(codepoints, style), size, [_noto_font().name] if style == "noto" else [])
+    return render_svg(_svg(codepoints, style), size, _fonts(style))
+
+
+def cut_out_emoji(codepoints: tuple[str, ...], style: str, size: int) -> Image.Image:
+    """An emoji without a background, RGBA, at most `size` pixels on a side. Arguments are those of `render_emoji`."""
+    return rasterize(_svg(codepoints, style), size, _fonts(style))
 
 
 def render_svg(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uint8]:
@@ -46,24 +51,24 @@ def render_svg(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uin
     Below 256 pixels it is rendered larger and reduced with a Lanczos filter, which keeps thin lines sharper than
     rendering at `size` does.
     """
-    from resvg_py import svg_to_bytes
-
     scale = max(1, 256 // size)
-    png = svg_to_bytes(
-        svg_string=svg,
-        width=size * scale,
-        height=size * scale,
-        background="white",
-        font_files=list(fonts),
-        skip_system_fonts=True,
-    )
-    with Image.open(io.BytesIO(png)) as art:
-        square = Image.new("RGB", (size * scale, size * scale), "white")
-        # some art is not square (twemoji's watermelon)
-        square.paste(art.convert("RGB"), ((square.width - art.width) // 2, (square.height - art.height) // 2))
+    art = rasterize(svg, size * scale, fonts, background="white").convert("RGB")
+    square = Image.new("RGB", (size * scale, size * scale), "white")
+    # some art is not square (twemoji's watermelon)
+    square.paste(art, ((square.width - art.width) // 2, (square.height - art.height) // 2))
     if scale > 1:
         square = square.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(square).transpose(2, 0, 1)
+
+
+def rasterize(svg: str, size: int, fonts: Sequence[str] = (), background: str | None = None) -> Image.Image:
+    """An SVG at its own aspect ratio, RGBA, at most `size` pixels on a side. Raises `ValueError` if it is no SVG."""
+    from resvg_py import svg_to_bytes
+
+    png = svg_to_bytes(
+        svg_string=svg, width=size, height=size, background=background, font_files=list(fonts), skip_system_fonts=True
+    )
+    return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
 @cache
@@ -77,6 +82,10 @@ def package(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise BadInput(f"the emoji corpus needs the package {name}, which is not installed: {install('emoji')}")
     return Path(spec.submodule_search_locations[0])
+
+
+def _fonts(style: str) -> list[str]:
+    return [_noto_font().name] if style == "noto" else []
 
 
 @cache

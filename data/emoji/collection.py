@@ -10,14 +10,15 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from PIL import Image
 
 from data.emoji.aliases import MISDRAWN
-from data.emoji.art import render_svg
+from data.emoji.art import rasterize, render_svg
 from data.emoji.matching import matched, tones_set_right
 from data.emoji.npm import members
 from data.emoji.styles import COLLECTED
 from data.emoji.table import emojis
-from data.picture import fit
+from data.picture import cut_out, fit
 from data.store import Unreadable
 from training.errors import BadInput
 from training.files import atomic
@@ -57,6 +58,17 @@ class Collection:
         if picture.min() > 240:
             raise Unreadable("renders as nothing but white")
         return picture
+
+    def cut_out(self, codes: str, size: int) -> Image.Image:
+        """The concept without a background, RGBA, at most `size` pixels on a side. Raises `Unreadable`."""
+        name = self.files[codes]
+        data = _opened(self.file).read(name)
+        if not name.endswith(".svg"):
+            return cut_out(data, size)
+        try:
+            return rasterize(data.decode(), size)
+        except ValueError as error:
+            raise Unreadable(f"cannot be rendered: {error}") from None
 
 
 def kept(style: str, cache: Path) -> Path:

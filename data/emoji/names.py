@@ -29,24 +29,25 @@ _COUPLES = {
 
 def prompt(name: str, style: str) -> str:
     """The caption to ask a model for an emoji: `prompt("fox", "noto")` is `"a noto emoji of a fox"`."""
-    return f"{_with_article(_said(style))} emoji of {phrase(name)}"
+    return f"{with_article(style_words(style))} emoji of {phrase(name)}"
 
 
 def captions(name: str, style: str) -> tuple[str, ...]:
     """Five captions of the emoji with this CLDR name in this style; `prompt` comes first."""
     thing = phrase(name)
     bare = re.sub(r"^(a|an|the) ", "", thing)
-    said = _said(style)
+    said = style_words(style)
     return (
         prompt(name, style),
-        f"{_with_article(said)} drawing of {thing}",
+        f"{with_article(said)} drawing of {thing}",
         f"{thing}, drawn in the {said} style",
         f"{bare}, {said} style",
         f"{said} emoji: {bare}",
     )
 
 
-def _said(style: str) -> str:
+def style_words(style: str) -> str:
+    """The name of a style as captions spell it: `"fluent flat"`."""
     return style.replace("-", " ")
 
 
@@ -100,7 +101,7 @@ def _group(kind: str, detail: str, tones: tuple[str, ...]) -> str:
         people = [_toned(f"a {member}", (tone,)) for member, tone in zip(members, tones, strict=True)]
     else:
         counts = {member: members.count(member) for member in members}
-        people = [_with_article(who) if n == 1 else f"two {_PLURALS[who]}" for who, n in counts.items()]
+        people = [with_article(who) if n == 1 else f"two {_PLURALS[who]}" for who, n in counts.items()]
         people[-1] = _toned(people[-1], tones)
     *most, last = people
     return _GROUPS[kind].format(f"{', '.join(most)} and {last}" if most else last)
@@ -112,18 +113,18 @@ def _noun_phrase(name: str) -> str:
     if name in ZODIAC:
         return f"the zodiac sign {name}"
     if name in SIGNS:
-        return f"{_with_article(name)} sign"
+        return f"{with_article(name)} sign"
     if name in SYMBOLS:
-        return f"{_with_article(name)} symbol"
+        return f"{with_article(name)} symbol"
     if _CLOCK.fullmatch(name):
         return f"a clock at {name}"
     inside = re.sub(
         rf"\b(with|without|wearing|in|behind|getting|taking|rowing|bouncing|tipping|raising|feeding)"
         rf" ({'|'.join(THINGS_WORN_OR_HELD)})(?![\w-])",
-        lambda match: f"{match[1]} {_with_article(match[2])}",
+        lambda match: f"{match[1]} {with_article(match[2])}",
         name,
     )
-    return inside if name in NO_ARTICLE or _is_plural(name) else _with_article(inside)
+    return inside if name in NO_ARTICLE or _is_plural(name) else with_article(inside)
 
 
 def _is_plural(name: str) -> bool:
@@ -131,7 +132,7 @@ def _is_plural(name: str) -> bool:
     return name.split()[0] in _PLURALS.values() or (first.endswith("s") and not first.endswith(("ss", "us", "is")))
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
     """The name with "a" or "an", by its sound. Covers what emoji need: a ewe, a unicorn, an hourglass, an SOS
     button."""
     vowel = re.match(r"[aeiou]|hour|x-|(ng|sos)\b", name, re.IGNORECASE)
