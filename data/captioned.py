@@ -1,7 +1,9 @@
 """A data set of captioned pictures of one size, as all other code uses it."""
 
 import hashlib
+from bisect import bisect
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -13,12 +15,8 @@ from data.rendered import PictureInfo
 from data.store import Store
 
 
-class CaptionedImages(Dataset[Tensor]):
-    """Some pictures of a corpus, square, with their captions. A map-style dataset of the pictures.
-
-    The pictures are rows of a memory-mapped store. A pickled copy holds only file names, so the workers of a
-    `DataLoader` share one memory map.
-    """
+class RenderedImages:
+    """Some pictures of one corpus, as rows of a memory-mapped store. A pickled copy holds only file names."""
 
     def __init__(
         self, name: str, corpus: Corpus, positions: Sequence[int], store: Store[PictureInfo], rows: Sequence[int]
@@ -27,10 +25,9 @@ class CaptionedImages(Dataset[Tensor]):
 
         Raises as `Corpus.check` does.
         """
-        self.name = name
-        """Their name in logs: `"emoji-64/train"`."""
+        self.name, self.size = name, store.info.size
+        """Their name in logs, `"emoji-64/train"`, and their width and height in pixels."""
         self.corpus = corpus
-        self.size = store.info.size
         self.folder: Path = store.folder
         """The folder of the store."""
         wanted = {corpus.keys[position] for position in positions}
@@ -48,28 +45,80 @@ class CaptionedImages(Dataset[Tensor]):
         """A hash of all pictures, captions and keys, in order."""
 
     def __len__(self) -> int:
-        """The number of pictures."""
         return len(self._rows)
 
     def __getitem__(self, i: int) -> Tensor:
-        """Picture `i`, RGB on white: uint8 (3, size, size)."""
         # copied, because the memory map is read-only
         return torch.from_numpy(self.store.array("pictures")[self._rows[i]].copy())
 
+    def _hash(self) -> str:
+        digest, digests = hashlib.blake2b(str(self.size).encode(), digest_size=16), self.store.array("digest")
+        corpus = self.corpus
+        for at, row in zip(self.positions, self._rows, strict=True):
+            digest.update(repr((corpus.keys[at], digests[row].tobytes().hex(), corpus.captions(at))).encode())
+        return digest.hexdigest()
+
+
+class CaptionedImages(Dataset[Tensor]):
+    """Square pictures with captions, from one source or several: a map-style dataset of the pictures.
+
+    The workers of a `DataLoader` share one memory map of them.
+    """
+
+    def __init__(self, parts: Sequence[RenderedImages]) -> None:
+        """The pictures of `parts`, which have one size, in order."""
+        self.parts = parts
+        self.name = "+".join(part.name for part in parts)
+        """Their name in logs: `"emoji-64/train"`."""
+        self.size = parts[0].size
+        """Width and height in pixels."""
+        self.fingerprint = parts[0].fingerprint
+        """A hash of all pictures, captions and keys, in order."""
+        if len(parts) > 1:
+            self.fingerprint = hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()[:32]
+        self._ends = list(accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return self._ends[-1]
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Picture `i`, RGB on white: uint8 (3, size, size)."""
+        part, own = self._part_of(i)
+        return part[own]
+
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of picture `i`: at least one, always in the same order."""
-        return self.corpus.captions(self.positions[i])
+        part, own = self._part_of(i)
+        return part.corpus.captions(part.positions[own])
 
     def key(self, i: int) -> str:
-        """A name for picture `i` that does not change when the source grows or shrinks."""
-        return self.corpus.keys[self.positions[i]]
+        """A name for picture `i` that does not change when its source grows or shrinks."""
+        part, own = self._part_of(i)
+        return self._own(part, part.corpus.keys[part.positions[own]])
 
     def group(self, i: int) -> str:
         """The group of picture `i`, such as an emoji with its skin tones. Training samples groups evenly."""
-        return self.corpus.group(self.positions[i])
+        part, own = self._part_of(i)
+        return self._own(part, part.corpus.group(part.positions[own]))
 
-    def _hash(self) -> str:
-        digest, digests = hashlib.blake2b(str(self.size).encode(), digest_size=16), self.store.array("digest")
-        for i, row in enumerate(self._rows):
-            digest.update(repr((self.key(i), digests[row].tobytes().hex(), self.captions(i))).encode())
-        return digest.hexdigest()
+    def height(self, i: int) -> float:
+        """The height of picture `i` in widths, above 0 to 1; below it the square is white."""
+        part, own = self._part_of(i)
+        return part.corpus.height(part.positions[own])
+
+    def verify(self) -> None:
+        """Reads all pictures. Raises `BadInput` if any is not as it was rendered."""
+        for part in self.parts:
+            part.store.verify()
+
+    def _part_of(self, i: int) -> tuple[RenderedImages, int]:
+        """The part that picture `i` is in, and its index there. Raises `IndexError`."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        which = bisect(self._ends, i)
+        return self.parts[which], i - (self._ends[which - 1] if which else 0)
+
+    def _own(self, part: RenderedImages, name: str) -> str:
+        """A name in a part, as no other part has it."""
+        return name if len(self.parts) == 1 else f"{part.corpus.name}/{name}"

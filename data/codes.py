@@ -34,8 +34,11 @@ class CodesInfo:
 
     @property
     def arrays(self) -> Mapping[str, Array]:
-        """`codes` (views, rows, columns) for each picture: uint16 if they fit, else uint32."""
-        dtype = "uint16" if self.codebook_size <= 2**16 else "uint32"
+        """`codes` (views, rows, columns) for each picture: uint16 if they fit, else uint32.
+
+        Below the last row of a picture that is not as high as wide, they are `codebook_size`, which is EOS.
+        """
+        dtype = "uint16" if self.codebook_size < 2**16 else "uint32"
         return {"codes": Array(dtype, (self.views, self.rows, self.columns))}
 
     @property

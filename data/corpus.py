@@ -56,6 +56,10 @@ class Corpus:
         """The group of picture `i`: groups are sampled evenly in training. By default each picture is its own group."""
         return self.keys[i]
 
+    def height(self, i: int) -> float:
+        """The height of picture `i` in widths, above 0 to 1. Below it a rendered picture is white. By default 1."""
+        return 1.0
+
     def original_size(self, i: int) -> tuple[int, int] | None:
         """Width and height of picture `i`'s file; None for vector art. Raises `data.store.Unreadable`."""
         return original_size(self.file(i))

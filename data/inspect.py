@@ -11,7 +11,7 @@ from statistics import median
 
 from PIL import Image
 
-from data.captioned import CaptionedImages
+from data.captioned import CaptionedImages, RenderedImages
 from data.grid import grid
 from data.source import open_source
 from data.splits import fraction
@@ -48,7 +48,7 @@ def main(options: InspectOptions) -> None:
         options.source, size=options.size, split=options.split, cache=options.cache, strict=options.strict
     )
     if options.verify:
-        pictures.store.verify()
+        pictures.verify()
     for line in report(pictures):
         print(printable(line))  # it quotes names from the source
     path = options.out / "contact-sheet.png"
@@ -61,17 +61,20 @@ def report(pictures: CaptionedImages) -> Iterator[str]:
     """The lines of the report."""
     captions = [caption for i in range(len(pictures)) for caption in pictures.captions(i)]
     yield f"source             {pictures.name}, {len(pictures):,} pictures, fingerprint {pictures.fingerprint}"
-    for split, count in Counter(pictures.corpus.splits[position] for position in pictures.positions).items():
+    for split, count in Counter(part.corpus.splits[at] for part in pictures.parts for at in part.positions).items():
         yield f"{split:18} {count:,} pictures"
-    yield f"originals          {_originals(pictures)}"
+    for part in pictures.parts:
+        yield f"originals          {_originals(part)}"
     yield f"captions           {len(captions):,}, {len(captions) / len(pictures):.3g} a picture"
     yield f"words              {_spread(len(caption.split()) for caption in captions)}"
     yield f"characters         {_spread(map(len, captions))}"
-    missing = {**pictures.corpus.left_out, **pictures.skipped, **pictures.excluded}
+    missing = {key: why for part in pictures.parts
+               for key, why in {**part.corpus.left_out, **part.skipped, **part.excluded}.items()}  # fmt: skip
     yield f"cannot be used     {len(missing):,}"
     for key, why in missing.items():
         yield f"    {key}: {why}"
-    yield f"rendered in        {pictures.folder}"
+    for part in pictures.parts:
+        yield f"rendered in        {part.folder}"
 
 
 def contact_sheet(pictures: CaptionedImages) -> Image.Image:
@@ -80,7 +83,7 @@ def contact_sheet(pictures: CaptionedImages) -> Image.Image:
     return grid([pictures[i] for i in some], [pictures.captions(i)[0] for i in some], columns=_COLUMNS)
 
 
-def _originals(pictures: CaptionedImages) -> str:
+def _originals(pictures: RenderedImages) -> str:
     sizes = [size for position in pictures.positions if (size := pictures.corpus.original_size(position))]
     if not sizes:
         return "vector art, without a size"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from data.captioned import CaptionedImages
+from data.captioned import CaptionedImages, RenderedImages
 from data.corpus import SOURCES, Corpus
 from data.emoji.corpus import EmojiCorpus
 from data.files import visible_files
@@ -57,11 +57,12 @@ def open_source(
             - a parquet file or a folder of them, with columns `image` and `text` (`data.parquet`);
             - a tar file or a folder of them, as WebDataset writes them (`data.tar`);
             - `"hf://datasets/owner/name@commit"`, one of these on the Hugging Face Hub; all of it is downloaded;
+            - several of these, joined: `"emoji+scenes:20000"`;
             - `"NAME:REST"`, a source registered as NAME in `data.corpus.SOURCES`.
         size: width and height, 16 to 1024.
         split: one of the source's splits; None means all pictures.
         cache: folder for rendered pictures; by default the user's cache folder.
-        limit: most pictures to open. They are chosen by a hash of their keys, and no others are rendered.
+        limit: most pictures to open of a source. They are chosen by a hash of their keys, and no others are rendered.
         strict: raise if pictures cannot be used, instead of leaving them out with a warning that names them.
 
     Raises:
@@ -71,16 +72,19 @@ def open_source(
         raise BadInput(f"size is {size}: pictures can be 16 to 1024 pixels wide")
     if limit is not None and limit < 1:
         raise BadInput(f"limit is {limit}: must be 1 or more")
+    if "+" in str(source) and not Path(source).exists():
+        opened = partial(open_source, size=size, split=split, cache=cache, limit=limit, strict=strict)
+        return CaptionedImages([part for one in str(source).split("+") for part in opened(one).parts])
     folder = Path(cache) if cache is not None else Path(user_cache_dir("tessera"))
     corpus = open_corpus(source, folder)
     positions = _choose(corpus, split, limit)
     store, rows = _render(corpus, positions, size, folder, limit)
     name = f"{corpus.name}-{size}/{split or 'all'}" + (f"/first-{limit}" if limit else "")
-    pictures = CaptionedImages(name, corpus, positions, store, rows)
+    pictures = RenderedImages(name, corpus, positions, store, rows)
     _report(name, {**corpus.left_out, **pictures.skipped}, strict)
     if not len(pictures):
         raise BadInput(f"{source}: none of the pictures can be read")
-    return pictures
+    return CaptionedImages([pictures])
 
 
 def open_corpus(source: str | Path, cache: Path) -> Corpus:

@@ -61,7 +61,7 @@ def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: Imag
         )  # fmt: skip
 
     plan = plan_stores(config, tokenizer.config.image_size, latent_folder(config, "train").parent, info)
-    encode_for_run(run, plan, tokenizer.latents, tokenizer.latent_mean.device)
+    encode_for_run(run, plan, lambda images, _: tokenizer.latents(images), tokenizer.latent_mean.device)
 
 
 def latent_folder(config: DiffusionTrainingConfig, split: str) -> Path:

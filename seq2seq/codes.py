@@ -4,7 +4,7 @@ from pathlib import Path
 
 from data.store import HEAD
 from seq2seq.options import TokenTrainingConfig
-from tokenizer.encode import EncodeOptions, encode_for_run, plan_codes
+from tokenizer.encode import EncodeOptions, codes_with_eos, encode_for_run, plan_codes
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.run import RunFolder
 
@@ -26,4 +26,4 @@ def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTok
         model=Path(config.tokenizer), data=config.data, out=code_folder(config), strict=config.strict,
         cache=config.cache, device=str(device),
     )  # fmt: skip
-    encode_for_run(run, plan_codes(tokenizer, options), tokenizer.encode, device)
+    encode_for_run(run, plan_codes(tokenizer, options), codes_with_eos(tokenizer), device)

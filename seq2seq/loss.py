@@ -4,22 +4,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_IGNORED = -100
+"""A target that `cross_entropy` leaves out."""
+
 
 def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative log-likelihood of pictures with EOS, in nats per image token.
 
     Args:
         logits: predictions (B, T + 1, K + 1).
-        tokens: whole pictures, (B, T) int64.
+        tokens: pictures, (B, T) int64. One that ends early has EOS to its end.
         eos: the token that ends a picture.
 
     Returns:
         The loss, a scalar, and the accuracy: the share of tokens whose most likely value is the true one.
     """
-    targets = F.pad(tokens, (0, 1), value=eos)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / tokens.numel()
-    accuracy = (logits[:, :-1].argmax(-1) == tokens).float().mean()
-    return loss, {"accuracy": accuracy}
+    of_pictures = tokens != eos
+    loss = F.cross_entropy(logits.flatten(0, 1), _targets(tokens, eos).flatten(), reduction="sum") / of_pictures.sum()
+    right = (logits[:, :-1].argmax(-1) == tokens) & of_pictures
+    return loss, {"accuracy": right.sum() / of_pictures.sum()}
 
 
 def drop_tokens(tokens: Tensor, most: float, unknown: int, generator: torch.Generator) -> Tensor:
@@ -34,6 +37,12 @@ def drop_tokens(tokens: Tensor, most: float, unknown: int, generator: torch.Gene
 
 def log_likelihood(logits: Tensor, tokens: Tensor, eos: int) -> Tensor:
     """Log-probability of each picture with EOS, in nats: logits (B, T + 1, K + 1), tokens (B, T) -> (B,)."""
-    targets = F.pad(tokens, (0, 1), value=eos)
-    chosen = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None])
-    return chosen.squeeze(-1).sum(-1)
+    targets = _targets(tokens, eos)
+    chosen = torch.log_softmax(logits.float(), -1).gather(-1, targets.clamp_min(0)[..., None]).squeeze(-1)
+    return chosen.masked_fill(targets == _IGNORED, 0).sum(-1)
+
+
+def _targets(tokens: Tensor, eos: int) -> Tensor:
+    """Each picture's tokens and the EOS that ends it, (B, T) -> (B, T + 1); what comes after is ignored."""
+    after_eos = F.pad(tokens == eos, (1, 0))
+    return F.pad(tokens, (0, 1), value=eos).masked_fill(after_eos, _IGNORED)

@@ -59,6 +59,7 @@ class TokenTask(Task):
             value, scalars = token_loss(average(read.to(tokens.device), tokens), tokens, self.config.model.eos)
             figures["validation_loss"] += value.item() * share
             figures["validation_accuracy"] += scalars["accuracy"].item() * share
-        pictures = [*self.draw(average, captions[:12]), *self.tokenizer.decode(codes[:12])]
+        true = [self.tokenizer.decode(one[None, one[:, 0] != self.config.model.eos])[0] for one in codes[:12]]
+        pictures = [*self.draw(average, captions[:12]), *true]
         grid(pictures, captions[:12] * 2, columns=12).save(file, format="PNG")
         return figures

@@ -92,10 +92,10 @@ def test_a_style_has_the_drawings_of_its_package(tmp_path: Path, publish: Publis
     fox, flag = pictures[1], pictures[3]
     assert fox[:, 16, 16].tolist() == [255, 102, 0] and fox[:, 0, 0].tolist() == [255, 255, 255]
     assert flag[:, 2].min() == 255 and flag[:, 16, 16].tolist() == [0, 0, 255]  # half as tall, in the middle
-    assert pictures.skipped.keys() == {"1f47b/firefox", "1f680/firefox"}
-    assert "nothing but white" in pictures.skipped["1f47b/firefox"]
-    assert isinstance(pictures.corpus, EmojiCorpus)
-    assert pictures.corpus.collections["firefox"].left_out == {
+    assert pictures.parts[0].skipped.keys() == {"1f47b/firefox", "1f680/firefox"}
+    assert "nothing but white" in pictures.parts[0].skipped["1f47b/firefox"]
+    assert isinstance(pictures.parts[0].corpus, EmojiCorpus)
+    assert pictures.parts[0].corpus.collections["firefox"].left_out == {
         "heartblue": "is cut off",
         "redapple": "shows what red-apple shows",
     }
@@ -161,7 +161,7 @@ def test_a_picture_that_is_in_another_split_is_left_out(tmp_path: Path, publish:
     pictures = open_source("emoji:firefox", size=16, cache=tmp_path / "cache")
     left = {pictures.key(i) for i in range(len(pictures))}
     assert left in ({trained[0].key, trained[1].key, "1f98a/firefox"}, {held.key, "1f98a/firefox"})
-    ((_, why),) = pictures.excluded.items()
+    ((_, why),) = pictures.parts[0].excluded.items()
     assert "is the same picture as" in why and "heldout-concept" in why
 
 

@@ -404,7 +404,7 @@ def test_shards_of_webdataset(tmp_path: Path) -> None:
         "train-000.tar/1": ("one",), "train-000.tar/d/2": ("two",), "more/val-000.tar/1": ("three",),
     }  # fmt: skip
     assert [pictures[i][:, 0, 0].tolist() for i in range(3)] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-    assert pictures.corpus.splits == ["train", "train", "validation", "test"]
+    assert pictures.parts[0].corpus.splits == ["train", "train", "validation", "test"]
     assert len(open_source(tmp_path / "p" / "train-000.tar", size=16, cache=tmp_path / "cache", split="train")) == 1
     assert len(pickle.loads(pickle.dumps(pictures))) == 3
 
@@ -457,7 +457,7 @@ def test_folder_names_are_captions_with_labels(tmp_path: Path) -> None:
         "train/tabby_cat/1.png": ("tabby cat",), "train/sea-lion/1.png": ("sea lion",),
         "test/tabby_cat/1.png": ("tabby cat",),
     }  # fmt: skip
-    assert sorted(pictures.corpus.splits) == ["test", "train", "validation"]
+    assert sorted(pictures.parts[0].corpus.splits) == ["test", "train", "validation"]
     with pytest.raises(BadInput, match="p: no captions"):
         open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
     (tmp_path / "flat").mkdir()
@@ -476,7 +476,7 @@ def test_tables_are_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pyte
     pictures = open_source(file, size=16, cache=tmp_path / "cache")
     assert [int(pictures[i][0, 0, 0]) for i in range(40)] == list(range(40))
     assert not (tmp_path / "cache" / "datasets").exists()
-    table = pickle.loads(pickle.dumps(pictures)).corpus._tables[0]
+    table = pickle.loads(pickle.dumps(pictures)).parts[0].corpus._tables[0]
     for row in (39, 3, 20, 3):
         assert table.picture(row) == contents[row]
         assert len(table._groups) <= 2

@@ -30,6 +30,9 @@ from training.files import locked
 from training.processes import require_joined, share_cores
 from training.run import RunFolder
 
+Encode = Callable[[Tensor, Tensor], Tensor]
+"""Makes of pictures uint8 (B, 3, H, W), and their heights in widths (B,), what a store keeps of them, (B, ...)."""
+
 
 @dataclass(kw_only=True)
 class EncodeOptions:
@@ -88,10 +91,22 @@ def main(options: EncodeOptions) -> None:
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
     wanted = plan_codes(model, options)
     with locked(options.out) if state.is_main_process else nullcontext():
-        encode_distributed(wanted, model.encode, model.latent_mean.device, options.batch_size)
+        encode_distributed(wanted, codes_with_eos(model), model.latent_mean.device, options.batch_size)
     if state.is_main_process:
         for one in wanted:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
+
+
+def codes_with_eos(model: ImageTokenizer) -> Encode:
+    """Encode pictures with `model`, and replace the codes below each picture's last row by EOS."""
+
+    def encode(images: Tensor, heights: Tensor) -> Tensor:
+        codes = model.encode(images)
+        rows = torch.arange(codes.shape[1], device=codes.device)
+        below = rows >= (heights.to(codes.device) * len(rows)).ceil()[:, None]
+        return codes.masked_fill(below[:, :, None], model.config.quantizer.size)
+
+    return encode
 
 
 def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedStore]:
@@ -125,9 +140,7 @@ def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedIma
     return plan
 
 
-def encode_for_run(
-    run: RunFolder, plan: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device
-) -> None:
+def encode_for_run(run: RunFolder, plan: Sequence[PlannedStore], encode: Encode, device: torch.device) -> None:
     """Write those stores of a run that are not complete yet. Raises `BadInput` where the run began with other data."""
     if PartialState().is_main_process:
         run.lock()
@@ -136,7 +149,7 @@ def encode_for_run(
 
 
 def encode_distributed(
-    wanted: Sequence[PlannedStore], encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int = 64
+    wanted: Sequence[PlannedStore], encode: Encode, device: torch.device, batch_size: int = 64
 ) -> None:
     """Write stores. Every process of the launcher must call it, and encodes its share of the batches.
 
@@ -145,7 +158,8 @@ def encode_distributed(
 
     Args:
         wanted: the stores to write. Each has one array.
-        encode: pictures uint8 (B, 3, H, W) on `device` -> the array's values for them, (B, ...).
+        encode: pictures uint8 (B, 3, H, W) on `device`, and their heights in widths (B,), above 0 to 1 -> the array's
+            values for them, (B, ...).
         device: device that pictures are moved to.
         batch_size: pictures to encode at a time.
     """
@@ -166,7 +180,7 @@ def encode_distributed(
 
 
 def _encode_share(
-    one: PlannedStore, encode: Callable[[Tensor], Tensor], device: torch.device, batch_size: int, state: PartialState
+    one: PlannedStore, encode: Encode, device: torch.device, batch_size: int, state: PartialState
 ) -> None:
     (name,) = one.info.arrays
     generator = torch.Generator().manual_seed(one.info.seed)
@@ -182,8 +196,10 @@ def _encode_share(
             if number % state.num_processes != state.process_index or not missing[rows].any():
                 continue
             images = torch.stack([one.pictures[i] for i in rows])
+            heights = torch.tensor([one.pictures.height(i) for i in rows])
             seen = [images, *(move(images, *shift) for shift in shifts)]
-            part.write(start, **{name: torch.stack([encode(view.to(device)).cpu() for view in seen], dim=1).numpy()})
+            values = torch.stack([encode(view.to(device), heights).cpu() for view in seen], dim=1)
+            part.write(start, **{name: values.numpy()})
 
 
 if __name__ == "__main__":

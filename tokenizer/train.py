@@ -19,7 +19,7 @@ def main(config: TokenizerTrainingConfig) -> None:
     pictures = source(split="train", limit=config.limit)  # one process renders them for all
     validation = source(split="validation", limit=128)
     if config.verify:
-        pictures.store.verify()
+        pictures.verify()
     task = config.task.build(config, pictures, validation, accelerator.device)
     Trainer(task, PictureBatches(pictures, validation), RunFolder(config), accelerator).fit()
 

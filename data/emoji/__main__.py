@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.captioned import CaptionedImages
+from data.captioned import CaptionedImages, RenderedImages
 from data.emoji.corpus import EmojiCorpus
 from data.emoji.table import find
 from data.grid import grid
@@ -38,13 +38,14 @@ def main(options: EmojiOptions) -> None:
     """Renders all emoji, unless that was done before. Prints where they are and what was left out."""
     begin = time.monotonic()
     pictures = open_source(options.data, size=options.size, cache=options.cache)
+    (part,) = pictures.parts
     styles = Counter(find(pictures.key(i)).style for i in range(len(pictures)))
     print(
         f"{len(pictures):,} emoji in {len(styles)} styles ({', '.join(f'{name} {n:,}' for name, n in styles.items())}) "
-        f"at {options.size} px in {time.monotonic() - begin:.0f} seconds: {pictures.folder}"
+        f"at {options.size} px in {time.monotonic() - begin:.0f} seconds: {part.folder}"
     )
-    listed = pictures.folder.with_name(f"{pictures.folder.name}-left-out.txt")
-    lines = list(left_out(pictures))
+    listed = part.folder.with_name(f"{part.folder.name}-left-out.txt")
+    lines = list(left_out(part))
     write_text(listed, "".join(f"{line}\n" for line in lines))
     print(f"{len(lines):,} drawings were left out; the reasons are in {listed}")
     if options.sheets:
@@ -54,12 +55,12 @@ def main(options: EmojiOptions) -> None:
         print(f"a contact sheet of each style is in {options.sheets}")
 
 
-def left_out(pictures: CaptionedImages) -> Iterator[str]:
+def left_out(part: RenderedImages) -> Iterator[str]:
     """One line for each drawing that is not used: its name and the reason."""
-    for key, why in {**pictures.skipped, **pictures.excluded}.items():
+    for key, why in {**part.skipped, **part.excluded}.items():
         yield f"{key}: {why}"
-    assert isinstance(pictures.corpus, EmojiCorpus)
-    for style, collection in pictures.corpus.collections.items():
+    assert isinstance(part.corpus, EmojiCorpus)
+    for style, collection in part.corpus.collections.items():
         for name, why in collection.left_out.items():
             yield f"{style}, {name}: {why}"
 
