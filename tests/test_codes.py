@@ -32,12 +32,18 @@ def write_codes(folder: Path, info: CodesInfo = INFO, count: int = 20) -> None:
     finish(folder, info)
 
 
-@pytest.mark.parametrize(("codebook_size", "dtype"), [(512, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
+@pytest.mark.parametrize(("codebook_size", "dtype"), [(512, "uint16"), (2**16 - 1, "uint16"), (2**16, "uint32")])
 def test_codes_use_the_smallest_dtype(tmp_path: Path, codebook_size: int, dtype: str) -> None:
     write_codes(tmp_path / "store", dataclasses.replace(INFO, codebook_size=codebook_size))
     codes = open_codes(tmp_path / "store").array("codes")
     assert codes.dtype == dtype
     assert (codes == codebook_size - 1).all()
+
+
+def test_eos_fits_beside_the_codes(tmp_path: Path) -> None:
+    """It fills the rows below a picture that ends early."""
+    for size in (2**16 - 1, 2**16):
+        assert np.iinfo(dataclasses.replace(INFO, codebook_size=size).arrays["codes"].dtype).max >= size
 
 
 def test_codes_of_another_tokenizer_are_refused(tmp_path: Path) -> None:

@@ -298,12 +298,12 @@ def test_a_picture_elsewhere_is_refused_by_its_full_name_too(photos: Path) -> No
 
 
 def test_sources_that_do_not_exist(photos: Path) -> None:
-    with pytest.raises(BadInput, match='nowhere: no such file or folder; give "emoji", a folder'):
+    with pytest.raises(BadInput, match='nowhere: no such file or folder; give "emoji", "scenes", a folder'):
         open_photos(photos / "nowhere")
     plain(photos, "a.png")
     with pytest.raises(BadInput, match=r"photos: no captions; write a metadata.jsonl with a line like \{\"file_name\""):
         open_photos(photos)
-    with pytest.raises(BadInput, match=r"a.png: not a source of pictures; give \"emoji\", a folder"):
+    with pytest.raises(BadInput, match=r"a.png: not a source of pictures; give \"emoji\", \"scenes\", a folder"):
         open_photos(photos / "a.png")
     describe(photos)
     with pytest.raises(BadInput, match=r"photos: no captions; write a metadata.jsonl with a line like"):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tiny_models import IMAGES
 
 from data.emoji import ORIGINALS
 from data.scenes.layout import holds, layout
@@ -16,6 +18,8 @@ from data.scenes.sprites import Sprites, tinted
 from data.scenes.vocabulary import HUES, OPPOSITE, THINGS
 from data.source import open_corpus, open_source
 from data.splits import TRAIN, VALIDATION
+from tokenizer.encode import codes_with_eos
+from tokenizer.image_tokenizer import ImageTokenizer
 from training.errors import BadInput
 
 ALL = dict.fromkeys(ORIGINALS, THINGS)
@@ -123,13 +127,44 @@ def test_a_tint_keeps_outlines_and_what_is_light_and_dark(sprites):
 
 def test_scenes_are_a_source_like_any_other(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")  # without npm there are three styles
-    with pytest.warns(UserWarning, match="goes without"):
+    with pytest.warns(UserWarning, match="continues without"):
         pictures = open_source("scenes:24", size=32, cache=tmp_path)
     assert len(pictures) == 24 and pictures[0].shape == (3, 32, 32)
     assert pictures.key(7) == "scene-7" and pictures.captions(7)[0].split()[1] in {*ORIGINALS}
-    with pytest.warns(UserWarning, match="goes without"):
+    with pytest.warns(UserWarning, match="continues without"):
         corpus = open_corpus("scenes:48", tmp_path)
     assert corpus.captions(7) == pictures.captions(7)  # more of them do not change the first
+
+
+def test_sources_can_be_joined(tmp_path, photos, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    source = f"{photos}+scenes:40"
+    joined = open_source(source, size=16, split="train", cache=tmp_path, limit=8)
+    apart = [open_source(one, size=16, split="train", cache=tmp_path, limit=8) for one in source.split("+")]
+    assert len(joined) == 16 and joined.name == "+".join(one.name for one in apart)
+    for i in range(16):
+        part, own = apart[i // 8], i % 8
+        assert (joined[i] == part[own]).all() and joined.captions(i) == part.captions(own)
+        assert joined.height(i) == part.height(own) and joined.key(i).endswith(part.key(own))
+    assert len({joined.group(i) for i in range(16)}) == 16 and joined.key(15).startswith("scenes/scene-")
+    assert len({joined.fingerprint, *(one.fingerprint for one in apart)}) == 3
+    with pytest.raises(IndexError):
+        joined[16]
+    with pytest.raises(BadInput, match=r"nowhere: no such file or folder"):
+        open_source("scenes:4+nowhere", size=16, cache=tmp_path)
+
+
+def test_codes_end_where_a_picture_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(IMAGES)
+    encode = codes_with_eos(tokenizer)
+    images = torch.randint(256, (3, 3, 12, 12), dtype=torch.uint8)
+    codes = encode(images, torch.tensor([1.0, 3 / 8, 1 / 8]))
+    whole, (grid, eos) = tokenizer.encode(images), (IMAGES.grid, IMAGES.quantizer.size)
+    rows = [grid, -(-grid * 3 // 8), -(-grid // 8)]  # a row that is begun is whole
+    for one, all_, end in zip(codes, whole, rows, strict=True):
+        assert (one[:end] == all_[:end]).all() and (one[end:] == eos).all()
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "many", "1000001", "٣"])

@@ -123,6 +123,25 @@ def test_loss_is_the_mean_negative_log_likelihood() -> None:
     assert scalars["accuracy"].item() == pytest.approx((logits[:, :9].argmax(-1) == tokens).float().mean().item())
 
 
+def test_what_follows_an_early_end_is_not_learned() -> None:
+    """A picture of two rows of three codes is scored as such, whatever the model says below it."""
+    model, text = token_model(), captions(2)
+    tokens = torch.randint(20, (2, TOKENS.length), generator=torch.Generator().manual_seed(2))
+    low = tokens.clone()
+    low[1, 6:] = TOKENS.eos
+    logits = model(text, low)
+    alone = log_likelihood(model(text, tokens[:, :6]), tokens[:, :6], TOKENS.eos)[1]
+    both = log_likelihood(logits, low, TOKENS.eos)
+    torch.testing.assert_close(both[1], alone)
+    changed = logits.clone()
+    changed[1, 7:] += torch.randn(logits[1, 7:].shape)
+    loss, scalars = token_loss(logits, low, TOKENS.eos)
+    assert loss.item() == pytest.approx(-both.sum().item() / (TOKENS.length + 6))
+    assert token_loss(changed, low, TOKENS.eos)[0] == loss
+    right = (logits[:, :9].argmax(-1) == low).sum() - (logits[1, 6:9].argmax(-1) == TOKENS.eos).sum()
+    assert scalars["accuracy"].item() == pytest.approx(right.item() / (TOKENS.length + 6))
+
+
 def test_an_untrained_model_predicts_all_codes_equally() -> None:
     torch.manual_seed(0)
     model = TokenModel(TOKENS).eval()
