@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 from PIL import Image
 
@@ -25,6 +26,8 @@ _COLUMNS, _ROWS = 8, 6
 @dataclass(kw_only=True)
 class InspectOptions:
     """Counts the pictures of a source, measures their captions and makes a contact sheet of some of them."""
+
+    positional: ClassVar = ("source",)
 
     source: str
     """`emoji`, a folder of pictures, a parquet or tar file, or any other source."""
@@ -98,4 +101,4 @@ def _spread(values: Iterable[int]) -> str:
 
 
 if __name__ == "__main__":
-    command(main, InspectOptions, positional=["source"])
+    command(main, InspectOptions)

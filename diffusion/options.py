@@ -7,6 +7,7 @@ from diffusion.model import DiffusionModelConfig
 from training.config import require
 from training.options import TrainingConfig
 from training.parts import Registry
+from training.shipped import shipped_part
 from training.task import TaskConfig
 
 TASKS: Registry[type["DenoisingConfig"]] = Registry("diffusion-task")
@@ -25,12 +26,16 @@ class DenoisingConfig(TaskConfig):
 class DiffusionTrainingConfig(TrainingConfig):
     """Trains the diffusion model on captions and the image tokenizer's latents."""
 
+    presets: ClassVar = "diffusion"
+    preset: ClassVar = "emoji"
+
     data: str = "emoji"
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
-    tokenizer: str
-    """Image tokenizer: the `model` folder of its run."""
-    text: str
-    """Text tokenizer: a folder."""
+    out: str = "runs/diffusion"
+    tokenizer: str = field(default_factory=lambda: shipped_part("tokenizer"))
+    """Image tokenizer: the `model` folder of its run. By default that of the shipped bundle."""
+    text: str = field(default_factory=lambda: shipped_part("text"))
+    """Text tokenizer. By default that of the shipped bundle."""
     limit: int | None = None
     """Train on at most this many pictures."""
     strict: bool = False
@@ -46,5 +51,7 @@ class DiffusionTrainingConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("tokenizer", "text"):
+            require(self, name, bool(getattr(self, name)), "a folder; there is no shipped bundle here to take it from")
         require(self, "views", self.views >= 1, "1 or more")
         require(self, "caption_dropout", 0 <= self.caption_dropout < 1, "from 0 to below 1")

@@ -9,12 +9,11 @@ saved.
 import hashlib
 import json
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,13 +35,15 @@ _MARK = "<!-- python -m evaluation.compare -->"
 class CompareOptions:
     """Write one report of several results, after checking that they can be compared."""
 
-    result: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    positional: ClassVar = ("result",)
+
+    result: list[Path] = field(default_factory=list)
     """Result file, or a folder with a `result.json`. The flag may be left out: `RESULT RESULT --out R`."""
     out: Path
     """Folder to write to."""
     force: bool = False
     """Compare results of different protocols. The report then begins with the differences."""
-    blind: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    blind: list[Path] = field(default_factory=list)
     """The two results that the blind page shows: `--blind RESULT RESULT`. By default the results with pictures, if
     there are two."""
     answers: Path | None = None
@@ -207,22 +208,6 @@ def _named_by_codes(column: Column) -> dict[str, Any]:
     }
 
 
-def expand_flags(argv: Sequence[str], lists: Sequence[str] = ("--result", "--blind")) -> list[str]:
-    """Turn `A B --out R --blind A B` into `--result A --result B --out R --blind A --blind B`.
-
-    A flag in `lists` is repeated before each value after it. Values before any flag belong to the first one.
-    """
-    words, flag = [argv[0]], lists[0]
-    for word in argv[1:]:
-        if word.startswith("-"):
-            flag = word
-        if flag not in lists:
-            words.append(word)
-        elif word != flag:
-            words += [flag, word]
-    return words
-
-
 def _file(path: Path) -> Path:
     return (path / "result.json" if path.is_dir() else path).resolve()
 
@@ -242,5 +227,4 @@ def _protocol(column: Column, other: Column) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.argv = expand_flags(sys.argv)
     command(main, CompareOptions)

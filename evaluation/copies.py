@@ -7,11 +7,10 @@ the suite's real pictures are compared as well, each with all training pictures 
 It writes `R/copies.json`, and for each result a sheet of pictures above the nearest training pictures.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,13 +20,12 @@ from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
 from data.splits import TRAIN, fraction
-from evaluation.compare import expand_flags, open_column, with_unique_names
+from evaluation.compare import open_column, with_unique_names
 from evaluation.controls import reconstructed
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.report import Column, format_metric
 from evaluation.result import metrics_to_dict
-from sampling.drawing import SHIPPED
 from sampling.picture_files import require_replaceable, write_picture
 from sampling.pipeline import load
 from training.cli import command
@@ -35,6 +33,7 @@ from training.config import require
 from training.errors import BadInput
 from training.files import inside, locked, write_json
 from training.markdown import tabulated
+from training.shipped import shipped
 from training.strict_json import read_json
 
 FORMAT = "tessera-copies"
@@ -48,9 +47,11 @@ _AT_ONCE = 1024
 class CopiesOptions:
     """Find the training picture nearest to each drawn picture, and count copies."""
 
-    result: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    positional: ClassVar = ("result",)
+
+    result: list[Path] = field(default_factory=list)
     """Result of `evaluation.run` with its pictures. The flag may be left out: `RESULT RESULT --out R`."""
-    model: str = str(SHIPPED)
+    model: str = field(default_factory=shipped)
     """Bundle whose image tokenizer to use: a folder or `hf://owner/name`."""
     data: str = SOURCE
     """Training data, as given to the trainers; its split `train` is used."""
@@ -157,5 +158,4 @@ def _table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.argv = expand_flags(sys.argv, ("--result",))
     command(main, CopiesOptions)

@@ -5,24 +5,24 @@ is shared.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sampling.backend import backend_class
-from sampling.drawing import SHIPPED
 from sampling.pipeline import listed_backends
 from training.cli import command
 from training.errors import BadInput, install
 from training.files import atomic
 from training.record import read_record, total, whole_curves
+from training.shipped import require_given, shipped
 
 
 @dataclass(kw_only=True)
 class CurvesOptions:
     """Plot the losses in the `training.json` of each backend of a bundle against floating-point operations."""
 
-    model: Path = SHIPPED
+    model: str = field(default_factory=shipped)
     """Bundle folder."""
     plot: Path = Path("outputs/curves.png")
     """File to write, PNG or SVG."""
@@ -30,7 +30,9 @@ class CurvesOptions:
 
 def main(options: CurvesOptions) -> None:
     """Read the losses, plot them, and print where the plot is."""
-    found = {kind: read_record(options.model / kind) for kind in listed_backends(options.model / "bundle.json")}
+    require_given(options.model)
+    folder = Path(options.model)
+    found = {kind: read_record(folder / kind) for kind in listed_backends(folder / "bundle.json")}
     curves = {
         name: whole_curves(run) for name, run in found.items() if run.get("flops") and run.get("curves", {}).get("loss")
     }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from platformdirs import user_cache_dir
@@ -31,7 +31,7 @@ from training.strict_json import read_json
 class JudgeOptions:
     """How pictures are scored."""
 
-    networks: list[str] = field(default_factory=lambda: ["lite0", "lite1"])
+    networks: list[Literal["lite0", "lite1"]] = field(default_factory=lambda: ["lite0", "lite1"])
     """Feature networks installed by pip: `lite0`, `lite1`."""
     inception: Path | None = None
     """The published TorchScript file of Inception, inception-2015-12-05.pt, for true FID and Inception score. The file
@@ -50,8 +50,6 @@ class JudgeOptions:
     """Device to compute on."""
 
     def __post_init__(self) -> None:
-        known = ("lite0", "lite1")
-        require(self, "networks", set(self.networks) <= set(known), f"of {', '.join(known)}")
         require(self, "gallery_size", self.gallery_size >= 10, "10 or more")
 
 

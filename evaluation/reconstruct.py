@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from platformdirs import user_cache_dir
@@ -45,6 +46,8 @@ _SHEET = {"Software": "python -m evaluation.reconstruct", "Title": "originals ab
 @dataclass(kw_only=True)
 class ReconstructOptions:
     """Encode and decode pictures that the tokenizer was not trained on, and measure the differences."""
+
+    presets: ClassVar = "reconstruct"
 
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""

@@ -55,7 +55,7 @@ class RunOptions(JudgeOptions, DrawingOptions):
     `attributes`, `free`, `lab`, a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
     limit: int | None = None
     """Use only this many prompts, chosen by a fixed hash."""
-    sweep: list[str] = field(default_factory=list, metadata={"repeat": True})
+    sweep: list[str] = field(default_factory=list)
     """A value of a backend option, such as `guidance=2`. Repeat the flag; each value is drawn and scored once."""
     out: Path
     """Folder to write to. A sweep writes a folder for each value in it, such as `guidance-2`."""

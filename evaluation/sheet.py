@@ -12,12 +12,11 @@
 import csv
 import io
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from torch import Tensor
 from data.files import utf8_text
 from data.grid import grid
 from data.splits import fraction
-from evaluation.compare import expand_flags, mismatches, open_column, with_unique_names
+from evaluation.compare import mismatches, open_column, with_unique_names
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.report import Column
@@ -45,7 +44,9 @@ _MARK = ("id", "caption", "first", "second", "right")
 class SheetOptions:
     """Make sheets of pictures for raters to name, or evaluate their answers."""
 
-    result: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    positional: ClassVar = ("result",)
+
+    result: list[Path] = field(default_factory=list)
     """Result of `evaluation.run` with its pictures. The flag may be left out: `RESULT RESULT --out R`."""
     count: int = 32
     """Number of prompts, chosen by a fixed hash."""
@@ -53,7 +54,7 @@ class SheetOptions:
     """Pictures on a sheet."""
     seed: int = 0
     """Seed for the order of the pictures."""
-    answers: list[Path] = field(default_factory=list, metadata={"repeat": True})
+    answers: list[Path] = field(default_factory=list)
     """The raters' answers: CSV files with the columns sheet, number, first, second and grade. The grade is 2 for what
     could be a real picture, 1 for a picture with faults, 0 for anything worse."""
     marks: Path | None = None
@@ -205,5 +206,4 @@ def _written(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
 
 
 if __name__ == "__main__":
-    sys.argv = expand_flags(sys.argv, ("--result", "--answers"))
     command(main, SheetOptions)

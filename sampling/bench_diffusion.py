@@ -19,7 +19,6 @@ from diffusion.traced import with_traced_denoiser
 from diffusion.unet import UNet
 from sampling.bench import Variant, in_turns, machine, ratios
 from sampling.diffuse import denoiser, sample, seeded_noise
-from sampling.drawing import SHIPPED
 from sampling.options import BackendOptions, DiffusionOptions, SamplingOptions
 from sampling.pipeline import load
 from seq2seq.model import null_caption
@@ -27,6 +26,7 @@ from training.cli import command
 from training.config import require
 from training.files import splice, write_json
 from training.markdown import tabulated
+from training.shipped import shipped
 
 PROMPT = "a noto emoji of a fox"
 CAPTION = 24
@@ -37,7 +37,7 @@ CAPTION = 24
 class DiffusionBenchOptions:
     """Time both backends of a bundle, and an untrained U-Net in our sampler and in a plain loop."""
 
-    model: str = str(SHIPPED)
+    model: str = field(default_factory=shipped)
     """Bundle with both backends."""
     batch: list[int] = field(default_factory=lambda: [1, 16])
     """Batch sizes."""

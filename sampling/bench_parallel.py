@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from data.emoji import emojis
 from sampling.bench import machine, timed
-from sampling.drawing import SHIPPED
 from sampling.options import SamplingOptions
 from sampling.pipeline import load
 from sampling.token_backend import TokenBackend
 from training.cli import command
 from training.config import require
 from training.files import write_json
+from training.shipped import shipped
 
 TOGETHER = 20
 """Batch size where pictures are compared and time is not measured."""
@@ -35,7 +35,7 @@ TOGETHER = 20
 class ParallelBenchOptions:
     """Draw captions of emoji with windows of several sizes, at temperature 1 and at the default options."""
 
-    model: str = str(SHIPPED)
+    model: str = field(default_factory=shipped)
     """Bundle."""
     prompts: int = 200
     """Captions whose pictures are compared."""

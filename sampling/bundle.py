@@ -41,7 +41,7 @@ class BundleOptions:
     """Text tokenizer folder."""
     tokenizer: Path
     """Image tokenizer: the `model` folder of a run."""
-    backend: list[str] = field(default_factory=list, metadata={"repeat": True})
+    backend: list[str] = field(default_factory=list)
     """Model that draws, `autoregressive=RUN/model` or `diffusion=RUN/model`; repeat the flag for more models."""
     reconstruction: Path | None = None
     """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the model card."""

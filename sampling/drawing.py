@@ -16,8 +16,7 @@ from sampling.options import BackendOptions, SamplingOptions
 from sampling.picture_files import read_picture, write_picture
 from sampling.pipeline import Bundle, load
 from training.config import require
-
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "emoji"
+from training.shipped import shipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +25,9 @@ class DrawingOptions:
 
     backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
     """The backend and its options. The options may be given without `backend.`."""
-    model: str = str(SHIPPED)
-    """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that comes with Tessera."""
+    model: str = field(default_factory=shipped)
+    """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that the environment variable
+    `TESSERA_BUNDLE` names, else the one in a clone."""
     num_images: int = 1
     """Pictures a prompt, with the seeds `seed`, `seed + 1`, ..."""
     seed: int = 0

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import PartialState
@@ -37,7 +37,9 @@ _GRID = {"Software": "python -m sampling.generate", "Title": "grid"}
 class GenerateOptions(DrawingOptions):
     """Draw pictures from text and write them as PNG files, with a labelled grid and a JSON record of the run."""
 
-    prompt: list[str] = field(default_factory=list, metadata={"repeat": True})
+    presets: ClassVar = "."
+
+    prompt: list[str] = field(default_factory=list)
     """What to draw; repeat the flag for more prompts."""
     prompts: Path | None = None
     """Text file with one prompt a line."""

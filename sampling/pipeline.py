@@ -18,6 +18,7 @@ from training.hub import fetched
 from training.pretrained import PretrainedModel, require_device
 from training.record import FILE as RECORD
 from training.record import read_record
+from training.shipped import require_given
 from training.strict_json import read_json
 
 LONGEST_PROMPT = 1000
@@ -220,6 +221,7 @@ def check_prompt(prompt: str) -> str:
 
 def _folder(path: str | Path) -> tuple[Path, str]:
     """The local folder of a bundle, and the path or Hub address with commit that names its content."""
+    require_given(path)
     parts = [f"{part}/{name}" for part, names in part_files(BACKENDS.kinds).items() for name in names]
     folder, source = fetched(path, ["bundle.json", "README.md", *parts])
     if not (folder / "bundle.json").is_file():

@@ -7,6 +7,7 @@ from seq2seq.model import TokenModelConfig
 from training.config import require
 from training.options import TrainingConfig
 from training.parts import Registry
+from training.shipped import shipped_part
 from training.task import TaskConfig
 
 TASKS: Registry[type["LikelihoodConfig"]] = Registry("token-task")
@@ -25,13 +26,17 @@ class LikelihoodConfig(TaskConfig):
 class TokenTrainingConfig(TrainingConfig):
     """Trains the token model on captions and image codes."""
 
+    presets: ClassVar = "seq2seq"
+    preset: ClassVar = "emoji"
+
     data: str
-    """Stores of codes from `python -m tokenizer.encode`; or `emoji`, or your own pictures (a folder, a parquet or tar
-    file, `labels:FOLDER`, or `hf://datasets/owner/name`), which are encoded into the run folder first."""
-    tokenizer: str
-    """Image tokenizer: the `model` folder of its run."""
-    text: str
-    """Text tokenizer: a folder."""
+    """Stores of codes written by `python -m tokenizer.encode`; or `emoji`, or your own pictures (a folder, a parquet or
+    tar file, `labels:FOLDER`, or `hf://datasets/owner/name`), which are encoded into the run folder first."""
+    out: str = "runs/seq2seq"
+    tokenizer: str = field(default_factory=lambda: shipped_part("tokenizer"))
+    """Image tokenizer: the `model` folder of its run. By default that of the shipped bundle."""
+    text: str = field(default_factory=lambda: shipped_part("text"))
+    """Text tokenizer. By default that of the shipped bundle."""
     strict: bool = False
     """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     caption_dropout: float = 0.1
@@ -46,5 +51,7 @@ class TokenTrainingConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("tokenizer", "text"):
+            require(self, name, bool(getattr(self, name)), "a folder; there is no shipped bundle here to take it from")
         require(self, "caption_dropout", 0 <= self.caption_dropout < 1, "from 0 to below 1")
         require(self, "token_dropout", 0 <= self.token_dropout <= 1, "from 0 to 1")

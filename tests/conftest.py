@@ -16,6 +16,7 @@ from PIL import Image
 
 hypothesis.settings.register_profile("all")  # what `make test-all` loads: ten times as many damaged files
 
+os.environ.pop("TESSERA_BUNDLE", None)  # the one in the clone
 os.environ["NPM_CONFIG_OFFLINE"] = "true"  # no test reaches a network, whatever it calls
 
 torch.set_num_threads(1)  # enough for tiny models; more wait for each other where something else runs beside the tests

@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["inspect", *arguments])
-    command(main, InspectOptions, positional=["source"])
+    command(main, InspectOptions)
 
 
 def test_inspect(

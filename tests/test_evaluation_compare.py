@@ -57,8 +57,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run_it(module: object, options: type, *arguments: str | Path) -> str:
-        argv = ["command", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", compare.expand_flags(argv) if module is compare else argv)
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
         monkeypatch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
         monkeypatch.setattr(run, "share_cores", lambda: None)
         try:

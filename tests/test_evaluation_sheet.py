@@ -13,7 +13,6 @@ from PIL import Image
 
 from data.grid import to_pil
 from evaluation import sheet
-from evaluation.compare import expand_flags
 from evaluation.result import header, write_result
 from training.cli import command
 
@@ -42,8 +41,7 @@ def result(folder: Path, name: str, shade: int) -> Path:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    argv = expand_flags(["sheet", *map(str, arguments)], ("--result", "--answers"))
-    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "argv", ["sheet", *map(str, arguments)])
     try:
         command(sheet.main, sheet.SheetOptions)
     except SystemExit as left:

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.emoji import emojis
 from sampling.decode import Engine, KnownTokens, Sampler, State, step
-from sampling.drawing import SHIPPED
 from sampling.logits import OptionTensors, draw_tokens, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
@@ -356,7 +356,7 @@ def test_packed_log_probabilities(dtype: torch.dtype) -> None:
 @torch.no_grad()
 def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
     """Greedy decoding of 100 captions gives the plain path's tokens, except where two are equally likely to 1e-3."""
-    bundle = load(SHIPPED)
+    bundle = load(Path(__file__).parents[1] / "checkpoints" / "emoji")
     model = bundle.models["autoregressive"]
     assert isinstance(model, TokenModel)
     assert model is not None

@@ -238,25 +238,23 @@ def run(folder: Path) -> dict[str, Any]:
     from training.cli import command
 
     options = {
-        "sampling.generate": ("GenerateOptions", ()), "evaluation.compare": ("CompareOptions", ()),
-        "data.inspect": ("InspectOptions", ("source",)), "evaluation.score": ("ScoreOptions", ()),
-        "sampling.bundle": ("BundleOptions", ()), "evaluation.curves": ("CurvesOptions", ()),
-        "evaluation.run": ("RunOptions", ()), "evaluation.reconstruct": ("ReconstructOptions", ()),
-        "tokenizer.encode": ("EncodeOptions", ()), "tokenizer.train_text": ("TextTrainingOptions", ()),
-        "seq2seq.train": ("TokenTrainingConfig", ()), "diffusion.train": ("DiffusionTrainingConfig", ()),
-        "tokenizer.train": ("TokenizerTrainingConfig", ()), "evaluation.sheet": ("SheetOptions", ()),
-        "evaluation.copies": ("CopiesOptions", ()),
+        "sampling.generate": "GenerateOptions", "evaluation.compare": "CompareOptions",
+        "data.inspect": "InspectOptions", "evaluation.score": "ScoreOptions",
+        "sampling.bundle": "BundleOptions", "evaluation.curves": "CurvesOptions",
+        "evaluation.run": "RunOptions", "evaluation.reconstruct": "ReconstructOptions",
+        "tokenizer.encode": "EncodeOptions", "tokenizer.train_text": "TextTrainingOptions",
+        "seq2seq.train": "TokenTrainingConfig", "diffusion.train": "DiffusionTrainingConfig",
+        "tokenizer.train": "TokenizerTrainingConfig", "evaluation.sheet": "SheetOptions",
+        "evaluation.copies": "CopiesOptions",
     }  # fmt: skip
 
     def call(name: str, arguments: list[str]) -> tuple[int, str]:
-        module, (config, positional) = modules[name], options[name]
+        module, config = modules[name], options[name]
         said = StringIO()
         sys.argv = [name, *arguments]
-        if name == "evaluation.compare":
-            sys.argv = module.expand_flags(sys.argv)
         with redirect_stdout(said), redirect_stderr(said):
             try:
-                command(module.main, getattr(module, config), positional)
+                command(module.main, getattr(module, config))
             except SystemExit as left:
                 return int(left.code or 0), said.getvalue()
         return 0, said.getvalue()

@@ -1,10 +1,12 @@
 """Configs are checked strictly, with one-line errors, and alike from flags, YAML and JSON."""
 
 import dataclasses
+import importlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
 
@@ -16,11 +18,13 @@ from seq2seq.options import TokenTrainingConfig
 from tokenizer.encode import EncodeOptions
 from tokenizer.options import TokenizerTrainingConfig
 from tokenizer.train_text import TextTrainingOptions
+from training import command_line
 from training.command_line import parse
-from training.config import from_dict, require, to_dict
+from training.config import from_dict, options_of, require, to_dict
 from training.errors import BadInput
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+ROOMS = ("commands", "data", "diffusion", "evaluation", "sampling", "seq2seq", "tokenizer", "training")
 STAGES = {
     "text": TextTrainingOptions,
     "tokenizer": TokenizerTrainingConfig,
@@ -61,10 +65,31 @@ class Outer:
     """A switch."""
     folder: Path | None = None
     """A path."""
-    word: list[str] = field(default_factory=list, metadata={"repeat": True})
-    """May be repeated."""
+    word: list[str] = field(default_factory=list)
+    """Any words."""
     inner: Inner = field(default_factory=Inner)
     """Nested."""
+
+
+@dataclass(kw_only=True)
+class Here(Outer):
+    """Its name has no flag."""
+
+    positional: ClassVar = ("name",)
+
+
+@dataclass(kw_only=True)
+class Words:
+    """Has two lists."""
+
+    positional: ClassVar = ("name",)
+
+    name: list[str]
+    """Words without a flag."""
+    count: int = 3
+    """A number."""
+    word: list[str] = field(default_factory=list)
+    """Words after a flag."""
 
 
 def refusal(*argv: str, config: type = Outer) -> str:
@@ -114,10 +139,50 @@ def test_flags_override_yaml(tmp_path: Path) -> None:
     assert (config.name, config.inner.rate) == ("b", 0)
 
 
-def test_a_list_flag_can_be_repeated() -> None:
-    config = parse(Outer, ["--name", "a", "--word", "x y", "--word=z=1", "--word", ""])
-    assert config.word == ["x y", "z=1", ""]
+def test_a_list_takes_words_and_its_flag_can_be_repeated() -> None:
+    config = parse(Outer, ["--name", "a", "--word", "x, y", "--word=z=1", "--word", ""])
+    assert config.word == ["x, y", "z=1", ""]
+    assert parse(Outer, ["--name", "a", "--word", "x", "y", "--quiet", "--word", "z"]).word == ["x", "y", "z"]
     assert parse(Outer, ["--name", "a"]).word == []
+    assert "word: expected one argument or more" in refusal("--name", "a", "--word")
+
+
+def every_options() -> list[type]:
+    """What the commands of all rooms take."""
+    found, root = [], CONFIGS.parent
+    for file in sorted(file for room in ROOMS for file in (root / room).rglob("*.py")):
+        for name in re.findall(r"^    command\(main, (\w+)\)$", file.read_text(), re.M):
+            module = ".".join(file.relative_to(root).with_suffix("").parts)
+            found.append(getattr(importlib.import_module(module), name))
+    return found
+
+
+EVERY = every_options()
+LISTS = [
+    (options, name, kind) for options in EVERY for name, kind in options_of(options).items() if get_origin(kind) is list
+]
+
+
+@pytest.mark.parametrize(("options", "name", "kind"), LISTS, ids=lambda part: getattr(part, "__name__", part))
+def test_a_list_of_one_is_one_word_in_every_command(
+    options: type, name: str, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--networks lite1` was refused: a list had to be written as YAML. A prompt may hold a comma; a number cannot."""
+    monkeypatch.setattr(command_line, "from_dict", lambda config, values: values)
+    (item,) = get_args(kind)
+    one, two = ("3", "4") if item is int else ("a, b", "c") if item in (str, Path) else get_args(item)[:2]
+    flag, typed = f"--{name}", int if item is int else str
+
+    def given(*words: str) -> list[Any]:
+        return parse(options, [flag, *words])[name]
+
+    assert given(one) == [typed(one)]
+    assert given(one, two) == given(one, flag, two) == [typed(one), typed(two)]
+    if item in (str, Path):
+        assert given(f"{one},{two}") == [f"{one},{two}"]
+    else:
+        assert given(f"{one},{two}") == given(f"[{one}, {two}]") == given(one, two)
+        assert given("[]") == []
 
 
 @pytest.mark.parametrize(
@@ -130,9 +195,13 @@ def test_a_switch_needs_no_value(argv: list[str], expected: bool) -> None:
 
 
 def test_positional_fields_come_without_a_flag() -> None:
-    assert parse(Outer, ["here", "--count", "1"], positional=["name"]) == Outer(name="here", count=1)
+    assert parse(Here, ["here", "--count", "1"]) == Here(name="here", count=1)
     with pytest.raises(BadInput, match="name"):
-        parse(Outer, [], positional=["name"])
+        parse(Here, [])
+
+
+def test_a_list_without_a_flag_takes_all_words() -> None:
+    assert parse(Words, ["x", "--count", "1", "y", "--word", "z"]) == Words(name=["x", "y"], count=1, word=["z"])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +216,8 @@ def test_positional_fields_come_without_a_flag() -> None:
         (["--name", "a", "--name"], ["name", "expected one argument"]),
         (["--count", "1"], ["name", "must be given"]),
         (["--name", "a", "--cuont", "1"], ["cuont", "did you mean 'count'?"]),
+        (["--name", "a", "--iner.rate=1"], ["iner.rate", "did you mean 'inner.rate'?"]),
+        (["--name", "a", "--rate=1"], ["'rate'", "did you mean 'inner.rate'?"]),
         (["--name", "a", "--inner.rat=1"], ["inner.rat", "did you mean 'inner.rate'?"]),
         (["--name", "a", "--zzzz", "1"], ["zzzz", "Outer has name, count"]),
         (["--name", "a", "stray"], ["stray"]),
@@ -175,6 +246,42 @@ def test_a_wrong_yaml_file_is_one_line(content: str | bytes, said: list[str], tm
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     message = refusal("--name", "a", "--config", str(file))
     assert all(words in message for words in said), message
+
+
+@pytest.mark.parametrize("options", EVERY, ids=lambda options: options.__name__)
+def test_a_misspelt_flag_has_the_nearest_one_named_in_every_command(options: type) -> None:
+    for name, kind in options_of(options).items():
+        if dataclasses.is_dataclass(kind):
+            inner = next(iter(options_of(kind)))
+            assert f"did you mean '{name}.{inner}'?" in refusal(f"--{name}.{inner}x", "1", config=options)
+        else:
+            assert f"did you mean '{name}'" in refusal(f"--{name}x", "1", config=options)
+
+
+def test_a_misspelt_option_of_a_backend_that_was_not_chosen_is_named() -> None:
+    said = refusal("--step", "10", config=GenerateOptions)
+    assert "did you mean 'steps' of backend 'diffusion', with --backend diffusion?" in said
+
+
+def test_a_preset_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any folder; a file of that name wins, a folder does not."""
+    monkeypatch.chdir(tmp_path)
+    by_path = parse(TokenTrainingConfig, ["--config", str(CONFIGS / "seq2seq" / "emoji.yaml")])
+    (tmp_path / "emoji").mkdir()
+    assert parse(TokenTrainingConfig, ["--config", "emoji"]) == by_path
+    (tmp_path / "debug").write_text("data: mine\nsteps: 7\n")
+    assert parse(TokenTrainingConfig, ["--config", "debug"]).data == "mine"
+    assert "--config emjoi: no such file; did you mean 'emoji'?" in refusal("--config", "emjoi", config=EncodeOptions)
+    assert "presets are debug, emoji" in refusal("--config", "nothing", config=EncodeOptions)
+    assert parse(GenerateOptions, ["--config", "demo"]).columns == 6
+
+
+def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(EncodeOptions, ["--config", "emoji", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the name of a preset: debug, emoji" in said
+    assert "(here: emoji:twemoji,openmoji,noto)" in said
 
 
 def test_a_missing_yaml_file_is_one_line(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_help_shows_the_options_of_the_chosen_kind(capsys: pytest.CaptureFixture
         (["--studio.brush.kind", "oval"], "there is no brush 'oval'; there are flat, round"),
         (["--studio.brush.sides", "[1]"], "there is no option 'studio.brush.sides'; brush 'round' has kind, width"),
         (["--studio.brush.kind", "flat", "--studio.brush.width", "1"], "brush 'flat' has kind, sides"),
-        (["--studio.brush", "flat", "--studio.brush.sides", "[1,x]"], "studio.brush.sides: expected a value of"),
+        (["--studio.brush", "flat", "--studio.brush.sides", "[1,x]"], "studio.brush.sides[1]: expected a value of"),
         (["--studio.brush", "oval"], "there is no brush 'oval'; there are flat, round"),
         (["--studio.brush.kind"], "expected one argument"),
         (["--studio", "x", "--studio.name", "y"], "studio: takes options such as studio.name, got 'x'"),

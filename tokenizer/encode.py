@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 @dataclass(kw_only=True)
 class EncodeOptions:
     """Writes a store of codes for each split: `OUT/train`, `OUT/validation`."""
+
+    presets: ClassVar = "encode"
 
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""

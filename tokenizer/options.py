@@ -1,6 +1,7 @@
 """Config of the image tokenizer's trainer."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from tokenizer.image_tokenizer import ImageTokenizerConfig
 from tokenizer.losses import ReconstructionConfig
@@ -11,8 +12,12 @@ from training.options import TrainingConfig
 class TokenizerTrainingConfig(TrainingConfig):
     """Trains the image tokenizer on pictures; captions are not used."""
 
+    presets: ClassVar = "tokenizer"
+    preset: ClassVar = "emoji"
+
     data: str = "emoji"
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    out: str = "runs/tokenizer"
     limit: int | None = None
     """Train on at most this many pictures."""
     strict: bool = False

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from data.source import open_source
 from tokenizer.text import TextTokenizer, TextTokenizerConfig
@@ -14,6 +15,8 @@ from training.files import atomic
 @dataclass(kw_only=True)
 class TextTrainingOptions:
     """Trains the SentencePiece model on the captions of the training split."""
+
+    presets: ClassVar = "text"
 
     data: str = "emoji"
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""

@@ -80,7 +80,7 @@ class TrainingConfig:
     """Folder for rendered pictures; by default the user's cache folder."""
     verify: bool = False
     """Before training, read all prepared data and stop if any of it is damaged."""
-    trackers: list[str] = field(default_factory=list, metadata={"repeat": True})
+    trackers: list[str] = field(default_factory=list)
     """Where to send the log besides `log.jsonl`: `tensorboard`, `wandb`, or any other installed tracker that Accelerate
     supports. May be repeated."""
 
