@@ -1,0 +1,139 @@
+"""What a report of a problem should say of this machine: `tessera env`, one block to paste.
+
+It names no folder, user or host.
+"""
+
+import platform
+import re
+import subprocess
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import psutil
+import torch
+
+from sampling.backend import backend_class
+from sampling.decode import engines
+from sampling.drawing import DrawingOptions
+from seq2seq.packed import packed_dtypes
+from training.cli import command
+from training.errors import install
+from training.precision import has_bf16
+from training.processes import share_cores
+
+_ROOT = Path(__file__).resolve().parents[1]
+_ABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16", "sve")
+"""Of a processor, as torch calls them: what a step's time depends on."""
+
+
+@dataclass(kw_only=True)
+class EnvOptions:
+    """Prints versions, the machine and the engine of the sampler, to be pasted into a report."""
+
+
+def main(options: EnvOptions) -> None:
+    """Prints a line for each."""
+    share_cores()  # as the commands do
+    for name, value in report():
+        print(f"{name:14}{value}")
+
+
+def report() -> Iterator[tuple[str, str]]:
+    """What there is to say, and under which name."""
+    yield "tessera", _tessera()
+    yield "Python", f"{platform.python_version()} ({platform.python_implementation()})"
+    yield "system", platform.platform()
+    for extra, names in dependencies().items():
+        yield f"[{extra}]" if extra else "packages", _versions(extra, names)
+    yield "processor", _processor()
+    yield "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
+    yield "accelerators", _accelerators()
+    yield "sampler", _sampler(torch.device(DrawingOptions().device))
+
+
+def dependencies() -> dict[str, list[str]]:
+    """The names of the packages that Tessera needs, under ``""``, and of those of each extra."""
+    project = _ROOT / "pyproject.toml"
+    if project.is_file():
+        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        listed = {"": table["dependencies"], **table["optional-dependencies"]}
+        return {extra: [_name(line) for line in lines] for extra, lines in listed.items()}
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in requires("tessera") or []:
+        marker = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
+        found[marker[1] if marker else ""].append(_name(line))
+    return dict(found)
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+
+
+def _versions(extra: str, names: list[str]) -> str:
+    """Each package with its version, and how to get those that are missing."""
+    there, missing = [], []
+    for name in names:
+        try:
+            there.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    lacking = [f"without {', '.join(missing)}" + (f" ({install(extra)})" if extra else "")] if missing else []
+    return "; ".join([*([", ".join(there)] if there else []), *lacking])
+
+
+def _tessera() -> str:
+    """Its version; in a clone also the commit, and whether files differ from it."""
+    project = _ROOT / "pyproject.toml"
+    if not project.is_file():
+        return f"{version('tessera')}, installed"
+    number = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = " with changes" if commit and _git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"{number}, from a clone{f', commit {commit}{changed}' if commit else ''}"
+
+
+def _git(*arguments: str) -> str:
+    """What git answers; nothing where there is none, or no repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    found = torch.cpu.get_capabilities()
+    name = found.get("cpu_name") or platform.processor() or platform.machine()
+    abilities = [ability for ability in _ABILITIES if found.get(ability)]
+    return (
+        f"{name} ({platform.machine()}), {psutil.cpu_count(logical=False)} cores, {torch.get_num_threads()} threads of "
+        f"torch, {torch.backends.cpu.get_cpu_capability()}, abilities: {', '.join(abilities) or 'none known'}; "
+        f"bf16 {'in hardware' if has_bf16('cpu') else 'emulated'}"
+    )
+
+
+def _accelerators() -> str:
+    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(found + (["mps"] if torch.backends.mps.is_available() else [])) or "none"
+
+
+def _sampler(device: torch.device) -> str:
+    """The engine that the token model would be drawn with by default, and why."""
+    dtype = backend_class("autoregressive").dtype_on(device.type)
+    engine = engines(device, dtype=dtype)[-1]
+    names = [str(one).removeprefix("torch.") for one in packed_dtypes()]
+    why = {
+        "packed": f"this processor and torch can lay out weights as {', '.join(names)}",
+        "compiled": f"{device.type} runs a whole step as one graph",
+        "plain": f"neither {device.type} has graphs nor can weights be laid out here",
+    }
+    arithmetic = names[0] if engine == "packed" else str(dtype).removeprefix("torch.")
+    return f"engine {engine} in {arithmetic} on {device.type}: {why[engine]}"
+
+
+if __name__ == "__main__":
+    command(main, EnvOptions)
