@@ -6,37 +6,40 @@ RUN ?= runs/$(PRESET)
 BIN := .venv/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: demo test test-all train-emoji compare clean
+.PHONY: demo lint test test-all train-emoji compare clean
 
 demo: .venv/installed
-	$(BIN)/python -m sampling.generate --config configs/demo.yaml --out outputs/demo
-	$(BIN)/python -m sampling.generate --config configs/demo.yaml --backend diffusion --out outputs/demo-diffusion
+	$(BIN)/python -m sampling.generate --config demo --out outputs/demo
+	$(BIN)/python -m sampling.generate --config demo --backend diffusion --out outputs/demo-diffusion
 
-test: .venv/installed
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
 
-# The checks of `make test`, with ten times as many damaged files for the readers of what strangers wrote.
-test-all: .venv/installed
+# All but the tests that are marked slow.
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+# Everything, with ten times as many damaged files for the readers of what strangers wrote.
+test-all: lint
 	$(BIN)/pytest --hypothesis-profile all
 
 # Trains everything from nothing and assembles the bundle. Each step resumes where it was stopped.
 train-emoji: .venv/installed
-	$(BIN)/python -m tokenizer.train_text --config configs/text/$(PRESET).yaml --out $(RUN)/text
-	$(LAUNCH) tokenizer/train.py --config configs/tokenizer/$(PRESET).yaml --out $(RUN)/tokenizer
-	$(BIN)/python -m evaluation.reconstruct --config configs/reconstruct/$(PRESET).yaml --model $(RUN)/tokenizer/model --out $(RUN)/reconstruction
-	$(BIN)/python -m tokenizer.encode --config configs/encode/$(PRESET).yaml --model $(RUN)/tokenizer/model --out $(RUN)/codes
-	$(LAUNCH) seq2seq/train.py --config configs/seq2seq/$(PRESET).yaml --out $(RUN)/seq2seq \
+	$(BIN)/python -m tokenizer.train_text --config $(PRESET) --out $(RUN)/text
+	$(LAUNCH) tokenizer/train.py --config $(PRESET) --out $(RUN)/tokenizer
+	$(BIN)/python -m evaluation.reconstruct --config $(PRESET) --model $(RUN)/tokenizer/model --out $(RUN)/reconstruction
+	$(BIN)/python -m tokenizer.encode --config $(PRESET) --model $(RUN)/tokenizer/model --out $(RUN)/codes
+	$(LAUNCH) seq2seq/train.py --config $(PRESET) --out $(RUN)/seq2seq \
 		--data $(RUN)/codes --tokenizer $(RUN)/tokenizer/model --text $(RUN)/text
-	$(LAUNCH) diffusion/train.py --config configs/diffusion/$(PRESET).yaml --out $(RUN)/diffusion \
+	$(LAUNCH) diffusion/train.py --config $(PRESET) --out $(RUN)/diffusion \
 		--tokenizer $(RUN)/tokenizer/model --text $(RUN)/text
 	$(BIN)/python -m sampling.bundle --text $(RUN)/text --tokenizer $(RUN)/tokenizer/model \
 		--backend autoregressive=$(RUN)/seq2seq/model --backend diffusion=$(RUN)/diffusion/model \
 		--reconstruction $(RUN)/reconstruction/report.json --out $(RUN)/bundle
-	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --config configs/demo.yaml --out $(RUN)/demo
+	$(BIN)/python -m sampling.generate --model $(RUN)/bundle --config demo --out $(RUN)/demo
 
 # Draws one suite with each backend of a bundle, equal prompts and seeds, over guidances, and puts them side by side.
 MODEL ?= checkpoints/emoji
@@ -61,4 +64,4 @@ compare: .venv/installed
 
 # Removes what the commands above made, but not runs/, which may hold hours of training.
 clean:
-	rm -rf .venv outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv outputs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

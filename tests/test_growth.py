@@ -4,6 +4,7 @@ import gc
 import importlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,194 +30,9 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 40
 """Of a file that adds a part."""
 
-QUANTIZER = '''
-"""Finite scalar quantization (arXiv 2309.15505): each dimension is rounded to one of a few values."""
-
-from dataclasses import dataclass
-from math import prod
-
-import torch
-from vector_quantize_pytorch import FSQ
-from tokenizer.parts import QUANTIZERS, Quantizer, QuantizerConfig
-
-
-@QUANTIZERS.register("rounding")
-@dataclass(kw_only=True)
-class RoundingConfig(QuantizerConfig):
-    levels: tuple[int, ...] = (8, 8)
-    """Values of each dimension."""
-    size = property(lambda self: prod(self.levels))
-    dim = property(lambda self: len(self.levels))
-
-    def build(self, width):
-        return Rounding(width, self.levels)
-
-
-class Rounding(Quantizer):
-    def __init__(self, width, levels):
-        super().__init__()
-        with torch.device("cpu"):  # it looks at its numbers
-            self.fsq = FSQ(levels, dim=width)
-
-    def forward(self, z):
-        quantized, codes = self.fsq(z.flatten(1, 2))
-        return quantized.view_as(z), codes.view(z.shape[:3]).long(), {}
-
-    def vectors(self, z):
-        return self.fsq.project_in(z)
-
-    def nearest(self, vectors):
-        return self.fsq.codes_to_indices(self.fsq.quantize(vectors)).long()
-
-    def lookup(self, codes):
-        return self.fsq.indices_to_codes(codes.flatten(1)).unflatten(1, codes.shape[1:])
-'''
-
-BACKBONE = '''
-"""A small convolutional backbone."""
-
-from dataclasses import dataclass
-
-from einops.layers.torch import Rearrange
-from torch import nn
-
-from tokenizer.parts import BACKBONES, BackboneConfig
-
-
-@BACKBONES.register("halving")
-@dataclass(kw_only=True)
-class HalvingConfig(BackboneConfig):
-    width: int = 16
-    """Channels."""
-    depth: int = 3
-    """How often the picture is halved."""
-    factor = property(lambda self: 2**self.depth)
-
-    def encoder(self, image_size):
-        down = [nn.Sequential(nn.Conv2d(self.width, self.width, 2, 2), nn.GELU()) for _ in range(self.depth)]
-        return nn.Sequential(nn.Conv2d(3, self.width, 1), *down, Rearrange("b d h w -> b h w d"))
-
-    def decoder(self, image_size):
-        up = [nn.Sequential(nn.ConvTranspose2d(self.width, self.width, 2, 2), nn.GELU()) for _ in range(self.depth)]
-        return nn.Sequential(Rearrange("b h w d -> b d h w"), *up, nn.Conv2d(self.width, 3, 1))
-'''
-
-SOURCE = '''
-"""Squares, as many as are asked for: `squares:24`."""
-
-import numpy as np
-
-from data.corpus import SOURCES, Corpus
-
-
-class Squares(Corpus):
-    def __init__(self, count):
-        self.name, self.recipe = f"squares-{count}", "squares, first version"
-        self.keys = [f"square {i}" for i in range(count)]
-        self.splits = ["train" if i % 6 else "validation" for i in range(count)]
-
-    def render(self, i, size):
-        picture = np.full((3, size, size), 255, np.uint8)
-        picture[i % 3, : size // 2 + i % 5, : size // 2] = 0
-        return picture
-
-    def captions(self, i):
-        return (f"a {('cyan', 'magenta', 'yellow')[i % 3]} square, number {i}",)
-
-    def original_size(self, i):
-        return None
-
-
-@SOURCES.register("squares")
-def squares(rest, cache):
-    return Squares(int(rest))
-'''
-
-TASK = '''
-"""A reconstruction that is judged, too: two optimizers, in turn."""
-
-from dataclasses import dataclass
-
-from torch import nn
-from torch.nn import functional as F
-
-from tokenizer.image_tokenizer import to_float
-from tokenizer.losses import TASKS, ReconstructionConfig
-from tokenizer.task import TokenizerTask
-from training.task import Loss
-
-
-@TASKS.register("adversarial")
-@dataclass(kw_only=True)
-class AdversarialConfig(ReconstructionConfig):
-    weight: float = 0.1
-    """Of what the discriminator says."""
-
-    def build(self, *given):
-        return AdversarialTask(*given)
-
-
-class AdversarialTask(TokenizerTask):
-    def __init__(self, *given):
-        super().__init__(*given)
-        judge = [nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2, 1)]
-        self.judge = nn.Sequential(*judge).to(self.device)
-        self.add("discriminator", self.judge, self.config.optimizer)
-
-    def losses(self, batch, step):
-        images = to_float(batch["images"])
-        made = self.modules["model"](images)
-        loss, scalars = self.reconstruction_loss(made, images)
-        yield Loss("model", loss - self.config.task.weight * self.judge(made.images).mean(), scalars)
-        judge = self.modules["discriminator"]
-        real, fake = judge(images), judge(made.images.detach())
-        yield Loss("discriminator", (F.relu(1 - real) + F.relu(1 + fake)).mean(), {"real": real.mean()})
-'''
-
-BACKEND = '''
-"""The most likely tokens, one pass over the whole picture for each: slow, and short to write."""
-
-from dataclasses import dataclass
-
-import torch
-
-from sampling import Backend, BackendOptions, backend
-from seq2seq.loss import log_likelihood
-from seq2seq.model import TokenModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class LikeliestOptions(BackendOptions):
-    skip: int = 0
-    """Take not the most likely token, but the one after so many."""
-
-
-@backend("likeliest")
-class Likeliest(Backend):
-    title, loss_unit, likelihood_name = "token model without a cache", "nats an image token", "bits_per_image"
-    options_class, model_class = LikeliestOptions, TokenModel
-
-    @torch.no_grad()
-    def draw(self, captions, seeds, options, start):
-        text, (config, size) = self.text.encode(captions), (self.model.config, self.tokenizer.config.grid)
-        tokens = text.new_empty(len(text), 0)
-        for _ in range(config.length):
-            logits = self.model(text, tokens)[:, -1, : config.codebook_size]
-            tokens = torch.cat([tokens, logits.sort(descending=True).indices[:, options.skip, None]], 1)
-        return [*self.tokenizer.decode(tokens.unflatten(1, (size, size)))]
-
-    def likelihood(self, captions, images):
-        tokens = self.tokenizer.encode(images).flatten(1)
-        return -log_likelihood(self.model(self.text.encode(captions), tokens), tokens, self.model.config.eos).detach()
-
-    def compute_settings(self):
-        return {"engine": "plain", "dtype": "float32"}
-'''
-
-FILES = {
-    "own_quantizer": QUANTIZER, "own_backbone": BACKBONE, "own_source": SOURCE, "own_task": TASK,
-    "own_backend": BACKEND,
-}  # fmt: skip
+SHOWN = (ROOT / "CONTRIBUTING.md").read_text()
+FILES = dict(re.findall(r"`(own_\w+)\.py`:\n\n```python\n(.*?)```", SHOWN, re.S))
+"""What `CONTRIBUTING.md` shows, by the names that it gives."""
 Run = Callable[..., str]
 
 
@@ -270,7 +86,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 REGISTRIES: list[Registry[Any]] = [BACKBONES, QUANTIZERS, SOURCES, TASKS, BACKENDS]
 COMMANDS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
-    "data.inspect": lambda m: (m.main, m.InspectOptions, ["source"]),
+    "data.inspect": lambda m: (m.main, m.InspectOptions),
     "tokenizer.train_text": lambda m: (m.main, m.TextTrainingOptions),
     "tokenizer.train": lambda m: (m.main, m.TokenizerTrainingConfig),
     "tokenizer.encode": lambda m: (m.main, m.EncodeOptions),
@@ -292,6 +108,10 @@ MODEL = [
     "--model.image_size", "32", "--model.backbone.kind", "halving", "--model.quantizer.kind", "rounding",
     "--model.quantizer.levels", "[8,6]", "--task.perceptual", "0",
 ]  # fmt: skip
+
+
+def test_there_is_one_of_each_family() -> None:
+    assert {*FILES} == {"own_quantizer", "own_backbone", "own_source", "own_task", "own_backend"}
 
 
 def test_a_source_of_pictures(outside: Path, run: Run) -> None:

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from sampling import BACKENDS, load
-from sampling.drawing import SHIPPED
 from sampling.generate import GenerateOptions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SHIPPED = ROOT / "checkpoints" / "emoji"
 
 
 def commands(section: str) -> list[list[str]]:
