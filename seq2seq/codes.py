@@ -24,6 +24,6 @@ def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTok
     device = tokenizer.latent_mean.device
     options = EncodeOptions(
         model=Path(config.tokenizer), data=config.data, out=code_folder(config), strict=config.strict,
-        cache=config.cache, device=str(device),
+        cache=config.cache, device=str(device), views=config.views,
     )  # fmt: skip
     encode_for_run(run, plan_codes(tokenizer, options), codes_with_eos(tokenizer), device)

@@ -39,6 +39,9 @@ class TokenTrainingConfig(TrainingConfig):
     """Text tokenizer. By default that of the shipped bundle."""
     strict: bool = False
     """Stop at an unreadable picture. Otherwise it is skipped and listed."""
+    views: int = 4
+    """Views of each training picture, where pictures are encoded: the picture itself, and small shifts and zooms of it.
+    """
     caption_dropout: float = 0.1
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
     token_dropout: float = 0.0
@@ -53,5 +56,6 @@ class TokenTrainingConfig(TrainingConfig):
         super().__post_init__()
         for name in ("tokenizer", "text"):
             require(self, name, bool(getattr(self, name)), "a folder; there is no shipped bundle here to take it from")
+        require(self, "views", self.views is None or self.views >= 1, "1 or more")
         require(self, "caption_dropout", 0 <= self.caption_dropout < 1, "from 0 to below 1")
         require(self, "token_dropout", 0 <= self.token_dropout <= 1, "from 0 to 1")

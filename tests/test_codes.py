@@ -13,11 +13,13 @@ from tiny_models import IMAGES, text_tokenizer
 
 from data.codes import CodesInfo, open_codes, require_tokenizer
 from data.store_writer import Part, begin, finish
+from seq2seq import codes
 from seq2seq.options import TokenTrainingConfig
 from seq2seq.train import main
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.errors import BadInput
+from training.run import RunFolder
 
 INFO = CodesInfo(
     codes_id="0123456789abcdef", codebook_size=512, rows=4, columns=3, views=2, seed=0, source="photos",
@@ -108,3 +110,12 @@ def test_the_trainer_refuses_a_bad_store_in_one_line(
     assert said in line
     assert not (tmp_path / "run").exists()
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_trainer_encodes_as_many_views_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(codes, "plan_codes", lambda tokenizer, options: seen.append(options.views))
+    monkeypatch.setattr(codes, "encode_for_run", lambda *_: None)
+    config = TokenTrainingConfig(data="photos", steps=1, views=3, out=str(tmp_path / "run"))
+    codes.encode_once(config, RunFolder(config), image_tokenizer())
+    assert seen == [3]
