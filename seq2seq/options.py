@@ -56,6 +56,6 @@ class TokenTrainingConfig(TrainingConfig):
         super().__post_init__()
         for name in ("tokenizer", "text"):
             require(self, name, bool(getattr(self, name)), "a folder; there is no shipped bundle here to take it from")
-        require(self, "views", self.views is None or self.views >= 1, "1 or more")
+        require(self, "views", self.views >= 1, "1 or more")
         require(self, "caption_dropout", 0 <= self.caption_dropout < 1, "from 0 to below 1")
         require(self, "token_dropout", 0 <= self.token_dropout <= 1, "from 0 to 1")

@@ -115,12 +115,13 @@ def test_a_scored_run_is_not_scored_again(
     assert "scored before" not in call(run, run.RunOptions, *words)
 
 
+@pytest.mark.slow
 def test_processes_share_the_drawing_and_one_scores(results: dict[str, Path], tmp_path: Path, photos: Path) -> None:
     """Once, each process scored a guidance while the others waited, until the process group timed out."""
     argv = [  # `accelerate launch --cpu` starts one process, whatever it is told
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "evaluation.run",
         "--model", str(results["bundle"]), "--suite", f"{photos}@validation", "--cache", str(results["root"] / "cache"),
-        "--networks", "[lite0]", "--sweep", "guidance=1", "--sweep", "guidance=3", "--batch_size", "1",
+        "--networks", "lite0", "--sweep", "guidance=1", "--sweep", "guidance=3", "--batch_size", "1",
         "--device", "cpu", "--out", str(tmp_path),
     ]  # fmt: skip
     together = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=170)
@@ -150,8 +151,9 @@ def options_of(**values: Any) -> run.RunOptions:
 
 
 def test_run_and_generate_have_the_same_default_options() -> None:
+    drawn, judged = generate.GenerateOptions(), run.RunOptions(out=Path("x"))
     for name in ("dtype", "engine", "batch_size", "seed", "model"):
-        assert getattr(run.RunOptions, name) == getattr(generate.GenerateOptions, name)
+        assert getattr(judged, name) == getattr(drawn, name)
 
 
 def test_options_without_effect_are_refused(
