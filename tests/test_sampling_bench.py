@@ -15,6 +15,7 @@ from seq2seq.packed import packed_dtypes
 from training.cli import command
 
 
+@pytest.mark.slow
 def test_it_times_all_variants_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = BenchOptions(
         batch=[1, 2], grid=[2], width=64, depth=1, repeats=1, profile=True, device="cpu",

@@ -10,6 +10,7 @@ from sampling.bench_diffusion import DiffusionBenchOptions, main
 from training.errors import BadInput
 
 
+@pytest.mark.slow
 def test_both_backends_and_both_loops_in_one_run(tmp_path: Path) -> None:
     options = DiffusionBenchOptions(
         model=str(add_diffusion(save_bundle(tmp_path / "bundle"))), batch=[1, 2], steps=[1, 2], repeats=1,

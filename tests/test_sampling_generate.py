@@ -417,6 +417,7 @@ def sampler_of(bundle: Bundle) -> Sampler:
     return backend.prepared
 
 
+@pytest.mark.slow
 def test_best_of_sixteen_needs_the_cache_of_one_batch(bundle: Path) -> None:
     """Candidates are drawn in one batch after another, in the same buffers."""
     loaded, wanted = load(bundle), [(PROMPTS[0], seed) for seed in range(16)]
