@@ -131,8 +131,8 @@ def _sampler(device: torch.device) -> str:
         "compiled": f"{device.type} runs a whole step as one graph",
         "plain": f"neither {device.type} has graphs nor can weights be laid out here",
     }
-    arithmetic = names[0] if engine == "packed" else str(dtype).removeprefix("torch.")
-    return f"engine {engine} in {arithmetic} on {device.type}: {why[engine]}"
+    number_format = names[0] if engine == "packed" else str(dtype).removeprefix("torch.")
+    return f"engine {engine} in {number_format} on {device.type}: {why[engine]}"
 
 
 if __name__ == "__main__":

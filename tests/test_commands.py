@@ -103,9 +103,9 @@ def test_the_engine_that_is_told_is_the_one_that_draws(monkeypatch: pytest.Monke
 
     device = torch.device("cpu")
     sampler = Sampler(token_model())
-    arithmetic = str(sampler.arithmetic).removeprefix("torch.")
+    number_format = str(sampler.dtype).removeprefix("torch.")
     assert TokenBackend.dtype_on("cpu") == torch.float32
-    assert env._sampler(device).startswith(f"engine {sampler.engine} in {arithmetic} on cpu: ")
+    assert env._sampler(device).startswith(f"engine {sampler.engine} in {number_format} on cpu: ")
 
 
 def test_the_dependencies_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
