@@ -69,7 +69,7 @@ def test_names_in_metadata_are_escaped_on_the_terminal(
     [
         (
             ["nowhere"],
-            'error: nowhere: no such file or folder; give "emoji", "scenes", a folder of pictures, a parquet or tar file',
+            'error: nowhere: no such file or folder; give "emoji", "scenes", a folder of pictures, a parquet or tar',
         ),
         (["emoji:noto", "--split", "test"], "error: emoji: no split 'test'; there are train, heldout-"),
         (["emoji:noto", "--size", "0"], "error: size is 0: pictures can be 16 to 1024 pixels wide"),
