@@ -1,0 +1,167 @@
+"""Says what a picture of a scene shows, and whether that is what was asked for, as GenEval does (arXiv 2310.11513).
+
+Things are told apart by segmentation and named by a small network that nothing else here uses: neither a loss nor the
+choice among candidates has met it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from data.scenes.scene import Scene
+from data.scenes.vocabulary import HUES, THINGS, Relation
+from evaluation.segment import RGB, Piece, background, pieces
+from training.errors import BadInput
+
+WEIGHTS = Path(__file__).with_name("checker.safetensors")
+SHA256 = ""
+"""Of the weights that are shipped: figures of others are not comparable."""
+
+SIZE = 32
+"""Width and height of what the network looks at."""
+
+_BESIDE = 1.2
+"""How much farther apart two things must be along a relation than across it."""
+
+
+class ThingNetwork(nn.Module):
+    """Names a thing, of `data.scenes.vocabulary.THINGS`, from a picture of it alone."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 3 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * widths[-1], len(THINGS)))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(B, 3, 32, 32) in [-1, 1] -> logits (B, things)."""
+        return self.layers(crops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A thing that was found in a picture."""
+
+    name: str
+    """Of the thing."""
+    sure: float
+    """The network's probability, 0 to 1."""
+    hue: str
+    """The name of its usual colour, one of `HUES`; "" where it has little of any."""
+    center: tuple[float, float]
+    """Column and row, in pixels."""
+    size: tuple[int, int]
+    """Width and height, in pixels."""
+
+
+@cache
+def checker() -> ThingNetwork:
+    """The shipped network. Raises `BadInput` where the file is not the shipped one."""
+    data = WEIGHTS.read_bytes() if WEIGHTS.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != SHA256:
+        raise BadInput(f"{WEIGHTS}: not the weights that are shipped; install Tessera again")
+    network = ThingNetwork()
+    network.load_state_dict({name: tensor.float() for name, tensor in load(data).items()})
+    return network.eval()
+
+
+def seen(picture: NDArray[np.uint8], network: nn.Module) -> list[Seen]:
+    """The things in a picture uint8 (3, H, W), from the largest on."""
+    ground = background(picture)
+    found = pieces(picture, ground)
+    if not found:
+        return []
+    with torch.no_grad():
+        chances = network(torch.stack([crop(picture, piece, ground) for piece in found])).softmax(-1)
+    best = chances.max(-1)
+    return [
+        Seen(name=THINGS[which].name, sure=sure, hue=hue(picture, piece), center=piece.center, size=piece.size)
+        for piece, sure, which in zip(found, best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def crop(picture: NDArray[np.uint8], piece: Piece, ground: RGB) -> Tensor:
+    """What the network sees of a piece: alone on its ground, square, float (3, 32, 32) in [-1, 1]."""
+    inside = np.where(piece.mask, picture[:, *piece.box], np.array(ground, np.uint8)[:, None, None])
+    width, height = piece.size
+    side = max(width, height)
+    square = np.broadcast_to(np.array(ground, np.float32)[:, None, None], (3, side, side)).copy()
+    top, left = (side - height) // 2, (side - width) // 2
+    square[:, top : top + height, left : left + width] = inside
+    scaled = nn.functional.interpolate(
+        torch.from_numpy(square)[None], (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
+    )
+    return scaled[0] / 127.5 - 1
+
+
+def hue(picture: NDArray[np.uint8], piece: Piece) -> str:
+    """The colour that most of the colorful pixels of a piece are nearest to."""
+    rgb = picture[:, *piece.box][:, piece.mask].T.astype(np.float32)
+    high, low = rgb.max(1), rgb.min(1)
+    colorful = rgb[(high - low > 0.3 * high) & (high > 50)]
+    if len(colorful) < 0.2 * len(rgb):
+        return ""
+    return nearest_hues(colorful)
+
+
+def nearest_hues(rgb: NDArray[np.float32]) -> str:
+    """The name of the hue that most of the pixels (N, 3), 0..255, are nearest to; lightness counts half."""
+    names = list(HUES)
+    hues = _oklab(np.array([HUES[name] for name in names], np.float32))
+    weights = np.array([0.5, 1, 1], np.float32)
+    distances = np.linalg.norm((_oklab(rgb)[:, None] - hues) * weights, axis=-1)
+    return names[np.bincount(distances.argmin(1), minlength=len(names)).argmax()]
+
+
+def _oklab(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """sRGB (N, 3), 0..255, in Oklab (https://bottosson.github.io/posts/oklab)."""
+    channels = rgb / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    cones = np.cbrt(linear @ np.array([[0.4122214708, 0.5363325363, 0.0514459929],
+                                       [0.2119034982, 0.6806995451, 0.1073969566],
+                                       [0.0883024619, 0.2817188376, 0.6299787005]]).T)  # fmt: skip
+    return cones @ np.array([[0.2104542553, 0.7936177850, -0.0040720468],
+                             [1.9779984951, -2.4285922050, 0.4505937099],
+                             [0.0259040371, 0.7827717662, -0.8086757660]]).T  # fmt: skip
+
+
+def expected(scene: Scene) -> str:
+    """What a picture of a scene should show, as `shows` reads it."""
+    things = [[group.count, group.hue, group.thing.name] for group in scene.groups]
+    return json.dumps({"things": things, "relation": scene.relation, "exactly": scene.kind == "counting"})
+
+
+def shows(picture: NDArray[np.uint8], asked: str, network: nn.Module | None = None) -> bool:
+    """Whether a picture uint8 (3, H, W) shows what `expected` says; by the shipped network, if no other is given.
+
+    All things must be there, in their color, and a relation must hold between two of them. Where a number is asked
+    for there may be neither more nor fewer; elsewhere others may be there too.
+    """
+    wanted, found = json.loads(asked), seen(picture, network or checker())
+    named = [[one for one in found if one.name == name and color in (None, one.hue)]
+             for _, color, name in wanted["things"]]  # fmt: skip
+    for its, (count, _, _) in zip(named, wanted["things"], strict=True):
+        if len(its) < count or (wanted["exactly"] and len(its) > count):
+            return False
+    relation = wanted["relation"]
+    return relation is None or any(_holds(relation, one, other) for one in named[0] for other in named[1])
+
+
+def _holds(relation: Relation, one: Seen, other: Seen) -> bool:
+    across, down = (a - b for a, b in zip(one.center, other.center, strict=True))
+    along = {"left of": -across, "right of": across, "above": -down, "below": down}[relation]
+    beside = abs(down) if relation in ("left of", "right of") else abs(across)
+    return along > _BESIDE * beside
