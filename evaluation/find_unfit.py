@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 
 from data.emoji.collection import Collection
 from data.emoji.corpus import EmojiCorpus
-from data.emoji.hands import ORIGINALS
+from data.emoji.styles import ORIGINALS
 from data.scenes.sprites import Sprites
 from data.scenes.vocabulary import BACKGROUNDS, RGB, THINGS
 from evaluation.segment import pieces
