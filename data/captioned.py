@@ -51,9 +51,15 @@ class RenderedImages:
         # copied, because the memory map is read-only
         return torch.from_numpy(self.store.array("pictures")[self._rows[i]].copy())
 
+    def captions(self, i: int) -> tuple[str, ...]:
+        """All captions of picture `i`, those that its pixels give last."""
+        at, picture = self.positions[i], self.store.array("pictures")[self._rows[i]]
+        return (*self.corpus.captions(at), *self.corpus.describe(at, picture))
+
     def _hash(self) -> str:
         digest, digests = hashlib.blake2b(str(self.size).encode(), digest_size=16), self.store.array("digest")
         corpus = self.corpus
+        digest.update(corpus.descriptions.encode())
         for at, row in zip(self.positions, self._rows, strict=True):
             digest.update(repr((corpus.keys[at], digests[row].tobytes().hex(), corpus.captions(at))).encode())
         return digest.hexdigest()
@@ -90,7 +96,7 @@ class CaptionedImages(Dataset[Tensor]):
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of picture `i`: at least one, always in the same order."""
         part, own = self._part_of(i)
-        return part.corpus.captions(part.positions[own])
+        return part.captions(own)
 
     def key(self, i: int) -> str:
         """A name for picture `i` that does not change when its source grows or shrinks."""

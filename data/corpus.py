@@ -33,6 +33,8 @@ class Corpus:
     """The split of each picture."""
     num_validation: int = 0
     """How many pictures were taken from `train` for validation, because the source states none."""
+    descriptions: str = ""
+    """Text that changes whenever `describe` would return something else for a picture."""
     left_out: Mapping[str, str] = {}
     """Pictures that were found but are not in `keys`, as {name: reason}."""
 
@@ -51,6 +53,10 @@ class Corpus:
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of picture `i`: at least one, always in the same order. By default its text alone."""
         return (self.texts[i],)
+
+    def describe(self, i: int, picture: NDArray[np.uint8]) -> tuple[str, ...]:
+        """Further captions of picture `i`, which say what its pixels show, uint8 (3, size, size). By default none."""
+        return ()
 
     def group(self, i: int) -> str:
         """The group of picture `i`: groups are sampled evenly in training. By default each picture is its own group."""

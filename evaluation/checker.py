@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from data.colors import HUES, nearest
 from data.scenes.scene import Scene
-from data.scenes.vocabulary import HUES, THINGS, Relation
+from data.scenes.vocabulary import THINGS, Relation
 from evaluation.segment import RGB, Piece, background, pieces
 from training.errors import BadInput
 
@@ -114,28 +115,7 @@ def hue(picture: NDArray[np.uint8], piece: Piece) -> str:
     colorful = rgb[(high - low > 0.3 * high) & (high > 50)]
     if len(colorful) < 0.2 * len(rgb):
         return ""
-    return nearest_hues(colorful)
-
-
-def nearest_hues(rgb: NDArray[np.float32]) -> str:
-    """The name of the hue that most of the pixels (N, 3), 0..255, are nearest to; lightness counts half."""
-    names = list(HUES)
-    hues = _oklab(np.array([HUES[name] for name in names], np.float32))
-    weights = np.array([0.5, 1, 1], np.float32)
-    distances = np.linalg.norm((_oklab(rgb)[:, None] - hues) * weights, axis=-1)
-    return names[np.bincount(distances.argmin(1), minlength=len(names)).argmax()]
-
-
-def _oklab(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """sRGB (N, 3), 0..255, in Oklab (https://bottosson.github.io/posts/oklab)."""
-    channels = rgb / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    cones = np.cbrt(linear @ np.array([[0.4122214708, 0.5363325363, 0.0514459929],
-                                       [0.2119034982, 0.6806995451, 0.1073969566],
-                                       [0.0883024619, 0.2817188376, 0.6299787005]]).T)  # fmt: skip
-    return cones @ np.array([[0.2104542553, 0.7936177850, -0.0040720468],
-                             [1.9779984951, -2.4285922050, 0.4505937099],
-                             [0.0259040371, 0.7827717662, -0.8086757660]]).T  # fmt: skip
+    return [*HUES][np.bincount(nearest(colorful)).argmax()]
 
 
 def expected(scene: Scene) -> str:

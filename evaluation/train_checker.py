@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm import trange
 
+from data.colors import HUES
 from data.emoji.corpus import EmojiCorpus
 from data.scenes.corpus import things
 from data.scenes.sprites import Sprites, tinted
-from data.scenes.vocabulary import BACKGROUNDS, HUES, THINGS, Thing
+from data.scenes.vocabulary import BACKGROUNDS, THINGS, Thing
 from evaluation.checker import WEIGHTS, ThingNetwork, crop
 from evaluation.segment import background, pieces
 from training.cli import command

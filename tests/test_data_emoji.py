@@ -176,7 +176,7 @@ def test_a_limit_renders_no_more_than_it_needs(tmp_path: Path) -> None:
     assert pictures.name == "emoji-16/train/first-12"
     assert pictures[0].shape == (3, 16, 16) and pictures[0].dtype == torch.uint8
     assert {find(pictures.key(i)).split for i in range(12)} == {"train"}
-    assert all(pictures.captions(i) == find(pictures.key(i)).captions for i in range(12))
+    assert all(pictures.captions(i)[:5] == find(pictures.key(i)).captions for i in range(12))
     assert (pictures.parts[0].folder / "pictures.bin").stat().st_size == 12 * 3 * 16 * 16
     fewer = open_source(SOURCE, size=16, split="train", limit=5, cache=tmp_path)
     assert [fewer.key(i) for i in range(5)] == [pictures.key(i) for i in range(5)]

@@ -9,13 +9,14 @@ import pytest
 import torch
 from tiny_models import IMAGES
 
+from data.colors import HUES
 from data.emoji import ORIGINALS
 from data.scenes.layout import holds, layout
 from data.scenes.phrases import captions
 from data.scenes.render import render
 from data.scenes.scene import HELDOUT_COMBINATION, Group, Scene, scene
 from data.scenes.sprites import Sprites, tinted
-from data.scenes.vocabulary import HUES, OPPOSITE, THINGS
+from data.scenes.vocabulary import OPPOSITE, THINGS
 from data.source import open_corpus, open_source
 from data.splits import TRAIN, VALIDATION
 from tokenizer.encode import codes_with_eos

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data.colors import colors_of
 from data.corpus import Corpus
 from data.emoji.art import PACKAGES, VERSION, package, render_emoji
 from data.emoji.collection import Collection, kept
+from data.emoji.names import colored_captions
 from data.emoji.styles import COLLECTED, ORIGINALS, chosen
 from data.emoji.table import Emoji, emojis, find
 from data.rendered import PictureInfo
@@ -21,6 +23,8 @@ from training.errors import BadInput, install
 
 class EmojiCorpus(Corpus):
     """3,781 concepts in three original styles, and what seven styles from npm have of them."""
+
+    descriptions = "colors 1"
 
     def __init__(self, source: str, cache: Path) -> None:
         """`source` is `emoji`, for all styles that can be fetched, or `emoji:` and names of styles
@@ -55,6 +59,10 @@ class EmojiCorpus(Corpus):
     def captions(self, i: int) -> tuple[str, ...]:
         """Five phrasings, each with the name of the style; `prompt(name, style)` comes first."""
         return self.emojis[i].captions
+
+    def describe(self, i: int, picture: NDArray[np.uint8]) -> tuple[str, ...]:
+        """The name with the main colors, in a long and a short form."""
+        return colored_captions(self.emojis[i].name, self.emojis[i].style, colors_of(picture))
 
     def group(self, i: int) -> str:
         """A family (a concept with its skin tones and look-alikes) in one style."""

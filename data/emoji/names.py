@@ -1,6 +1,7 @@
 """Turns Unicode's names of emoji into plain English phrases, and phrases into captions."""
 
 import re
+from collections.abc import Sequence
 
 from data.emoji.phrases import NO_ARTICLE, NOUN_PHRASES, PLACES, SIGNS, SYMBOLS, THINGS_WORN_OR_HELD, ZODIAC
 
@@ -35,7 +36,7 @@ def prompt(name: str, style: str) -> str:
 def captions(name: str, style: str) -> tuple[str, ...]:
     """Five captions of the emoji with this CLDR name in this style; `prompt` comes first."""
     thing = phrase(name)
-    bare = re.sub(r"^(a|an|the) ", "", thing)
+    bare = _bare(name)
     said = style_words(style)
     return (
         prompt(name, style),
@@ -44,6 +45,18 @@ def captions(name: str, style: str) -> tuple[str, ...]:
         f"{bare}, {said} style",
         f"{said} emoji: {bare}",
     )
+
+
+def colored_captions(name: str, style: str, colors: Sequence[str]) -> tuple[str, ...]:
+    """Captions that name the main colors too: `"a noto emoji of a fox, orange and white"`; none without colors."""
+    if not colors:
+        return ()
+    told = " and ".join(colors)
+    return f"{prompt(name, style)}, {told}", f"{_bare(name)} in {told}, {style_words(style)} style"
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"^(a|an|the) ", "", phrase(name))
 
 
 def style_words(style: str) -> str:

@@ -4,10 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.colors import HUES
 from data.scenes.layout import Box
 from data.scenes.scene import EIGHTHS, Scene
 from data.scenes.sprites import Sprites, tinted
-from data.scenes.vocabulary import BACKGROUNDS, HUES
+from data.scenes.vocabulary import BACKGROUNDS
 
 
 def render(scene: Scene, boxes: list[Box], sprites: Sprites, size: int) -> NDArray[np.uint8]:

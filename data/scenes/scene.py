@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeVar
 
-from data.scenes.vocabulary import BACKGROUNDS, HUES, OPPOSITE, SIZES, WHITE, Relation, Thing
+from data.colors import HUES
+from data.scenes.vocabulary import BACKGROUNDS, OPPOSITE, SIZES, WHITE, Relation, Thing
 from data.splits import TRAIN, VALIDATION, fraction
 
 HELDOUT_COMBINATION = "heldout-combination"

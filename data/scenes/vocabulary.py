@@ -18,18 +18,6 @@ OPPOSITE: Mapping[Relation, Relation] = {
 COUNTS = ("", "one", "two", "three", "four")
 """How a number of things is said, by the number."""
 
-HUES: Mapping[str, RGB] = {
-    "red": (214, 39, 40),
-    "orange": (247, 137, 28),
-    "yellow": (247, 209, 45),
-    "green": (56, 160, 68),
-    "blue": (44, 110, 212),
-    "purple": (134, 74, 184),
-    "pink": (243, 128, 178),
-    "brown": (131, 84, 52),
-}
-"""Colours that things are tinted in."""
-
 WHITE = "white"
 BACKGROUNDS: Mapping[str, RGB] = {
     WHITE: (255, 255, 255),
