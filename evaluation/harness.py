@@ -157,10 +157,15 @@ def require_result_or_nothing(file: Path) -> None:
 
 
 def _same(reference: str, source: str) -> bool:
-    """Whether both name one source. `emoji` is not a folder, so its names are compared as they are."""
-    if "emoji" in (reference.partition(":")[0], source.partition(":")[0]):
+    """Whether both name one source. The built-in ones are not folders, so their names are compared as they are."""
+    if {"emoji", "scenes"} & {reference.partition(":")[0], source.partition(":")[0]}:
         return reference == source
     return Path(reference).resolve() == Path(source).resolve()
+
+
+def _to_its_height(pictures: CaptionedImages, i: int) -> Tensor:
+    """Picture `i` without the white below it, as a model draws it."""
+    return pictures[i][:, : round(pictures.height(i) * pictures.size)]
 
 
 def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> EvaluationSetup:
@@ -170,7 +175,7 @@ def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> Evaluatio
     missing = [prompt.key for prompt in suite.prompts if prompt.key not in rows]
     if missing:
         raise BadInput(f"{suite.source}: has no picture {missing[0]}, which suite {suite.name} asks for")
-    originals = [everything[rows[prompt.key]] for prompt in suite.prompts]
+    originals = [_to_its_height(everything, rows[prompt.key]) for prompt in suite.prompts]
     has_concepts = all(prompt.concept for prompt in suite.prompts) and suite.source == SOURCE
     gallery_size = options.gallery_size
     if has_concepts and gallery_size > (most := len(everything) // (2 * len(ORIGINALS))):

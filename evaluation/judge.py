@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 from evaluation import metrics
 from evaluation.features import ClipFeatures, Features, Network, Pictures, cached, digests, fingerprint
 from evaluation.gallery import RealGallery, group
-from evaluation.measure import MEASUREMENTS
+from evaluation.measure import is_right
 from evaluation.metrics import Gallery, Metric
 from evaluation.suites import Prompt
 from tokenizer.features import RESIZER
@@ -121,7 +121,7 @@ class Judge:
             if prompts and network.name in self._gallery_features:
                 self._retrieve(scores, network.name, features, prompts, excluded)
         if prompts and all(prompt.attribute for prompt in prompts):
-            right = [MEASUREMENTS[p.attribute](x) == p.expected for x, p in zip(pictures, prompts, strict=True)]
+            right = [is_right(p.attribute, p.expected, x) for x, p in zip(pictures, prompts, strict=True)]
             scores.pictures["attribute_accuracy"] = torch.tensor(right)
         _add_means(scores, prompts)
         scores.pictures = {name: values[place] for name, values in scores.pictures.items()}

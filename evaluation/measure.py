@@ -11,6 +11,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from evaluation.checker import shows
+
 # Each threshold between two words below makes the fewest errors on emoji that no attribute prompt asks for; where a
 # range of values does, it is the middle of that range. The emoji are those of `validation` for skin tones, and of
 # `validation` and `train` for colours. A test derives the thresholds again. All other numbers are round ones; real
@@ -84,9 +86,21 @@ def count(picture: Tensor) -> str:
     return str(int((sizes > 0.01 * sizes.sum()).sum()))
 
 
+def height(picture: Tensor) -> str:
+    """Height of the picture in eighths of its width."""
+    return str(round(8 * picture.shape[1] / picture.shape[2]))
+
+
 MEASUREMENTS: Mapping[str, Callable[[Tensor], str]] = {
-    "colour": colour, "skin tone": skin_tone, "direction": direction, "count": count,
+    "colour": colour, "skin tone": skin_tone, "direction": direction, "count": count, "height": height,
 }  # fmt: skip
+
+
+def is_right(attribute: str, expected: str, picture: Tensor) -> bool:
+    """Whether the picture, uint8 (3, H, W), has the `expected` attribute: one of `MEASUREMENTS`, or `scene`."""
+    if attribute == "scene":
+        return shows(picture.numpy(), expected)
+    return MEASUREMENTS[attribute](picture) == expected
 
 
 def _foreground(picture: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ class RunOptions(JudgeOptions, DrawingOptions):
 
     suite: str = "emoji/validation"
     """`emoji/train-sample`, `emoji/train-tuning`, `emoji/validation`, `emoji/validation-style`, `emoji/heldout-style`,
-    `attributes`, `free`, `lab`, a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
+    `attributes`, `scenes/train-sample`, `scenes/validation`, `scenes/heldout-combination`, `scenes/low`, `free`, `lab`,
+    a file of prompts, or `SOURCE@SPLIT`, the captions of your own pictures."""
     limit: int | None = None
     """Use only this many prompts, chosen by a fixed hash."""
     sweep: list[str] = field(default_factory=list)

@@ -5,19 +5,23 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 
 from data.colors import HUES, nearest
 from data.emoji import ORIGINALS
 from data.emoji.table import find
 from data.scenes.layout import layout
+from data.scenes.phrases import captions
 from data.scenes.render import render
 from data.scenes.scene import scene
 from data.scenes.sprites import Sprites, tinted
 from data.scenes.vocabulary import BACKGROUNDS, THINGS, UNFIT
-from data.splits import TRAIN
+from data.splits import TRAIN, VALIDATION
 from evaluation import checker
 from evaluation.checker import expected, shows
+from evaluation.measure import is_right
 from evaluation.segment import background, pieces
+from evaluation.suites import open_suite
 from training.errors import BadInput
 
 FIT = {
@@ -92,6 +96,23 @@ def test_real_scenes_are_right_and_others_are_not(sprites):
     shares = {kind: np.mean(answers) for kind, answers in right.items()}
     assert len(shares) == 6 and min(shares.values()) >= 0.9 and np.mean([*chain(*right.values())]) >= 0.95, shares
     assert np.mean(shuffled) < 0.03
+
+
+def test_suites_of_scenes(tmp_path, monkeypatch, sprites):
+    monkeypatch.setenv("PATH", "")  # three styles
+    with pytest.warns(UserWarning, match="continues without"):
+        suite = open_suite("scenes/validation", cache=tmp_path)
+    assert len(suite.prompts) == 500
+    assert len({prompt.category for prompt in suite.prompts}) == 5  # a single thing is no combination
+    (number,) = (int(suite.prompts[0].key.removeprefix("scene-")),)
+    one = scene(0, number, FIT)
+    assert one.split == VALIDATION and suite.prompts[0].text.endswith(captions(one)[0])
+    picture = torch.from_numpy(render(one, layout(one, 0, number), sprites, 64))
+    assert is_right(suite.prompts[0].attribute, suite.prompts[0].expected, picture)
+    with pytest.warns(UserWarning, match="continues without"):
+        low = open_suite("scenes/low", limit=5, cache=tmp_path).prompts
+    assert all(prompt.text.endswith(f", 8:{prompt.expected}") for prompt in low)
+    assert is_right("height", "3", torch.zeros(3, 24, 64)) and not is_right("height", "3", torch.zeros(3, 32, 64))
 
 
 def test_other_weights_than_those_shipped_are_refused(tmp_path, monkeypatch):

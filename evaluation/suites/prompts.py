@@ -24,7 +24,7 @@ class Prompt:
     style: str = ""
     """The style that the picture should have."""
     attribute: str = ""
-    """What `evaluation.measure` measures in the picture: `colour`, `skin tone`, `direction` or `count`."""
+    """What `evaluation.measure` measures: `colour`, `skin tone`, `direction`, `count`, `height` or `scene`."""
     expected: str = ""
     """The right result of that measurement."""
 
