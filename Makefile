@@ -59,7 +59,7 @@ compare: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench,dev,diffusion,emoji,eval]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench,dev,diffusion,emoji,eval,prepare]"
 	touch $@
 
 # Removes what the commands above made, but not runs/, which may hold hours of training.

@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("emoji", "data.emoji.__main__", "prepare the built-in corpus"),
     Command("inspect", "data.inspect", "say what is in a source of captioned pictures"),
+    Command("prepare", "data.prepare", "clean captioned pictures: copies, damage, captions"),
     Command("train-text", "tokenizer.train_text", "train the text tokenizer on captions"),
     Command("", "tokenizer/train.py", "train the image tokenizer"),
     Command("reconstruct", "evaluation.reconstruct", "measure what an image tokenizer loses"),

@@ -51,8 +51,11 @@ class Corpus:
         return fit(self.file(i), size)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """All captions of picture `i`: at least one, always in the same order. By default its text alone."""
-        return (self.texts[i],)
+        """All captions of picture `i`, always in the same order. By default its text alone.
+
+        There is at least one, unless the corpus was opened with pictures that have none.
+        """
+        return (text,) if (text := self.texts[i]) else ()
 
     def describe(self, i: int, picture: NDArray[np.uint8]) -> tuple[str, ...]:
         """Further captions of picture `i`, which say what its pixels show, uint8 (3, size, size). By default none."""

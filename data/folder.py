@@ -20,10 +20,11 @@ _COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("file"
 class FolderCorpus(Corpus):
     """A folder of pictures with their captions."""
 
-    def __init__(self, folder: Path, cache: Path, *, labels: bool = False) -> None:
+    def __init__(self, folder: Path, cache: Path, *, labels: bool = False, captionless: bool = False) -> None:
         """Reads the captions into a memory-mapped table under `cache`. Reads them again whenever a file has changed.
 
-        With `labels`, the caption of a picture is the name of its folder.
+        With `labels`, the caption of a picture is the name of its folder. With `captionless`, pictures without a
+        caption are included.
 
         Raises:
             BadInput: captions are missing or cannot be used. The message names the row.
@@ -33,8 +34,8 @@ class FolderCorpus(Corpus):
         files = list_files(folder)
         hashes = dict(zip(files, content_hashes([folder / file for file in files], cache), strict=True))
         # all names are part of it, because rows are checked against the files that exist
-        state = repr((labels, files, [hashes[file] for file in caption_files(files)]))
-        table = _read(folder, files, labels, hashlib.blake2b(state.encode()).hexdigest(), cache)
+        state = repr((labels, captionless, files, [hashes[file] for file in caption_files(files)]))
+        table = _read(folder, files, labels, captionless, hashlib.blake2b(state.encode()).hexdigest(), cache)
         self.keys, self.texts = table["file"][:], table["text"]
         # a table may list files without a picture's suffix, or in hidden folders
         others = [key for key in self.keys if key not in hashes]
@@ -55,9 +56,9 @@ def list_files(folder: Path) -> list[str]:
     return [file for file in found if is_table(file) or is_picture(file) or file.endswith(".txt")]
 
 
-def _read(folder: Path, files: list[str], labels: bool, state: str, cache: Path) -> datasets.Dataset:
+def _read(folder: Path, files: list[str], labels: bool, captionless: bool, state: str, cache: Path) -> datasets.Dataset:
     # as a list, `datasets` would split the files into shards
-    rows = {"folder": folder, "files": tuple(files), "labels": labels, "state": state}
+    rows = {"folder": folder, "files": tuple(files), "labels": labels, "captionless": captionless, "state": state}
     try:
         table = datasets.Dataset.from_generator(
             _captioned, features=_COLUMNS, cache_dir=str(cache / "datasets"), gen_kwargs=rows
@@ -70,6 +71,8 @@ def _read(folder: Path, files: list[str], labels: bool, state: str, cache: Path)
     return table
 
 
-def _captioned(folder: Path, files: tuple[str, ...], labels: bool, state: str) -> Iterator[dict[str, str | None]]:
+def _captioned(
+    folder: Path, files: tuple[str, ...], labels: bool, captionless: bool, state: str
+) -> Iterator[dict[str, str | None]]:
     """The rows of the table. `state` is unused, but `datasets` builds its table again when an argument changes."""
-    return labelled(folder, files) if labels else captioned(folder, files)
+    return labelled(folder, files) if labels else captioned(folder, files, captionless=captionless)

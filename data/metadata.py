@@ -55,12 +55,13 @@ def caption_files(files: Sequence[str]) -> list[str]:
     return tables or [file for file in files if file.endswith(".txt") and file.removesuffix(".txt") in named]
 
 
-def captioned(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | None]]:
+def captioned(folder: Path, files: Sequence[str], *, captionless: bool = False) -> Iterator[dict[str, str | None]]:
     """Yields `file`, `text` and `split` of every picture that has a caption; `split` is None if it is not stated.
 
     Args:
         folder: the folder.
         files: its pictures, texts and tables, by their names relative to it.
+        captionless: also yield the pictures without a caption, with the text "".
 
     Raises:
         BadInput: a row names no picture, a file outside the folder, or a picture again; or it has no text. The message
@@ -77,7 +78,12 @@ def captioned(folder: Path, files: Sequence[str]) -> Iterator[dict[str, str | No
         seen.add(file.as_posix())
         stated = record.get("split") not in (None, "")  # pandas writes missing values as null or as nothing
         split = _string(record, "split", where) if stated else split_from_name(file.parts[0])
-        yield {"file": file.as_posix(), "text": _string(record, "text", where).strip(), "split": split}
+        text = "" if captionless and _is_empty(record.get("text")) else _string(record, "text", where).strip()
+        yield {"file": file.as_posix(), "text": text, "split": split}
+    if captionless:
+        for name in (name for name in files if is_picture(name) and name not in seen):
+            seen.add(name)
+            yield {"file": name, "text": "", "split": split_from_name(PurePosixPath(name).parts[0])}
     if not seen:
         raise BadInput(
             f"{folder}: no captions; write a metadata.jsonl with a line like {_LINE} for each picture, a metadata.csv "
@@ -151,11 +157,15 @@ def _of_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise BadInput(f"{file}: a damaged parquet file ({error})") from None
 
 
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _string(record: dict[str, Any], field: str, where: str) -> str:
     if field not in record:
         raise BadInput(f"{where}: no {field!r}; a line should look like {_LINE}")
     value = record[field]
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or _is_empty(value):
         shown = json.dumps(value, default=str)[:100]
         raise BadInput(f"{where}: {field!r} is {shown}; it must be a string that is not empty")
     return value

@@ -1,7 +1,8 @@
 """Captioned pictures in parquet files, with a column `image` of picture files and a column `text`.
 
-`image` holds the bytes of a picture file, directly or as `{"bytes": ...}`. The split of a picture is the `split` of its
-row. Without one, the name of the file decides, as in `train-00000-of-00002.parquet`.
+`image` holds the bytes of a picture file, directly or as `{"bytes": ...}`. `text` holds a caption, or a list of
+captions. The split of a picture is the `split` of its row. Without one, the name of the file decides, as in
+`train-00000-of-00002.parquet`.
 """
 
 import hashlib
@@ -31,24 +32,32 @@ _TEXTS_AT_ONCE, _PICTURES_AT_ONCE = 256, 16
 class ParquetCorpus(Corpus):
     """Captioned pictures in one parquet file, or in all parquet files below a folder."""
 
-    def __init__(self, path: Path, cache: Path) -> None:
-        """Reads the texts. Pictures are read when they are rendered. Raises `BadInput`."""
+    def __init__(self, path: Path, cache: Path, *, captionless: bool = False) -> None:
+        """Reads the texts. Pictures are read when they are rendered. Raises `BadInput`.
+
+        With `captionless`, pictures without a caption are included.
+        """
         folder, files = files_of(path, ".parquet")
-        tables = [table for table in map(_Table, files) if table.starts[-1]]
+        tables = [table for table in (_Table(file, captionless) for file in files) if table.starts[-1]]
         self.name = path.resolve().stem
         hashes = content_hashes([table.file for table in tables], cache)
         self.recipe = hashlib.blake2b(repr((VERSION, hashes)).encode()).hexdigest()
         self._tables = tables
         self._starts = [0, *accumulate(table.starts[-1] for table in tables)]
-        keys, stated, self.texts = [], [], []
+        keys, stated = [], []
+        self._captions: list[tuple[str, ...]] = []
         for table in tables:
             name = table.file.relative_to(folder).as_posix()
-            for row, (text, split) in enumerate(table.texts()):
-                self.texts.append(text)
+            for row, (captions, split) in enumerate(table.texts()):
+                self._captions.append(captions)
                 keys.append(f"{name}#{row}")
                 stated.append(split)
         self.keys = keys
         self.splits, self.num_validation = assign_splits(keys, stated)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """The captions in the row of picture `i`, in order."""
+        return self._captions[i]
 
     def file(self, i: int) -> bytes:
         """The bytes of picture `i`. Raises `Unreadable`."""
@@ -66,9 +75,9 @@ class _Table:
     _groups: dict[int, list[bytes | None]]
     _lock: threading.Lock
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, captionless: bool) -> None:
         """Raises `BadInput` if it is not a parquet file or columns are missing."""
-        self.file = file
+        self.file, self._captionless = file, captionless
         self._reset()
         try:
             metadata, schema = self._parquet.metadata, self._parquet.schema_arrow
@@ -82,32 +91,38 @@ class _Table:
         if not sum(rows):
             return
         kinds = {name: schema.field(name).type for name in schema.names}
-        for column in ("image", "text"):
+        for column in ("image",) if captionless else ("image", "text"):
             if column not in kinds:
                 raise BadInput(f"{file}: no column {column!r}; its columns are {', '.join(kinds)}")
         for column in ("text", "split"):
-            if column in kinds and not (pa.types.is_string(kinds[column]) or pa.types.is_large_string(kinds[column])):
+            held = kinds.get(column, pa.string())
+            if column == "text" and (pa.types.is_list(held) or pa.types.is_large_list(held)):
+                held = held.value_type
+            if not (pa.types.is_string(held) or pa.types.is_large_string(held)):
                 raise BadInput(f"{file}: the column {column!r} is of type {kinds[column]}; it must hold strings")
         nested = pa.types.is_struct(kinds["image"]) and kinds["image"].get_field_index("bytes") >= 0
         held = kinds["image"].field("bytes").type if nested else kinds["image"]
         if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
             raise BadInput(f"{file}: the column 'image' is of type {kinds['image']}; it must hold encoded pictures")
         self._image = "image.bytes" if nested else "image"
-        self._has_split = "split" in kinds
+        self._columns = [column for column in ("text", "split") if column in kinds]
 
-    def texts(self) -> Iterator[tuple[str, str | None]]:
-        """Yields caption and stated split of each row. Raises `BadInput` for a row without a caption."""
-        columns = ["text", "split"] if self._has_split else ["text"]
+    def texts(self) -> Iterator[tuple[tuple[str, ...], str | None]]:
+        """Yields captions and stated split of each row. Raises `BadInput` for a row without a caption."""
         stated, row, size = split_from_file_name(self.file.name), 0, 0
-        for batch in self._batches(_TEXTS_AT_ONCE, columns, range(len(self.starts) - 1)):
-            splits = batch.column("split").to_pylist() if self._has_split else [stated] * len(batch)
-            for text, split in zip(batch.column("text").to_pylist(), splits, strict=True):
-                if not text or not text.strip():
+        if not self._columns:
+            yield from [((), stated)] * self.starts[-1]
+            return
+        for batch in self._batches(_TEXTS_AT_ONCE, self._columns, range(len(self.starts) - 1)):
+            for cells in batch.to_pylist():
+                text = cells.get("text")
+                captions = [one.strip() for one in (text if isinstance(text, list) else [text]) if one and one.strip()]
+                if not captions and not self._captionless:
                     raise BadInput(f"{self.file}, row {row}: no text; every picture must have a caption")
-                size += len(text)
+                size += sum(map(len, captions))
                 if size > _MAX_BYTES:
                     raise BadInput(f"{self.file}, row {row}: over {_MAX_BYTES / 2**30:.0f} GiB of text up to here")
-                yield text.strip(), split
+                yield tuple(captions), cells.get("split", stated)
                 row += 1
 
     def picture(self, row: int) -> bytes | None:

@@ -29,7 +29,7 @@ _NAMED = 10
 """Most pictures that a warning names."""
 
 _BUILT_IN: Mapping[str, Callable[[str, Path], Corpus]] = {"emoji": EmojiCorpus, "scenes": ScenesCorpus}
-_OF_FILES: Mapping[str, Callable[[Path, Path], Corpus]] = {".parquet": ParquetCorpus, ".tar": TarCorpus}
+_OF_FILES: Mapping[str, Callable[..., Corpus]] = {".parquet": ParquetCorpus, ".tar": TarCorpus}
 """Corpora in files that hold many pictures, by suffix."""
 _HUB_FILES = [
     f"*{end}" for suffix in (*_OF_FILES, *TABLES, *sorted(SUFFIXES), ".txt") for end in (suffix, suffix.upper())
@@ -54,7 +54,7 @@ def open_source(
             - `"scenes"`, 50,000 pictures that combine emoji, or the first so many, `"scenes:20000"` (`data.scenes`);
             - a folder of pictures with a caption table, or a text file beside each picture (`data.metadata`);
             - `"labels:FOLDER"`, a folder of pictures in folders, whose names are the captions;
-            - a parquet file or a folder of them, with columns `image` and `text` (`data.parquet`);
+            - a parquet file or a folder of them, with columns `image` and `text`, one or a list (`data.parquet`);
             - a tar file or a folder of them, as WebDataset writes them (`data.tar`);
             - `"hf://datasets/owner/name@commit"`, one of these on the Hugging Face Hub; all of it is downloaded;
             - several of these, joined: `"emoji+scenes:20000"`;
@@ -87,19 +87,24 @@ def open_source(
     return CaptionedImages([pictures])
 
 
-def open_corpus(source: str | Path, cache: Path) -> Corpus:
-    """The corpus that `source` names (see `open_source`). Renders nothing. Raises `BadInput`."""
+def open_corpus(source: str | Path, cache: Path, *, captionless: bool = False) -> Corpus:
+    """The corpus that `source` names (see `open_source`). Renders nothing. Raises `BadInput`.
+
+    With `captionless`, a corpus of a folder, of parquet or of tar files includes pictures without a caption.
+    """
     name, colon, rest = str(source).partition(":")
     if name in _BUILT_IN:
         return _BUILT_IN[name](str(source), cache)
+    if colon and name == "hf":
+        return _on_the_hub(rest, cache, captionless=captionless)
     if colon and name in SOURCES:
         return SOURCES[name](rest, cache)
     path = _existing(source)
     if path.suffix in _OF_FILES:
-        return _OF_FILES[path.suffix](path, cache)
+        return _OF_FILES[path.suffix](path, cache, captionless=captionless)
     if path.is_dir():
         suffix = _suffix_of_tables(path)
-        return _OF_FILES[suffix](path, cache) if suffix else FolderCorpus(path, cache)
+        return (_OF_FILES[suffix] if suffix else FolderCorpus)(path, cache, captionless=captionless)
     raise BadInput(f"{source}: not a source of pictures; give {_known()}")
 
 
@@ -111,9 +116,9 @@ def _labels(folder: str, cache: Path) -> Corpus:
 
 
 @SOURCES.register("hf")
-def _on_the_hub(place: str, cache: Path) -> Corpus:
+def _on_the_hub(place: str, cache: Path, *, captionless: bool = False) -> Corpus:
     folder, name = fetched(f"hf:{place}", _HUB_FILES, data=True)
-    corpus = open_corpus(folder, cache)
+    corpus = open_corpus(folder, cache, captionless=captionless)
     corpus.name = name.split("@")[0].rpartition("/")[2]
     return corpus
 

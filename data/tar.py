@@ -41,24 +41,27 @@ class _Sample:
 class TarCorpus(Corpus):
     """Captioned pictures in one shard, or in all shards below a folder."""
 
-    def __init__(self, path: Path, cache: Path) -> None:
-        """Reads the list of files in each shard, and the captions. Raises `BadInput`."""
+    def __init__(self, path: Path, cache: Path, *, captionless: bool = False) -> None:
+        """Reads the list of files in each shard, and the captions. Raises `BadInput`.
+
+        With `captionless`, pictures without a caption are included.
+        """
         folder, files = files_of(path, ".tar")
         self.name = path.resolve().stem
         self.recipe = hashlib.blake2b(repr((VERSION, content_hashes(files, cache))).encode()).hexdigest()
         self._samples: list[_Sample] = []
         self.left_out = {}
         keys = []
-        for sample in (sample for file in files for sample in _samples(file)):
+        for sample in (sample for file in files for sample in _samples(file, captionless)):
             key = f"{sample.shard.relative_to(folder).as_posix()}/{sample.name}"
             if sample.picture is None:
                 continue
-            if "text" not in sample.texts:
+            if "text" not in sample.texts and not captionless:
                 self.left_out = {**self.left_out, key: "has no caption"}
                 continue
             keys.append(key)
             self._samples.append(sample)
-        self.keys, self.texts = keys, [sample.texts["text"] for sample in self._samples]
+        self.keys, self.texts = keys, [sample.texts.get("text", "") for sample in self._samples]
         stated = [sample.texts.get("split") or split_from_file_name(sample.shard.name) for sample in self._samples]
         self.splits, self.num_validation = assign_splits(keys, stated)
 
@@ -72,7 +75,7 @@ class TarCorpus(Corpus):
             return file.read(length)
 
 
-def _samples(shard: Path) -> Iterator[_Sample]:
+def _samples(shard: Path, captionless: bool) -> Iterator[_Sample]:
     """Yields the samples of a shard, in the order of their first files. Links and devices are skipped."""
     found: dict[str, _Sample] = {}
     size = shard.stat().st_size
@@ -91,7 +94,7 @@ def _samples(shard: Path) -> Iterator[_Sample]:
                         raise BadInput(f"{shard}: {member.name} is the second picture with the name {sample.name}")
                     sample.picture = member.offset_data, member.size
                 elif suffix.lower() in ("txt", "json"):
-                    sample.texts |= _texts(shard, member, tar)
+                    sample.texts |= _texts(shard, member, tar, captionless)
             with shard.open("rb") as file:  # `tarfile` mistakes a damaged header for the end
                 file.seek(tar.offset)
                 if any(file.read(tarfile.BLOCKSIZE)):
@@ -101,7 +104,7 @@ def _samples(shard: Path) -> Iterator[_Sample]:
     yield from found.values()
 
 
-def _texts(shard: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> dict[str, str]:
+def _texts(shard: Path, member: tarfile.TarInfo, tar: tarfile.TarFile, captionless: bool) -> dict[str, str]:
     where = f"{shard}, {member.name}"
     if member.size > _LONGEST_TEXT:
         raise BadInput(f"{where}: {member.size:,} bytes of text; must be at most {_LONGEST_TEXT:,}")
@@ -119,6 +122,8 @@ def _texts(shard: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> dict[s
             said = {"text": " ".join(content.decode("utf-8-sig").split())}
         except UnicodeDecodeError:
             raise BadInput(f"{where}: not UTF-8 text") from None
+    if captionless and isinstance(said["text"], str) and not said["text"].strip():
+        del said["text"]
     for name, value in said.items():
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise BadInput(f"{where}: {name!r} must be a string that is not empty")

@@ -132,6 +132,15 @@ def hostile_files(folder: Path) -> Iterator[Case]:
     cells = [{"bytes": picture, "path": "b.png"}, {"bytes": None, "path": str(folder / "secret")}]
     parquet.write_table(pa.table({"image": cells, "text": ["a", "b"]}), folder / "table.parquet")
     yield "data.inspect", [f"{folder}/table.parquet", "--size", "16", "--cache", f"{folder}/cache", "--out", f"{out}/t"]
+    clean = ["--min_side", "8", "--processes", "1", "--cache", f"{folder}/cache", "--out"]
+    yield "data.prepare", [str(photos), *clean, f"{out}/cleaned"]
+    yield "data.prepare", [f"{folder}/table.parquet", "--min_contrast", "0", *clean, f"{out}/cleaned-table"]
+    (folder / "captioner").mkdir()
+    (folder / "captioner" / f"{EVIL}.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass X: pass\n")
+    auto = {f"Auto{kind}": f"{EVIL}.X" for kind in ("Config", "Processor", "ModelForImageTextToText")}
+    (folder / "captioner" / "config.json").write_text(json.dumps({"model_type": "its own", "auto_map": auto}))
+    captions = ["--min_contrast", "0", "--recaption", f"{folder}/captioner"]
+    yield "data.prepare", [f"{folder}/fine", *captions, *clean, f"{out}/captioned"]
     good = ["--model", f"{folder}/good", "--prompt", "a", "--out"]
     for number, config in enumerate((CLASS, {"prompt": CLASS}, {"config": f"{folder}/secret"}, {"import": EVIL})):
         (folder / f"config-{number}.yaml").write_text(json.dumps(config))
@@ -239,7 +248,7 @@ def run(folder: Path) -> dict[str, Any]:
 
     options = {
         "sampling.generate": "GenerateOptions", "evaluation.compare": "CompareOptions",
-        "data.inspect": "InspectOptions", "evaluation.score": "ScoreOptions",
+        "data.inspect": "InspectOptions", "data.prepare": "PrepareOptions", "evaluation.score": "ScoreOptions",
         "sampling.bundle": "BundleOptions", "evaluation.curves": "CurvesOptions",
         "evaluation.run": "RunOptions", "evaluation.reconstruct": "ReconstructOptions",
         "tokenizer.encode": "EncodeOptions", "tokenizer.train_text": "TextTrainingOptions",
@@ -308,7 +317,7 @@ def test_no_import_no_process_no_network_no_write_elsewhere(
 
 def test_every_case_succeeds_or_ends_in_one_line(watched: tuple[Path, list[dict[str, Any]]]) -> None:
     """Refusals say "error: ..." and exit with 2. Files that can be used are used."""
-    _, ended = watched
+    folder, ended = watched
     assert ended[-1]["code"] == 0, ended[-1]
     for case in ended:
         assert case["code"] in (0, 2), case
@@ -326,6 +335,7 @@ def test_every_case_succeeds_or_ends_in_one_line(watched: tuple[Path, list[dict[
         "diffusion.train": "class_path",
         "evaluation.run": "class_path",
         "sampling.bundle": "class_path",
+        f"data.prepare {folder}/fine": "not a model of transformers",
     }.items():  # and not something before it
         its = [case["said"] for case in ended if case["case"].startswith(command)]
         assert its and all(refused in said for said in its), (command, its)
