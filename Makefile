@@ -4,6 +4,7 @@ PYTHON ?= python3
 PRESET ?= emoji
 RUN ?= runs/$(PRESET)
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: demo lint test test-all train-emoji compare clean
@@ -20,11 +21,11 @@ lint: .venv/installed
 
 # All but the tests that are marked slow.
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Everything, with ten times as many damaged files for the readers of what strangers wrote.
 test-all: lint
-	$(BIN)/pytest --hypothesis-profile all
+	$(PYTEST) --hypothesis-profile all
 
 # Trains everything from nothing and assembles the bundle. Each step resumes where it was stopped.
 train-emoji: .venv/installed
