@@ -127,4 +127,6 @@ def test_unusable_results_answers_and_marks_are_refused(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "letter.txt").write_text("dear")
     result(tmp_path / "c", "one", 10)
-    assert "not of Tessera" in call(monkeypatch, capsys, tmp_path / "c", "--out", tmp_path / "foreign")
+    assert "files that Tessera did not write" in call(
+        monkeypatch, capsys, tmp_path / "c", "--out", tmp_path / "foreign"
+    )

@@ -378,7 +378,7 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
 
 @pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")
 @torch.no_grad()
-def test_packed_blocks_are_recorded_once_for_all_sizes() -> None:
+def test_packed_blocks_are_traced_once_for_all_sizes() -> None:
     """With guidance and without, one token a pass and many: four paths through the code, and no further recording."""
     twin = packed(trained_looking_model(torch.bfloat16), torch.float16)
     assert isinstance(twin.decoder, PackedDecoder)
@@ -389,14 +389,14 @@ def test_packed_blocks_are_recorded_once_for_all_sizes() -> None:
         for positions in (*(all_at(t, rows) for t in range(3)), Positions(window), Positions(window, 8)):
             tokens = torch.randint(TOKENS.codebook_size, positions.at.shape)
             made = twin.extend(tokens, positions, cache)
-            apart = unrecorded(twin).extend(tokens, positions, as_it_is)
+            apart = untraced(twin).extend(tokens, positions, as_it_is)
             torch.testing.assert_close(made, apart, atol=1e-6, rtol=0)
-    records = twin.decoder.blocks.of
-    assert len(records) == 4
-    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in records.values())
+    traces = twin.decoder.blocks.traces
+    assert len(traces) == 4
+    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in traces.values())
 
 
-def unrecorded(model: TokenModel) -> TokenModel:
+def untraced(model: TokenModel) -> TokenModel:
     """A copy that shares everything except the traced graphs."""
     twin = copy.copy(model)
     decoder = copy.copy(model.decoder)

@@ -15,7 +15,7 @@ from data.source import open_source
 from data.store import Store
 from data.store_writer import Part, begin, finish
 from tokenizer.augment import augment
-from tokenizer.encode import EncodeOptions, _encode_share, encode_distributed, main, plan_codes
+from tokenizer.encode import EncodeOptions, _encode_share, codes_with_eos, encode_distributed, main, plan_codes
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
@@ -127,7 +127,7 @@ def test_processes_share_the_work_and_the_next_run_encodes_what_is_missing(
         if process == 0:
             its = train.pictures
             begin(train.folder, train.info, [(its.key(i), its.group(i), its.captions(i)) for i in range(20)])
-        _encode_share(train, tokenizer.encode, torch.device("cpu"), 3, state)
+        _encode_share(train, codes_with_eos(tokenizer), torch.device("cpu"), 3, state)
         with Part(train.folder, train.info) as part:
             shares.append(part.missing().tolist())
         if process == 0:
@@ -137,7 +137,7 @@ def test_processes_share_the_work_and_the_next_run_encodes_what_is_missing(
     with Part(train.folder, train.info) as part:
         part.leave_out(7, "as if a process had died")  # the next run tries it again
     calls = []
-    encode_distributed(wanted, lambda x: calls.append(len(x)) or tokenizer.encode(x), torch.device("cpu"), 3)
+    encode_distributed(wanted, lambda x, _: calls.append(len(x)) or tokenizer.encode(x), torch.device("cpu"), 3)
     assert calls == [3, 3, 3, 1]  # two views of the batch without the picture, then the validation split
     for split in ("train", "validation"):
         alone, shared = (open_codes(tmp_path / who / split) for who in ("alone", "shared"))
