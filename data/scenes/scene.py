@@ -116,7 +116,7 @@ def scene(seed: int, number: int, things: Mapping[str, Sequence[Thing]]) -> Scen
 
 
 def _thing(things: Sequence[Thing], chance: random.Random, tintable: bool, but: Thing | None = None) -> Thing:
-    return _choose([thing for thing in things if thing != but and (thing.tintable or not tintable)], chance)
+    return _choose([thing for thing in things if thing is not but and (thing.tintable or not tintable)], chance)
 
 
 def _choose(choices: Sequence[Choice], chance: random.Random) -> Choice:
