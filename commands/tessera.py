@@ -1,6 +1,6 @@
 """One name for all commands: `tessera generate ...` is `python -m sampling.generate ...`.
 
-Only what was chosen is imported, so that `tessera --help` answers at once.
+Only the chosen module is imported, so `tessera --help` answers at once.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from training.errors import BadInput
 
 
 class Command(NamedTuple):
-    """A line of the map."""
+    """A line of `tessera --help`."""
 
     name: str
     module: str
@@ -24,30 +24,30 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("emoji", "data.emoji.__main__", "prepare the built-in corpus"),
-    Command("inspect", "data.inspect", "say what is in a source of captioned pictures"),
-    Command("prepare", "data.prepare", "clean captioned pictures: copies, damage, captions"),
+    Command("inspect", "data.inspect", "report what is in a source of captioned pictures"),
+    Command("prepare", "data.prepare", "clean captioned pictures: remove copies and unusable ones"),
     Command("train-text", "tokenizer.train_text", "train the text tokenizer on captions"),
     Command("", "tokenizer/train.py", "train the image tokenizer"),
-    Command("reconstruct", "evaluation.reconstruct", "measure what an image tokenizer loses"),
-    Command("encode", "tokenizer.encode", "turn pictures into codes once"),
+    Command("reconstruct", "evaluation.reconstruct", "measure an image tokenizer's reconstructions"),
+    Command("encode", "tokenizer.encode", "encode pictures into image codes"),
     Command("", "seq2seq/train.py", "train the token model"),
     Command("", "diffusion/train.py", "train the diffusion model"),
-    Command("curves", "evaluation.curves", "plot how each backend of a bundle learned"),
-    Command("bundle", "sampling.bundle", "put trained parts together"),
+    Command("curves", "evaluation.curves", "plot the training losses of a bundle's models"),
+    Command("bundle", "sampling.bundle", "assemble trained models into a bundle"),
     Command("generate", "sampling.generate", "draw pictures from text"),
     Command("bench", "sampling.bench", "time the sampler"),
     Command("evaluate", "evaluation.run", "draw a suite of prompts and score the pictures"),
-    Command("score", "evaluation.score", "score pictures that anything made"),
-    Command("compare", "evaluation.compare", "put results side by side"),
-    Command("copies", "evaluation.copies", "find the training picture nearest to each that was drawn"),
-    Command("sheet", "evaluation.sheet", "make sheets on which people name what they see"),
-    Command("env", "commands.env", "say what a report of a problem should say of this machine"),
+    Command("score", "evaluation.score", "score pictures from any source"),
+    Command("compare", "evaluation.compare", "compare results in one report"),
+    Command("copies", "evaluation.copies", "find the training picture nearest to each drawn one"),
+    Command("sheet", "evaluation.sheet", "make sheets of pictures for people to name, and mark them"),
+    Command("env", "commands.env", "print versions and machine, to paste into a bug report"),
 )
 """In the order in which data flows; those without a name are started by `accelerate launch`."""
 
 
 def main() -> None:
-    """Shows the map, or runs the command that the first word names with the words after it."""
+    """Prints the overview, or runs the command that the first word names, with the words after it."""
     name, *rest = sys.argv[1:] or ["--help"]
     with for_people():
         if name in ("-h", "--help", "help"):
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def named(name: str) -> Command:
-    """The command of this name. Raises `BadInput` with the nearest one for a name that is none."""
+    """The command of this name. Raises `BadInput`, with the nearest name, if there is none."""
     names = {one.name: one for one in COMMANDS if one.name}
     if name in names:
         return names[name]
@@ -70,14 +70,14 @@ def named(name: str) -> Command:
 
 
 def overview() -> str:
-    """The map of all commands."""
+    """All commands, each with one line."""
     typed = [f"tessera {one.name}" if one.name else f"accelerate launch {one.module}" for one in COMMANDS]
     width = max(map(len, typed)) + 2
     lines = [f"  {said:{width}}{one.line}" for said, one in zip(typed, COMMANDS, strict=True)]
     return "\n".join([
         "usage: tessera COMMAND [options]", "",
         "Text in, a mosaic of image tokens out. Commands in the order in which data flows:", "", *lines, "",
-        "tessera COMMAND --help explains every option. Outside of a clone a trainer is started by its module, as in",
+        "tessera COMMAND --help explains every option. Outside of a clone, start a trainer by its module, as in",
         "`accelerate launch -m seq2seq.train`. Without options it trains the preset emoji.",
     ])  # fmt: skip
 
