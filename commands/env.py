@@ -1,6 +1,6 @@
-"""What a report of a problem should say of this machine: `tessera env`, one block to paste.
+"""`tessera env`: describes this machine and installation in one block to paste into a bug report.
 
-It names no folder, user or host.
+The block contains no names of folders, users or hosts.
 """
 
 import platform
@@ -26,24 +26,24 @@ from training.precision import has_bf16
 from training.processes import share_cores
 
 _ROOT = Path(__file__).resolve().parents[1]
-_ABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16", "sve")
-"""Of a processor, as torch calls them: what a step's time depends on."""
+_FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16", "sve")
+"""CPU features that the time of a step depends on, by torch's names."""
 
 
 @dataclass(kw_only=True)
 class EnvOptions:
-    """Prints versions, the machine and the engine of the sampler, to be pasted into a report."""
+    """Prints versions, the machine and the sampler's engine, to paste into a bug report."""
 
 
 def main(options: EnvOptions) -> None:
-    """Prints a line for each."""
+    """Prints a line for each pair of `report`."""
     share_cores()  # as the commands do
     for name, value in report():
         print(f"{name:14}{value}")
 
 
 def report() -> Iterator[tuple[str, str]]:
-    """What there is to say, and under which name."""
+    """Yields (name, value), in the order in which they are printed."""
     yield "tessera", _tessera()
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()})"
     yield "system", platform.platform()
@@ -56,7 +56,7 @@ def report() -> Iterator[tuple[str, str]]:
 
 
 def dependencies() -> dict[str, list[str]]:
-    """The names of the packages that Tessera needs, under ``""``, and of those of each extra."""
+    """The names of the packages of each extra, and under the key "" those that are always needed."""
     project = _ROOT / "pyproject.toml"
     if project.is_file():
         table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
@@ -74,7 +74,7 @@ def _name(requirement: str) -> str:
 
 
 def _versions(extra: str, names: list[str]) -> str:
-    """Each package with its version, and how to get those that are missing."""
+    """Each package with its version, and how to install the missing ones."""
     there, missing = [], []
     for name in names:
         try:
@@ -86,7 +86,7 @@ def _versions(extra: str, names: list[str]) -> str:
 
 
 def _tessera() -> str:
-    """Its version; in a clone also the commit, and whether files differ from it."""
+    """Tessera's version; in a clone also the commit, and whether tracked files differ from it."""
     project = _ROOT / "pyproject.toml"
     if not project.is_file():
         return f"{version('tessera')}, installed"
@@ -97,7 +97,7 @@ def _tessera() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git answers; nothing where there is none, or no repository."""
+    """The output of git; empty if git is not installed or this is no repository."""
     try:
         done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=False)
     except OSError:
@@ -108,10 +108,10 @@ def _git(*arguments: str) -> str:
 def _processor() -> str:
     found = torch.cpu.get_capabilities()
     name = found.get("cpu_name") or platform.processor() or platform.machine()
-    abilities = [ability for ability in _ABILITIES if found.get(ability)]
+    features = [feature for feature in _FEATURES if found.get(feature)]
     return (
         f"{name} ({platform.machine()}), {psutil.cpu_count(logical=False)} cores, {torch.get_num_threads()} threads of "
-        f"torch, {torch.backends.cpu.get_cpu_capability()}, abilities: {', '.join(abilities) or 'none known'}; "
+        f"torch, {torch.backends.cpu.get_cpu_capability()}, features: {', '.join(features) or 'none known'}; "
         f"bf16 {'in hardware' if has_bf16('cpu') else 'emulated'}"
     )
 
@@ -122,14 +122,14 @@ def _accelerators() -> str:
 
 
 def _sampler(device: torch.device) -> str:
-    """The engine that the token model would be drawn with by default, and why."""
+    """The engine that the token model's sampler uses by default, and why."""
     dtype = backend_class("autoregressive").dtype_on(device.type)
     engine = engines(device, dtype=dtype)[-1]
     names = [str(one).removeprefix("torch.") for one in packed_dtypes()]
     why = {
-        "packed": f"this processor and torch can lay out weights as {', '.join(names)}",
+        "packed": f"this processor and torch can pack weights in {', '.join(names)}",
         "compiled": f"{device.type} runs a whole step as one graph",
-        "plain": f"neither {device.type} has graphs nor can weights be laid out here",
+        "plain": f"{device.type} cannot run a step as one graph, and weights cannot be packed here",
     }
     number_format = names[0] if engine == "packed" else str(dtype).removeprefix("torch.")
     return f"engine {engine} in {number_format} on {device.type}: {why[engine]}"

@@ -17,9 +17,9 @@ class Command(NamedTuple):
 
     name: str
     module: str
-    """Has `main(options)`."""
+    """Its module, which has `main(options)`; for a trainer its file."""
     line: str
-    """What it does."""
+    """What the command does."""
 
 
 COMMANDS = (
@@ -43,7 +43,7 @@ COMMANDS = (
     Command("sheet", "evaluation.sheet", "make sheets of pictures for people to name, and mark them"),
     Command("env", "commands.env", "print versions and machine, to paste into a bug report"),
 )
-"""In the order in which data flows; those without a name are started by `accelerate launch`."""
+"""All commands, in the order in which data flows. Those without a name are started by `accelerate launch`."""
 
 
 def main() -> None:
@@ -70,13 +70,13 @@ def named(name: str) -> Command:
 
 
 def overview() -> str:
-    """All commands, each with one line."""
+    """The text of `tessera --help`: all commands, a line each."""
     typed = [f"tessera {one.name}" if one.name else f"accelerate launch {one.module}" for one in COMMANDS]
     width = max(map(len, typed)) + 2
     lines = [f"  {said:{width}}{one.line}" for said, one in zip(typed, COMMANDS, strict=True)]
     return "\n".join([
         "usage: tessera COMMAND [options]", "",
-        "Text in, a mosaic of image tokens out. Commands in the order in which data flows:", "", *lines, "",
+        "Text to images, by image tokens. Commands in the order in which data flows:", "", *lines, "",
         "tessera COMMAND --help explains every option. Outside of a clone, start a trainer by its module, as in",
         "`accelerate launch -m seq2seq.train`. Without options it trains the preset emoji.",
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""The `tessera` command: a map, each command under its name, and what a report should say of a machine."""
+"""The `tessera` command: its overview, the commands that it starts, and `tessera env`."""
 
 import importlib
 import re
@@ -26,7 +26,7 @@ NAMED = [one for one in COMMANDS if one.name]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
-    """Gives the command in this process; returns its exit code."""
+    """Runs the command in this process and returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/tessera", *words])
     try:
         tessera.main()
@@ -35,7 +35,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
     return 0
 
 
-def test_the_map_names_every_command_and_trainer_and_loads_none() -> None:
+def test_the_overview_lists_every_command_and_trainer_without_loading_torch() -> None:
     code = "import sys; from commands.tessera import main; main(); print('torch' in sys.modules)"
     argv = [sys.executable, "-c", code, "--help"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
@@ -47,7 +47,7 @@ def test_the_map_names_every_command_and_trainer_and_loads_none() -> None:
 
 
 @pytest.mark.parametrize("name", [one.name for one in NAMED])
-def test_each_command_is_under_its_name(
+def test_each_command_runs_under_its_name(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, name, "--help") == 0
@@ -56,23 +56,23 @@ def test_each_command_is_under_its_name(
     assert "there is no option 'no_such_thing'" in capsys.readouterr().err
 
 
-def test_a_name_is_that_of_its_module() -> None:
-    """But where the module's would say too little."""
+def test_a_command_has_the_name_of_its_module() -> None:
+    """Except where that name would say too little."""
     named = {one.name for one in NAMED if one.module.split(".")[1].replace("_", "-") != one.name}
     assert named == {"evaluate"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_commands_in_the_pages_are_spelled_right(page: str) -> None:
+def test_commands_on_the_pages_parse(page: str) -> None:
     lines = re.findall(r"^tessera (.*)$", (ROOT / page).read_text(), re.M)
     assert len(lines) >= 3
     for name, *words in map(shlex.split, lines):
         start = importlib.import_module(tessera.named(name).module).main
-        if "--import" not in words:  # those of parts from outside are run by `test_growth.py`
+        if "--import" not in words:  # `test_growth.py` runs those
             parse(next(iter(get_type_hints(start).values())), words)
 
 
-def test_a_misspelt_command_has_the_nearest_one_named(
+def test_the_error_for_a_misspelt_command_names_the_nearest_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "genrate", "--prompt", "a fox") == 2
@@ -81,7 +81,7 @@ def test_a_misspelt_command_has_the_nearest_one_named(
     assert capsys.readouterr().err == "error: there is no command 'zzzz'; see tessera --help\n"
 
 
-def test_a_report_says_what_there_is_and_what_is_missing(
+def test_env_lists_installed_and_missing_packages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {"": ["torch", "pillow"], "eval": ["scipy", "no-such-package"]}
@@ -96,7 +96,7 @@ def test_a_report_says_what_there_is_and_what_is_missing(
     assert said["sampler"].startswith("engine ")
 
 
-def test_the_engine_that_is_told_is_the_one_that_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_names_the_engine_that_the_sampler_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     from tiny_models import token_model
 
     from sampling.decode import Sampler
@@ -108,8 +108,8 @@ def test_the_engine_that_is_told_is_the_one_that_draws(monkeypatch: pytest.Monke
     assert env._sampler(device).startswith(f"engine {sampler.engine} in {number_format} on cpu: ")
 
 
-def test_the_dependencies_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """From the clone, and from what was installed."""
+def test_env_lists_the_dependencies_of_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both from a clone and from an installed package."""
     told = env.dependencies()
     assert "torch" in told[""]
     assert {"emoji", "diffusion", "eval", "bench", "dev"} < told.keys()
@@ -124,31 +124,33 @@ def test_the_dependencies_are_those_of_the_project(monkeypatch: pytest.MonkeyPat
 def test_a_trainer_without_options_trains_the_emoji_preset(
     config: type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The shipped tokenizers and the room's own run folder, and it says so."""
+    """It uses the shipped tokenizers and the run folder of its stage, and prints so."""
     seen: list[object] = []
     for argv in ([], ["--config", "emoji"], ["--config=debug", "--data", "x"]):
         monkeypatch.setattr(sys, "argv", ["train.py", *argv])
         command(seen.append, config)
     bare, emoji, debug = seen
     assert bare == emoji != debug
-    room = config.__module__.split(".")[0]
-    assert bare.out == f"runs/{room}"
-    said = f"without --config, this is --config emoji --data {bare.data} "
-    if room != "tokenizer":
+    stage = config.__module__.split(".")[0]
+    assert bare.out == f"runs/{stage}"
+    said = f"without --config, the options are --config emoji --data {bare.data} "
+    if stage != "tokenizer":
         given = {name: ROOT / "checkpoints" / "emoji" / name for name in ("tokenizer", "text")}
         assert (Path(bare.tokenizer), Path(bare.text)) == (given["tokenizer"], given["text"])
         said += f"--tokenizer {given['tokenizer']} --text {given['text']} "
-    assert capsys.readouterr().out == f"{said}--out runs/{room}\n"
+    assert capsys.readouterr().out == f"{said}--out runs/{stage}\n"
 
 
-def test_one_of_several_processes_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_one_of_several_processes_prints_the_preset(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("RANK", "1")
     command(lambda config: None, TokenizerTrainingConfig)
     assert capsys.readouterr().out == ""
 
 
-def test_the_bundle_that_is_taken_where_none_is_given(
+def test_the_default_bundle(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert Path(shipped()) == ROOT / "checkpoints" / "emoji"

@@ -1,4 +1,4 @@
-"""Extensions from outside: each is one small file, added by `--import` to the usual commands."""
+"""Parts of one's own: each is one small file, given to the usual commands by `--import`."""
 
 import gc
 import importlib
@@ -28,11 +28,11 @@ from training.parts import Registry, import_parts
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 40
-"""Of a file that adds a part."""
+"""Most lines of a file that adds a part."""
 
 SHOWN = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"`(own_\w+)\.py`:\n\n```python\n(.*?)```", SHOWN, re.S))
-"""What `CONTRIBUTING.md` shows, by the names that it gives."""
+"""The Python files in `CONTRIBUTING.md`, by name."""
 Run = Callable[..., str]
 
 
@@ -47,7 +47,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget() -> None:
-    """Removes the modules that came from outside files."""
+    """Removes the modules that were imported from those files."""
     for name in FILES:
         sys.modules.pop(name, None)
 
@@ -110,7 +110,7 @@ MODEL = [
 ]  # fmt: skip
 
 
-def test_there_is_one_of_each_family() -> None:
+def test_there_is_an_example_of_each_family() -> None:
     assert {*FILES} == {"own_quantizer", "own_backbone", "own_source", "own_task", "own_backend"}
 
 
@@ -128,7 +128,7 @@ def test_parts_from_outside_are_trained_sampled_and_scored(
     run("tokenizer.train", PARTS, DATA, MODEL, SHORT, TASK_GIVEN, "--out", "tokenizer")
     (line, *_) = map(json.loads, (outside / "tokenizer" / "log.jsonl").read_text().splitlines())
     assert {"l1", "l2", "psnr", "loss_discriminator", "real_discriminator", "grad_norm_discriminator"} <= line.keys()
-    assert not {"commitment", "usage"} & line.keys()  # what another quantizer says of itself
+    assert not {"commitment", "usage"} & line.keys()  # scalars of another quantizer
     run("tokenizer.encode", PARTS, DATA, "--model", "tokenizer/model", "--device", "cpu", "--out", "codes")
     small = ["--model.width", "32", "--model.mlp_width", "32", "--model.heads", "1", "--model.encoder_depth", "1"]
     given = ["--tokenizer", "tokenizer/model", "--text", "text", *small, "--model.decoder_depth", "1"]
@@ -163,8 +163,8 @@ def test_parts_from_outside_are_trained_sampled_and_scored(
     assert len(said.splitlines()) == 1
 
 
-def test_a_tokenizer_of_outside_parts_keeps_the_contract(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes, latents, ids and shorter pictures work as with our own parts."""
+def test_a_tokenizer_of_outside_parts_keeps_the_interface(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes, latents, ids and shorter pictures work as with built-in parts."""
     for registry in (BACKBONES, QUANTIZERS):
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))
     monkeypatch.setattr(sys, "path", [*sys.path])

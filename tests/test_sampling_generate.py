@@ -161,7 +161,7 @@ def test_unusable_options(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     assert refusal(*ask, "--seed", "x") == "seed: expected a value of type int, got 'x'"
     assert refusal(*ask, "--device", "abacus").startswith("device 'abacus' cannot be used here")
     (tmp_path / "file").write_text("in the way")
-    assert refusal(*ask[:-1], tmp_path / "file").startswith("a file stands in the way")
+    assert refusal(*ask[:-1], tmp_path / "file").startswith("a file with this name exists already")
     assert (tmp_path / "file").read_text() == "in the way"
 
 

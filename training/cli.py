@@ -1,4 +1,4 @@
-"""The frame around every command: parse, run, and turn what the user got wrong into one line and exit code 2."""
+"""Runs a command: parses its options, and turns a user's mistake into one line and exit code 2."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from training.parts import import_parts
 
 Options = TypeVar("Options")
 
-# What the machine refuses rather than the program: said like bad input.
+# Errors of the operating system that are reported like bad input.
 _REFUSALS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
@@ -23,36 +23,36 @@ _REFUSALS = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.ENOENT: "no such file or folder",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-    errno.EISDIR: "a folder stands where a file is needed",
-    errno.EEXIST: "a file stands in the way",
+    errno.ENOTDIR: "this is a file, but must be a folder",
+    errno.EISDIR: "this is a folder, but must be a file",
+    errno.EEXIST: "a file with this name exists already",
 }
 
 
 def command(main: Callable[[Options], None], options: type[Options], prog: str | None = None) -> None:
-    """Runs `main` on `sys.argv` parsed as the dataclass `options`, once what `--import` names is imported.
+    """Imports the modules of `--import`, parses `sys.argv` as the dataclass `options`, and runs `main` on it.
 
-    A class variable `preset` of `options` names the preset that is taken where no `--config` is given. The usage says
-    `prog`, by default what was typed. Exits as `for_people` does.
+    Without `--config`, the preset is that of the class variable `preset` of `options`, if it has one. `prog` is the
+    command's name in its usage, by default as it was typed. Exits as `for_people` does.
     """
-    # `python -m a.b` says so in its usage; `__main__.py` would say nothing
+    # for `python -m a.b`: by default the usage would only name a file
     spec = sys.modules["__main__"].__spec__
     prog = prog or (f"python -m {spec.name}" if spec else None)
     with for_people():
         argv, preset = import_parts(sys.argv[1:]), getattr(options, "preset", None)
         usual = preset and not any(word.partition("=")[0] == "--config" for word in argv)
         parsed = parse(options, [f"--config={preset}", *argv] if usual else argv, prog)
-        if usual and os.environ.get("RANK", "0") == "0":  # one of several processes says it
-            print(f"without --config, this is --config {preset} {_paths(parsed)}")
+        if usual and os.environ.get("RANK", "0") == "0":  # only one of several processes prints it
+            print(f"without --config, the options are --config {preset} {_paths(parsed)}")
         main(parsed)
 
 
 @contextmanager
 def for_people() -> Iterator[None]:
-    """Turns what the user or the machine got wrong within it into one line on stderr and an exit code.
+    """A context that turns mistakes of the user and errors of the machine into one line on stderr and an exit code.
 
-    Exits with 2 for bad input (`BadInput`, no permission, no disk space), with 130 when interrupted; anything else is a
-    bug and keeps its traceback.
+    The code is 2 for bad input (`BadInput`, no permission, no disk space) and 130 for an interrupt. Any other error is
+    a bug and keeps its traceback.
     """
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
@@ -69,13 +69,13 @@ def for_people() -> Iterator[None]:
 
 
 def _paths(options: Any) -> str:
-    """The flags that say what goes into a trainer and where its run goes."""
+    """The flags of a trainer's inputs and output folder."""
     names = [name for name in ("data", "tokenizer", "text", "out") if hasattr(options, name)]
     return " ".join(f"--{name} {shlex.quote(str(getattr(options, name)))}" for name in names)
 
 
 def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-    """Our own warnings as one line; a library's with its place, as Python does."""
+    """Prints a warning as one line. Those of libraries name the file and line, as Python's do."""
     place = "" if issubclass(category, UserWarning) else f" ({category.__name__}, {filename}:{lineno})"
     print(f"warning: {one_line(str(message))}{place}", file=sys.stderr)
 

@@ -1,9 +1,9 @@
-"""The command line of a config: its fields are the flags, by their dotted names, and their docstrings the help.
+"""The command line of a config: a flag for each field, by its dotted name, with its docstring as help text.
 
-A list is given as words after its flag, or by giving the flag again: `--prompt "a fox, red" "a dog"`. Numbers and names
-from a closed set may also be separated by commas, `--batch 1,8`; free text and paths never are.
+The values of a list follow its flag, `--prompt "a fox, red" "a dog"`; the flag may also be repeated. Numbers and names
+from a closed set may be separated by commas, `--batch 1,8`. Free text and paths are not split at commas.
 
-A config may say in class variables what else its command takes:
+Optional class variables of a config:
     positional: names of fields that are given without a flag, in this order; a list takes all such words.
     presets: the folder of `configs/` with the YAML files that `--config` knows by name.
 """
@@ -28,17 +28,17 @@ from training.strict_yaml import read_yaml
 
 Config = TypeVar("Config")
 Flag = tuple[str, str | None]
-"""Its dotted name and its value; a word without a flag has no name."""
+"""A dotted name and a value. The name of a word without a flag is empty."""
 
-# a value may name no module: it would be imported before the class in it is refused
+# jsonargparse would import a module that a value names before it refuses the class in it
 set_parsing_settings(docstring_parse_attribute_docstrings=True, import_path_denylist=["*"])
 
 
 def parse(config: type[Config], argv: Sequence[str], prog: str | None = None) -> Config:
     """Parses a command line into `config`. Raises `BadInput` with one line; exits by itself only for `--help`.
 
-    Flags override what stands in a `--config FILE`. A part of the config, given alone, is its kind: `--backend
-    diffusion` is `--backend.kind diffusion`.
+    Flags override the values in a `--config FILE`. The name of a part alone means its kind: `--backend diffusion` is
+    `--backend.kind diffusion`.
     """
     flags = list(_flags(config, argv))
     values: dict[str, Any] = {}
@@ -54,14 +54,14 @@ def parse(config: type[Config], argv: Sequence[str], prog: str | None = None) ->
     require_fields(config, kinds)
     values = merged(config, values, kinds)
     options = _options(config, values)
-    flags = [(_whole_name(config, values, name), value) for name, value in flags]
+    flags = [(_full_name(config, values, name), value) for name, value in flags]
     for name, value in flags:
         if name not in {*options, "", "help", "config"}:
             _refuse(config, values, name, value)
-    flags, lists = _lists_apart(config, options, flags)
+    flags, lists = _split_lists(config, options, flags)
     parser = parser_for(config, values, prog)
     try:
-        given = parser.parse_args([_spelled(name, value) for name, value in flags]).as_dict()
+        given = parser.parse_args([_as_word(name, value) for name, value in flags]).as_dict()
     except ArgumentError as error:
         raise BadInput(_one_line(str(error))) from None
     values = merged(config, values, given)
@@ -69,7 +69,7 @@ def parse(config: type[Config], argv: Sequence[str], prog: str | None = None) ->
 
 
 def parser_for(config: type, values: Mapping[str, Any], prog: str | None = None) -> ArgumentParser:
-    """A parser whose flags are the options of `config`, with those of the kinds of parts that `values` choose."""
+    """A parser of the options of `config` and of its parts, whose kinds `values` choose."""
     parser = ArgumentParser(prog=prog, description=config.__doc__, exit_on_error=False, allow_abbrev=False)
     names = presets(config)
     known = f", or the name of a preset: {', '.join(names)}" if names else ""
@@ -83,39 +83,39 @@ def parser_for(config: type, values: Mapping[str, Any], prog: str | None = None)
 
 
 def _add_options(parser: ArgumentParser, group: Any, config: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """Adds the options of `config` to a group, then those of each config in it as a group of their own."""
-    described, inner = _described(config), []
+    """Adds the options of `config` to `group`, and those of each config inside it as another group."""
+    texts, inner = _help_texts(config), []
     fields = {field.name: field for field in dataclasses.fields(config)}
     for name, kind in options_of(config).items():
         place, flag = prefix + name, name if not prefix and name in _positional(config) else f"--{prefix}{name}"
         if name in fields and (part := part_of(config, name, values.get(name, {}))):
-            inner.append((place, described.get(name, ""), part, values.get(name, {})))
+            inner.append((place, texts.get(name, ""), part, values.get(name, {})))
         elif name in fields:
-            text = f"{described.get(name, '')} ({_usual(fields[name], values)})".replace("%", "%%")
-            each = {"nargs": "*", "type": str} if _item(kind) else {"type": kind}
+            text = f"{texts.get(name, '')} ({_default(fields[name], values)})".replace("%", "%%")
+            each = {"nargs": "*", "type": str} if _item_type(kind) else {"type": kind}
             group.add_argument(flag, default=argparse.SUPPRESS, help=text, **each)
         else:
             kinds = f"One of {', '.join(config.registry.kinds)}. (here: {config.registry.kind_of(config)})"  # type: ignore[attr-defined]
             group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=kinds)
-    for place, text, part, its in inner:
-        _add_options(parser, parser.add_argument_group(f"{place}: {text.rstrip('.')}"), part, its, f"{place}.")
+    for place, text, part, chosen in inner:
+        _add_options(parser, parser.add_argument_group(f"{place}: {text.rstrip('.')}"), part, chosen, f"{place}.")
 
 
 def _positional(config: type) -> Sequence[str]:
     return getattr(config, "positional", ())
 
 
-def _described(config: type) -> dict[str, str]:
-    """The docstrings of the fields of a config, those of its bases too."""
+def _help_texts(config: type) -> dict[str, str]:
+    """The docstrings of the fields of a config and of its base classes, by field."""
     from docstring_parser import parse_from_object
 
     owners = [owner for owner in reversed(config.__mro__) if dataclasses.is_dataclass(owner)]
-    told = [parameter for owner in owners for parameter in parse_from_object(owner).params]
-    return {parameter.arg_name: parameter.description or "" for parameter in told}
+    parameters = [parameter for owner in owners for parameter in parse_from_object(owner).params]
+    return {parameter.arg_name: parameter.description or "" for parameter in parameters}
 
 
-def _usual(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> str:
-    """What a field is where no flag says, as one would write it."""
+def _default(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> str:
+    """The value of a field without its flag, as help text."""
     if field.name in values:
         return f"here: {values[field.name]}"
     if field.default is field.default_factory is dataclasses.MISSING:
@@ -125,7 +125,7 @@ def _usual(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> str:
 
 
 def _flags(config: type, argv: Sequence[str]) -> Iterator[Flag]:
-    """The words of a command line; a switch alone is turned on."""
+    """Yields the flags and words of a command line. A switch without a value is on."""
     switches = {field.name for field in dataclasses.fields(config) if isinstance(field.default, bool)}
     rest = [*argv]
     for word in rest:
@@ -146,31 +146,31 @@ def _flags(config: type, argv: Sequence[str]) -> Iterator[Flag]:
 
 
 def _kind_of(config: type, values: Mapping[str, Any], name: str) -> str:
-    """`backend.kind` for `backend`: a part alone is its kind."""
+    """`backend.kind` for `backend`, because the name of a part alone means its kind; other names unchanged."""
     first, dot, rest = name.partition(".")
-    its, declared = values.get(first, {}), options_of(config).get(first)
-    if dot and (part := part_of(config, first, its)):
-        return f"{first}.{_kind_of(part, its, rest)}"
+    chosen, declared = values.get(first, {}), options_of(config).get(first)
+    if dot and (part := part_of(config, first, chosen)):
+        return f"{first}.{_kind_of(part, chosen, rest)}"
     return f"{name}.kind" if not dot and isinstance(declared, type) and issubclass(declared, Tagged) else name
 
 
-def _whole_name(config: type, values: Mapping[str, Any], name: str) -> str:
-    """`backend.steps` for `steps`, where the backend that is chosen has it and the field may be left out."""
+def _full_name(config: type, values: Mapping[str, Any], name: str) -> str:
+    """`backend.steps` for `steps`, if the chosen backend has that option; other names unchanged."""
     if name not in options_of(config):
-        for short, part in _short(config, values).items():
+        for short, part in _short_parts(config, values).items():
             if name in options_of(part):
                 return f"{short}.{name}"
     return name
 
 
-def _short(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts whose options may be given without the name of their field, by that."""
+def _short_parts(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts whose options may be given without the field's name, by that name."""
     fields = [field.name for field in dataclasses.fields(config) if field.metadata.get("short")]
     return {name: part_of(config, name, values.get(name, {})) for name in fields}
 
 
 def _options(config: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """All options by their dotted names, and their types; of parts, those of the kinds that `values` choose."""
+    """The types of all options by dotted name, with those of the parts that `values` choose."""
     found: dict[str, Any] = {}
     for name, kind in options_of(config).items():
         part = part_of(config, name, values.get(name, {}))
@@ -178,35 +178,35 @@ def _options(config: type, values: Mapping[str, Any], prefix: str = "") -> dict[
     return found
 
 
-def _item(kind: Any) -> Any:
-    """The type of what a list or tuple holds; None for another type."""
+def _item_type(kind: Any) -> Any:
+    """The type of the items of a list or tuple; None for any other type."""
     if get_origin(kind) in (Union, UnionType):
         (kind, *_) = (one for one in get_args(kind) if one is not NoneType)
     return get_args(kind)[0] if get_origin(kind) in (list, tuple) else None
 
 
-def _lists_apart(config: type, options: Mapping[str, Any], flags: Iterable[Flag]) -> tuple[list[Flag], dict[str, Any]]:
-    """The flags that are no lists, and the values of those that are, nested."""
-    without_flag = next((name for name in _positional(config) if _item(options[name])), "")
+def _split_lists(config: type, options: Mapping[str, Any], flags: Iterable[Flag]) -> tuple[list[Flag], dict[str, Any]]:
+    """The flags that are not lists, and the values of those that are, nested."""
+    without_flag = next((name for name in _positional(config) if _item_type(options[name])), "")
     rest: list[Flag] = []
     lists: dict[str, list[Any]] = {}
     last = ""
     for name, value in flags:
-        last = last if not name and _item(options.get(last)) else name or without_flag
-        if not _item(options.get(last)):
+        last = last if not name and _item_type(options.get(last)) else name or without_flag
+        if not _item_type(options.get(last)):
             rest.append((name, value))
         elif value is None:
             raise BadInput(f"{last}: expected one argument or more")
         else:
-            lists[last] = lists.get(last, []) + _items(_item(options[last]), value)
+            lists[last] = lists.get(last, []) + _items(_item_type(options[last]), value)
     return rest, _nested(iter(lists.items()))
 
 
 def _items(kind: Any, word: str) -> list[Any]:
-    """The items in a word of a list: one, unless it holds numbers or names from a closed set."""
+    """The items in one word of a list: several only for numbers and names from a closed set."""
     if kind not in (int, float) and get_origin(kind) is not Literal:
         return [word]
-    word = re.sub(r"^\[(.*)\]$", r"\1", word.strip())  # as YAML has it
+    word = re.sub(r"^\[(.*)\]$", r"\1", word.strip())  # YAML's brackets
     return [_number(item.strip(" '\"")) for item in word.split(",")] if word.strip() else []
 
 
@@ -219,15 +219,15 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def _spelled(name: str, value: str | None) -> str:
-    """A flag as one word; a word alone as it is."""
+def _as_word(name: str, value: str | None) -> str:
+    """A flag and its value as one word of a command line."""
     if not name or value is None:
         return value or f"--{name}"
     return f"--{name}={value}"
 
 
 def _nested(flags: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    """Values under dotted names, nested."""
+    """Values with dotted names, as nested dicts."""
     values: dict[str, Any] = {}
     for name, value in flags:
         *outer, last = name.split(".")
@@ -239,7 +239,7 @@ def _nested(flags: Iterator[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _one_line(message: str) -> str:
-    """jsonargparse's errors in one line for people."""
+    """Rewrites an error of jsonargparse as one plain line."""
     message = re.sub(r"\s+", " ", message).strip()
     message = re.sub(r'^Parser key "([\w.]+)": ?', r"\1: ", message)
     message = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected a value of type \1, got '\2'", message)
@@ -248,15 +248,15 @@ def _one_line(message: str) -> str:
 
 
 def _refuse(config: type, values: Mapping[str, Any], name: str, value: str | None) -> None:
-    """Raises `BadInput` for an option that is not there, with the part that has it, or the nearest one."""
+    """Raises `BadInput` for an unknown option. It names the part that has the option, or the nearest option."""
     options, part_name = _options(config, values), name.rpartition(".")[0]
     if name in options_of(config) or any(part_name and whole.startswith(f"{part_name}.") for whole in options):
-        require_fields(config, merged(config, values, _nested(iter([(name, value)]))))  # the part says what it has
+        require_fields(config, merged(config, values, _nested(iter([(name, value)]))))  # lists the part's options
     nearest: dict[str, str] = {}
     for whole in options:
         nearest[whole] = repr(whole)
         nearest.setdefault(whole.rpartition(".")[2], repr(whole))
-    for short, part in _short(config, values).items():
+    for short, part in _short_parts(config, values).items():
         family = part.registry
         nearest |= {one: repr(one) for one in options_of(part)}
         for kind, one in ((family.kind_of(other), option) for other in family.loaded for option in options_of(other)):
@@ -269,6 +269,6 @@ def _refuse(config: type, values: Mapping[str, Any], name: str, value: str | Non
 
 
 def _alternatives(union: re.Match[str]) -> str:
-    """`[<class 'int'>, <class 'NoneType'>]` and a value, for people."""
+    """Rewrites `[<class 'int'>, <class 'NoneType'>]` and a value as plain text."""
     types = re.findall(r"<class '(\w+)'>", union[1])
     return f"expected {' or '.join(types).replace('NoneType', 'null')}, got '{union[2]}'"
