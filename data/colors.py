@@ -1,4 +1,4 @@
-"""Names of colors, and the colors of a picture by name."""
+"""Names of colors, and the names of a picture's main colors."""
 
 from collections.abc import Mapping
 
@@ -22,19 +22,19 @@ NEUTRALS = ("black", "gray", "white")
 _NEUTRAL = 0.04
 """Chroma in Oklab below which a color is neutral."""
 _GRAY, _WHITE = 0.4, 0.88
-"""Lightness in Oklab from which on a neutral color is gray, and white."""
+"""Least lightness in Oklab of neutral colors that are gray, and of those that are white."""
 
 _FIRST, _SECOND, _OUTLINES = 0.3, 0.2, 0.45
-"""Least share of a picture's first color, of its second, and of black, which outlines are drawn in."""
+"""Least share of a picture's first color, of its second, and of black, which is usually only the outlines."""
 
 
 def nearest(rgb: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The index in `HUES` of the hue that each color (N, 3), 0 to 255, is nearest to; lightness counts half."""
+    """The index in `HUES` of the hue nearest to each color (N, 3), 0 to 255, int64 (N,). Lightness counts half."""
     return np.linalg.norm((oklab(rgb)[:, None] - _HUES_OKLAB) * _WEIGHTS, axis=-1).argmin(1)
 
 
 def colors_of(picture: NDArray[np.uint8]) -> tuple[str, ...]:
-    """The names of the one or two main colors of what is drawn on white, uint8 (3, H, W); none if there are many."""
+    """The names of the one or two main colors of a picture on white, uint8 (3, H, W); empty if it has many."""
     rgb = picture[:, ~_background(picture)].T.astype(np.float32)
     if not len(rgb):
         return ()
@@ -51,7 +51,7 @@ def colors_of(picture: NDArray[np.uint8]) -> tuple[str, ...]:
 
 
 def oklab(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """sRGB (N, 3), 0 to 255, in Oklab: lightness 0 to 1, and two axes of chroma (https://bottosson.github.io)."""
+    """Converts sRGB (N, 3), 0 to 255, to Oklab (N, 3): lightness 0 to 1, and a and b (https://bottosson.github.io)."""
     channels = rgb / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     cones = np.cbrt(linear @ np.array([[0.4122214708, 0.5363325363, 0.0514459929],
@@ -67,7 +67,7 @@ _WEIGHTS = np.array([0.5, 1, 1], np.float32)
 
 
 def _background(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where a picture is white, as seen straight from one of its edges: bool (H, W)."""
+    """Marks the pixels, bool (H, W), that are white all along their row or column to some edge of the picture."""
     white = (picture >= 250).all(0)
     seen = np.zeros_like(white)
     for axis in (0, 1):

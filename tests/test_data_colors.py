@@ -16,7 +16,7 @@ def picture(*areas: tuple[slice, tuple[int, int, int]]) -> np.ndarray:
 
 
 def test_oklab_of_known_colors() -> None:
-    """White, and the primaries as the space's author gives them."""
+    """White, and the primaries, with the values that the author of Oklab gives."""
     expected = [[1, 0, 0], [0.62796, 0.22486, 0.12585], [0.86644, -0.23389, 0.17950], [0.45201, -0.03246, -0.31153]]
     colors = np.array([[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.float32)
     np.testing.assert_allclose(oklab(colors), expected, atol=1e-4)
@@ -42,7 +42,7 @@ def test_main_colors(areas: list[tuple[slice, tuple[int, int, int]]], expected: 
     assert colors_of(picture(*areas)) == expected
 
 
-def test_white_inside_a_drawing_is_a_color_and_around_it_is_not() -> None:
+def test_white_counts_inside_a_drawing_but_not_around_it() -> None:
     framed = picture((slice(2, 18), (0, 0, 0)))
     framed[:, 3:17, 3:17] = 255
     assert colors_of(framed) == ("white",)

@@ -1,4 +1,4 @@
-"""Scenes: what is promised of what they show, how they are laid out, said and rendered."""
+"""Scenes: what they show, their layout, captions and pictures."""
 
 from collections import Counter
 from itertools import combinations
@@ -46,7 +46,7 @@ def test_each_kind_has_its_share():
 
 
 def combined(scenes):
-    """Pairs of things, things with a number and things with a color."""
+    """Yields pairs of things, things with a count and things with a color."""
     for one in scenes:
         yield from ((group.count, group.thing.name) for group in one.groups if group.count > 1)
         yield from ((group.hue, group.thing.name) for group in one.groups if group.hue)
@@ -54,7 +54,7 @@ def combined(scenes):
             yield frozenset(group.thing.name for group in one.groups)
 
 
-def test_what_is_held_out_is_in_no_training_scene():
+def test_held_out_combinations_are_in_no_training_scene():
     trained = {*combined(one for one in SCENES if one.split == TRAIN)}
     for split in (VALIDATION, HELDOUT_COMBINATION):
         its = [one for one in SCENES if one.split == split]
@@ -64,7 +64,7 @@ def test_what_is_held_out_is_in_no_training_scene():
     assert all({*combined([one])} - tuned for one in SCENES if one.split == HELDOUT_COMBINATION)
 
 
-def test_things_are_apart_in_the_picture_and_where_they_are_said_to_be():
+def test_boxes_are_in_the_picture_and_apart_and_relations_hold():
     for number, one in enumerate(SCENES[:1000]):
         boxes, height = layout(one, 0, number), one.eighths / 8
         assert len(boxes) == sum(group.count for group in one.groups)
@@ -77,7 +77,7 @@ def test_things_are_apart_in_the_picture_and_where_they_are_said_to_be():
             assert sum(holds(relation, *boxes) for relation in OPPOSITE) == 1
 
 
-def test_captions_say_it_from_both_ends():
+def test_captions_name_either_thing_first():
     fox, gift = Group(thing=thing("fox")), Group(thing=thing("gift"), hue="orange")
     assert captions(Scene(groups=(fox, gift), style="fluent-flat", relation="left of", background="light blue")) == (
         "a fluent flat drawing of a fox left of an orange gift on a light blue background",
@@ -109,13 +109,13 @@ def test_a_scene_is_the_same_at_every_size(sprites):
         assert small.shape == (3, 64, 64) and np.abs(small - reduced).mean() < 8
 
 
-def test_below_a_low_picture_there_is_white(sprites):
+def test_a_picture_is_white_below_a_low_scene(sprites):
     number = next(i for i, one in enumerate(SCENES) if one.eighths == 3 and one.background == "light blue")
     picture = render(SCENES[number], layout(SCENES[number], 0, number), sprites, 64)
     assert (picture[:, 24:] == 255).all() and (picture[:, 0, 0] == (196, 226, 250)).all()
 
 
-def test_a_tint_keeps_outlines_and_what_is_light_and_dark(sprites):
+def test_tinting_keeps_outlines_and_changes_colorful_pixels(sprites):
     apple = sprites.get(thing("apple").codes, "openmoji")
     blue = np.asarray(tinted(apple, HUES["blue"])).astype(int)
     before = np.asarray(apple).astype(int)
@@ -134,7 +134,7 @@ def test_scenes_are_a_source_like_any_other(tmp_path, monkeypatch):
     assert pictures.key(7) == "scene-7" and pictures.captions(7)[0].split()[1] in {*ORIGINALS}
     with pytest.warns(UserWarning, match="continues without"):
         corpus = open_corpus("scenes:48", tmp_path)
-    assert corpus.captions(7) == pictures.captions(7)  # more of them do not change the first
+    assert corpus.captions(7) == pictures.captions(7)  # more scenes do not change the first ones
 
 
 def test_sources_can_be_joined(tmp_path, photos, monkeypatch):
@@ -155,7 +155,7 @@ def test_sources_can_be_joined(tmp_path, photos, monkeypatch):
         open_source("scenes:4+nowhere", size=16, cache=tmp_path)
 
 
-def test_codes_end_where_a_picture_does(tmp_path, monkeypatch):
+def test_codes_end_at_the_height_of_the_picture(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     torch.manual_seed(0)
     tokenizer = ImageTokenizer(IMAGES)
@@ -163,12 +163,12 @@ def test_codes_end_where_a_picture_does(tmp_path, monkeypatch):
     images = torch.randint(256, (3, 3, 12, 12), dtype=torch.uint8)
     codes = encode(images, torch.tensor([1.0, 3 / 8, 1 / 8]))
     whole, (grid, eos) = tokenizer.encode(images), (IMAGES.grid, IMAGES.quantizer.size)
-    rows = [grid, -(-grid * 3 // 8), -(-grid // 8)]  # a row that is begun is whole
+    rows = [grid, -(-grid * 3 // 8), -(-grid // 8)]  # a partly filled row counts
     for one, all_, end in zip(codes, whole, rows, strict=True):
         assert (one[:end] == all_[:end]).all() and (one[end:] == eos).all()
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "many", "1000001", "٣"])
-def test_a_number_of_scenes_that_is_none_is_refused(number):
+def test_an_invalid_number_of_scenes_is_refused(number):
     with pytest.raises(BadInput, match="must be a number of scenes from 1 to 1,000,000"):
         open_corpus(f"scenes:{number}", Path("cache"))

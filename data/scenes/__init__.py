@@ -1,7 +1,7 @@
-"""Scenes: pictures in which one to four things are combined, with captions that say how.
+"""Scenes: pictures that combine one to four things, with captions that describe them.
 
-A scene is a function of a seed and a number. What it shows (`scene`), where each thing stands (`layout`), how it is
-said (`phrases`) and what it looks like (`render`) are apart, so that all but the last need no art.
+A scene is a function of a seed and a number. `scene` decides what it shows, `layout` where each thing is, `phrases` how
+captions describe it, and `render` makes the picture. Only `render` needs emoji art.
 """
 
 from data.scenes.scene import Group, Scene

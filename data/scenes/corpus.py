@@ -1,4 +1,4 @@
-"""Scenes as a corpus: the source `scenes`, or `scenes:NUMBER` for the first so many."""
+"""Scenes as a corpus: the source `scenes`, or `scenes:NUMBER` for the first NUMBER of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,19 +20,19 @@ from data.splits import TRAIN
 from training.errors import BadInput
 
 VERSION = 1
-"""Raise it when a scene is changed to show or to look like something else, so that kept pictures are made again."""
+"""Increase it whenever a scene would look different, so that cached pictures are rendered again."""
 
 NUMBER = 50_000
-"""Of scenes, where nobody says."""
+"""Number of scenes by default."""
 
 _SEED = 0
 
 
 class ScenesCorpus(Corpus):
-    """Scenes of emoji in all styles that can be had. `scene(i)` is what picture `i` shows."""
+    """Scenes of emoji in all styles that are installed. Picture `i` shows `scenes[i]`."""
 
     def __init__(self, source: str, cache: Path) -> None:
-        """`source` is `scenes`, which are 50,000, or `scenes:NUMBER`. Raises `BadInput`, also where there is no art."""
+        """`source` is `scenes`, which means 50,000, or `scenes:NUMBER`. Raises `BadInput`, also without emoji art."""
         _, colon, number = source.partition(":")
         if colon and not (number.isascii() and number.isdigit() and 0 < int(number) <= 10**6):
             raise BadInput(f"{source}: must be a number of scenes from 1 to 1,000,000")
@@ -47,16 +47,16 @@ class ScenesCorpus(Corpus):
         self.splits = [one.split for one in self.scenes]
 
     def render(self, i: int, size: int) -> NDArray[np.uint8]:
-        """Scene `i`, uint8 (3, size, size), white below a low one. Raises `data.store.Unreadable`."""
+        """Renders scene `i`, uint8 (3, size, size), white below its height. Raises `data.store.Unreadable`."""
         sprites = self._sprites.setdefault(size, Sprites(self._collections, max(128, size)))
         return render(self.scenes[i], layout(self.scenes[i], _SEED, i), sprites, size)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The scene in several forms; `data.scenes.phrases.prompt` comes first."""
+        """The captions of scene `i`. The first one is its prompt; see `data.scenes.phrases`."""
         return captions(self.scenes[i])
 
     def height(self, i: int) -> float:
-        """Of scene `i`, in widths: 1/8 to 1."""
+        """The height of scene `i` in widths: 1/8 to 1."""
         return self.scenes[i].eighths / EIGHTHS
 
     def original_size(self, i: int) -> None:
@@ -64,7 +64,7 @@ class ScenesCorpus(Corpus):
 
 
 def things(emoji: EmojiCorpus) -> Mapping[str, Sequence[Thing]]:
-    """What can be in a scene, by style: what is trained on in that style, and can be told from every background."""
+    """The things that scenes may show, by style: those in its training split that no background hides."""
 
     def fit(thing: Thing, style: str) -> bool:
         key = f"{thing.codes}/{style}"

@@ -1,4 +1,4 @@
-"""What a scene looks like."""
+"""Renders a scene."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,9 @@ from data.scenes.vocabulary import BACKGROUNDS
 
 
 def render(scene: Scene, boxes: list[Box], sprites: Sprites, size: int) -> NDArray[np.uint8]:
-    """The scene, uint8 (3, size, size); below a picture that is not as high as wide there is white.
+    """Renders a scene as uint8 (3, size, size). Below a scene that is lower than wide, the picture is white.
 
-    Raises `data.store.Unreadable` where a drawing is damaged.
+    `boxes` are those of `data.scenes.layout.layout`. Raises `data.store.Unreadable` if a drawing is damaged.
     """
     canvas = Image.new("RGB", (size, size * scene.eighths // EIGHTHS), BACKGROUNDS[scene.background])
     things = [group for group in scene.groups for _ in range(group.count)]

@@ -1,4 +1,4 @@
-"""Things cut out of the drawings of emoji, to be laid on a canvas."""
+"""Things cut out of emoji art, to paste on a canvas."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -13,22 +13,22 @@ from data.emoji.table import find
 from data.scenes.vocabulary import RGB
 
 _COLORFUL = 0.22
-"""Least saturation of a pixel that is tinted: outlines, highlights and shadows keep their gray."""
+"""Least saturation of a pixel that is tinted, so that outlines, highlights and shadows stay gray."""
 
 
 class Sprites:
-    """Things by code point and style, each drawn once. A pickled copy carries none."""
+    """Things by code point and style, each rendered once. A pickled copy renders them again."""
 
     def __init__(self, collections: Mapping[str, Collection], size: int) -> None:
-        """`collections` are the styles that come from npm, by name; drawings are of `size` pixels."""
+        """`collections` are the styles that come from npm, by name. Art is rendered at `size` pixels."""
         self._collections, self._size = collections, size
         self.get = cache(self._get)
-        """As `_get`."""
+        """`_get`, cached."""
 
     def _get(self, codes: str, style: str) -> Image.Image:
-        """A thing on nothing, RGBA, cropped to what can be seen of it.
+        """A thing on a transparent background, RGBA, cropped to its visible pixels.
 
-        Raises `data.store.Unreadable` where the drawing is damaged.
+        Raises `data.store.Unreadable` if the drawing is damaged.
         """
         if style in ORIGINALS:
             image = cut_out_emoji(find(f"{codes}/{style}").codepoints, style, self._size)
@@ -41,18 +41,18 @@ class Sprites:
 
 
 def tinted(image: Image.Image, color: RGB) -> Image.Image:
-    """An RGBA image whose colorful pixels are shades of one color, lighter and darker as they were."""
+    """Recolors an RGBA image: its colorful pixels become shades of `color`, as light and dark as they were."""
     pixels = np.asarray(image).astype(np.float32)
     rgb, alpha = pixels[..., :3] / 255, pixels[..., 3:]
     high, low = rgb.max(-1, keepdims=True), rgb.min(-1, keepdims=True)
     colorful = (high - low) / np.maximum(high, 1e-6)
     light = rgb @ np.array([[0.299], [0.587], [0.114]], np.float32)
     seen = (colorful[..., 0] >= _COLORFUL) & (alpha[..., 0] > 128)
-    usual = float(np.median(light[seen])) if seen.any() else 0.5
-    shade, goal = light / max(usual, 0.05), np.array(color, np.float32) / 255
-    # darker than usual: towards black; lighter: towards white
+    median = float(np.median(light[seen])) if seen.any() else 0.5
+    shade, goal = light / max(median, 0.05), np.array(color, np.float32) / 255
+    # pixels darker than the median go towards black, lighter ones towards white
     dark = goal * np.minimum(shade, 1)
-    new = dark + (1 - dark) * np.clip((shade - 1) / max(1 / max(usual, 0.05) - 1, 0.2), 0, 0.6)
+    new = dark + (1 - dark) * np.clip((shade - 1) / max(1 / max(median, 0.05) - 1, 0.2), 0, 0.6)
     share = np.clip((colorful - _COLORFUL / 2) / (_COLORFUL / 2), 0, 1)
     mixed = np.concatenate([255 * (rgb + share * (new - rgb)), alpha], -1)
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8), "RGBA")

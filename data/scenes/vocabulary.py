@@ -1,4 +1,4 @@
-"""What scenes are made of: things, colours, backgrounds, sizes and relations, by the words that captions use."""
+"""The vocabulary of scenes: things, backgrounds, sizes, counts and relations, by the words that captions use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ OPPOSITE: Mapping[Relation, Relation] = {
 }
 
 COUNTS = ("", "one", "two", "three", "four")
-"""How a number of things is said, by the number."""
+"""The words for the numbers 1 to 4."""
 
 WHITE = "white"
 BACKGROUNDS: Mapping[str, RGB] = {
@@ -30,24 +30,24 @@ BACKGROUNDS: Mapping[str, RGB] = {
 """Colours of the canvas."""
 
 SIZES: Mapping[str, tuple[float, float]] = {"small": (0.22, 0.30), "": (0.42, 0.56), "large": (0.72, 0.86)}
-"""The longer side of a thing that is alone, least and most, as a share of the canvas; "" is of no size to speak of."""
+"""Smallest and largest longer side of a thing that is alone, in widths of the picture; "" if no size is named."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A concept that is one piece, and that can be told from every background."""
+    """A concept whose emoji is one connected piece and differs from every background."""
 
     name: str
     """A noun: `"apple"`."""
     codes: str
-    """The code point of its emoji."""
+    """The code point of its emoji, in hexadecimal."""
     tintable: bool = False
-    """Whether most of it has one colour, in every style, that can be changed."""
+    """Whether most of it has one colour in every style, so that it can be tinted."""
     plural: str = ""
-    """Where it is not the noun with an s."""
+    """The plural, if it is not the noun with an s."""
 
-    def said(self, count: int = 1) -> str:
-        """The noun for so many of it."""
+    def noun(self, count: int = 1) -> str:
+        """The noun, in the plural if `count` is not 1."""
         return self.name if count == 1 else self.plural or f"{self.name}s"
 
 
@@ -172,7 +172,7 @@ THINGS = (
     Thing("crystal ball", "1f52e"),
     Thing("gem", "1f48e"),
 )
-"""All families of which some style is trained on."""
+"""All things of which at least one style is in the training split."""
 
 UNFIT = frozenset((
     "1f415/noto", "1f42a/emojione", "1f438/twemoji", "1f40b/noto", "1f40b/fluent-flat", "1f348/emojione",
@@ -180,5 +180,5 @@ UNFIT = frozenset((
     "1f681/fluent-color", "1f681/fluent-3d", "26fa/firefox", "1f456/openmoji", "1f456/emojione-v1", "1f457/twemoji",
     "1f457/emojione", "1f452/firefox", "1f514/emojione", "1f6aa/emojione-v1", "1f48e/noto", "1f48e/noto-blob",
 ))  # fmt: skip
-"""Drawings of things, by code point and style, that some background hides or takes apart at the size of a thumbnail:
-`python -m evaluation.find_unfit` finds them."""
+"""Drawings, by code point and style, that some background hides or splits into pieces at thumbnail size. `python -m
+evaluation.find_unfit` lists them."""
