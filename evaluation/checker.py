@@ -1,7 +1,7 @@
-"""Says what a picture of a scene shows, and whether that is what was asked for, as GenEval does (arXiv 2310.11513).
+"""Detects the things in a picture of a scene, and checks whether they are what the prompt asks for.
 
-Things are told apart by segmentation and named by a small network that nothing else here uses: neither a loss nor the
-choice among candidates has met it.
+It follows GenEval (arXiv 2310.11513). Segmentation separates the things, and a small network names them. Nothing else
+uses this network: no training loss, and no choice between candidates.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ from training.errors import BadInput
 
 WEIGHTS = Path(__file__).with_name("checker.safetensors")
 SHA256 = "aaa3fa81319131d138b41be0e34c53bc12cf003018916bc0378f3d6419670d3c"
-"""Of the weights that are shipped: figures of others are not comparable."""
+"""Hash of the shipped weights. Results with other weights are not comparable."""
 
 SIZE = 32
-"""Width and height of what the network looks at."""
+"""Width and height of the network's input, in pixels."""
 
 _BESIDE = 1.2
-"""How much farther apart two things must be along a relation than across it."""
+"""How many times farther apart two things must be along a relation than across it."""
 
 
 class ThingNetwork(nn.Module):
-    """Names a thing, of `data.scenes.vocabulary.THINGS`, from a picture of it alone."""
+    """Classifies a picture of one thing as one of `data.scenes.vocabulary.THINGS`."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -53,49 +53,49 @@ class ThingNetwork(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class Detection:
     """A thing that was found in a picture."""
 
     name: str
-    """Of the thing."""
-    sure: float
-    """The network's probability, 0 to 1."""
+    """The name of a thing of `data.scenes.vocabulary.THINGS`."""
+    confidence: float
+    """The network's probability of that name, 0 to 1."""
     hue: str
-    """The name of its usual colour, one of `HUES`; "" where it has little of any."""
+    """The name of its main colour, one of `HUES`; "" if few of its pixels are colorful."""
     center: tuple[float, float]
-    """Column and row, in pixels."""
+    """Column and row of the middle of its box, in pixels."""
     size: tuple[int, int]
-    """Width and height, in pixels."""
+    """Width and height of its box, in pixels."""
 
 
 @cache
 def checker() -> ThingNetwork:
-    """The shipped network. Raises `BadInput` where the file is not the shipped one."""
+    """Loads the shipped network. Raises `BadInput` if the file is missing or not the shipped one."""
     data = WEIGHTS.read_bytes() if WEIGHTS.is_file() else b""
     if hashlib.sha256(data).hexdigest() != SHA256:
-        raise BadInput(f"{WEIGHTS}: not the weights that are shipped; install Tessera again")
+        raise BadInput(f"{WEIGHTS}: missing, or not the shipped weights; install Tessera again")
     network = ThingNetwork()
     network.load_state_dict({name: tensor.float() for name, tensor in load(data).items()})
     return network.eval()
 
 
-def seen(picture: NDArray[np.uint8], network: nn.Module) -> list[Seen]:
-    """The things in a picture uint8 (3, H, W), from the largest on."""
+def detect(picture: NDArray[np.uint8], network: nn.Module) -> list[Detection]:
+    """Detects the things in a picture, uint8 (3, H, W); returns the largest first."""
     ground = background(picture)
     found = pieces(picture, ground)
     if not found:
         return []
     with torch.no_grad():
-        chances = network(torch.stack([crop(picture, piece, ground) for piece in found])).softmax(-1)
-    best = chances.max(-1)
+        probabilities = network(torch.stack([crop(picture, piece, ground) for piece in found])).softmax(-1)
+    best = probabilities.max(-1)
     return [
-        Seen(name=THINGS[which].name, sure=sure, hue=hue(picture, piece), center=piece.center, size=piece.size)
-        for piece, sure, which in zip(found, best.values.tolist(), best.indices.tolist(), strict=True)
+        Detection(name=THINGS[i].name, confidence=p, hue=hue(picture, piece), center=piece.center, size=piece.size)
+        for piece, p, i in zip(found, best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
 def crop(picture: NDArray[np.uint8], piece: Piece, ground: RGB) -> Tensor:
-    """What the network sees of a piece: alone on its ground, square, float (3, 32, 32) in [-1, 1]."""
+    """Cuts out a piece, alone on a square of the background color `ground`: float32 (3, 32, 32) in [-1, 1]."""
     inside = np.where(piece.mask, picture[:, *piece.box], np.array(ground, np.uint8)[:, None, None])
     width, height = piece.size
     side = max(width, height)
@@ -109,7 +109,7 @@ def crop(picture: NDArray[np.uint8], piece: Piece, ground: RGB) -> Tensor:
 
 
 def hue(picture: NDArray[np.uint8], piece: Piece) -> str:
-    """The colour that most of the colorful pixels of a piece are nearest to."""
+    """The hue nearest to most of the colorful pixels of a piece; "" if fewer than 20 % of its pixels are colorful."""
     rgb = picture[:, *piece.box][:, piece.mask].T.astype(np.float32)
     high, low = rgb.max(1), rgb.min(1)
     colorful = rgb[(high - low > 0.3 * high) & (high > 50)]
@@ -119,19 +119,24 @@ def hue(picture: NDArray[np.uint8], piece: Piece) -> str:
 
 
 def expected(scene: Scene) -> str:
-    """What a picture of a scene should show, as `shows` reads it; with the checker, as another may say otherwise."""
+    """What a picture of a scene should show, as JSON for `shows`. It includes the id of the checker."""
     things = [[group.count, group.hue, group.thing.name] for group in scene.groups]
     exactly = scene.kind == "counting"
     return json.dumps({"things": things, "relation": scene.relation, "exactly": exactly, "checker": SHA256[:16]})
 
 
 def shows(picture: NDArray[np.uint8], asked: str, network: nn.Module | None = None) -> bool:
-    """Whether a picture uint8 (3, H, W) shows what `expected` says; by the shipped network, if no other is given.
+    """Whether a picture, uint8 (3, H, W), shows what `asked` says.
 
-    All things must be there, in their color, and a relation must hold between two of them. Where a number is asked
-    for there may be neither more nor fewer; elsewhere others may be there too.
+    All things must be there in their color, and if there is a relation, it must hold between two of them. In a scene of
+    the counting task, the count must be exact; in the others, more things may be there.
+
+    Args:
+        picture: the picture.
+        asked: what it should show, from `expected`.
+        network: names the things; by default the shipped network.
     """
-    wanted, found = json.loads(asked), seen(picture, network or checker())
+    wanted, found = json.loads(asked), detect(picture, network or checker())
     named = [[one for one in found if one.name == name and color in (None, one.hue)]
              for _, color, name in wanted["things"]]  # fmt: skip
     for its, (count, _, _) in zip(named, wanted["things"], strict=True):
@@ -141,7 +146,7 @@ def shows(picture: NDArray[np.uint8], asked: str, network: nn.Module | None = No
     return relation is None or any(_holds(relation, one, other) for one in named[0] for other in named[1])
 
 
-def _holds(relation: Relation, one: Seen, other: Seen) -> bool:
+def _holds(relation: Relation, one: Detection, other: Detection) -> bool:
     across, down = (a - b for a, b in zip(one.center, other.center, strict=True))
     along = {"left of": -across, "right of": across, "above": -down, "below": down}[relation]
     beside = abs(down) if relation in ("left of", "right of") else abs(across)

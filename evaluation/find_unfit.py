@@ -1,8 +1,8 @@
-"""Measures which drawings of things cannot be told from a background of scenes, as `data/scenes/vocabulary.py` lists.
+"""Finds drawings of things that a background of scenes hides or splits: `UNFIT` in `data/scenes/vocabulary.py`.
 
     python -m evaluation.find_unfit
 
-For those who take another version of an art package, or add a thing or a background.
+Run it after you update an art package, or add a thing or a background.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,35 +22,35 @@ from evaluation.segment import pieces
 from training.cli import command
 
 _SIDE, _MARGIN = 20, 4
-"""Pixels: of a thing at the size that it has in a scene of four, and around it."""
+"""Size of a thing, as in a scene of four, and of the margin around it, in pixels."""
 
 
 @dataclass(kw_only=True)
 class FindUnfitOptions:
-    """Prints the drawings of things that cannot be told from some background."""
+    """Prints the drawings of things that some background hides or splits."""
 
     cache: Path | None = None
-    """Folder of the emoji; by default the user's cache folder."""
+    """Folder of the emoji art; by default the user's cache folder."""
 
 
 def main(options: FindUnfitOptions) -> None:
-    """Prints code point and style of each such drawing."""
+    """Prints the code point and style of each such drawing."""
     collections = EmojiCorpus("emoji", options.cache or Path(user_cache_dir("tessera"))).collections
     print("\n".join(unfit(Sprites(collections, 128), collections)))
 
 
 def unfit(sprites: Sprites, collections: Mapping[str, Collection]) -> Iterator[str]:
-    """`"1f98a/noto"` and so on: drawings of which a background hides a part, or that fall into pieces on it."""
+    """Yields drawings that some background hides in part or splits into pieces, as `"1f98a/noto"`."""
     for thing in THINGS:
         for style in (*ORIGINALS, *collections):
             if style in ORIGINALS or thing.codes in collections[style].files:
                 sprite = sprites.get(thing.codes, style)
-                if not all(_can_be_told(sprite, ground) for ground in BACKGROUNDS.values()):
+                if not all(_is_found(sprite, ground) for ground in BACKGROUNDS.values()):
                     yield f"{thing.codes}/{style}"
 
 
-def _can_be_told(sprite: Image.Image, ground: RGB) -> bool:
-    """Whether a small drawing on the ground is found as one piece, and nearly all of it."""
+def _is_found(sprite: Image.Image, ground: RGB) -> bool:
+    """Whether segmentation finds a small drawing on the ground as one piece, with at least 85 % of its pixels."""
     scale = _SIDE / max(sprite.size)
     small = sprite.resize([max(1, round(side * scale)) for side in sprite.size], Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", (_SIDE + 2 * _MARGIN,) * 2, ground)

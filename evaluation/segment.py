@@ -1,4 +1,4 @@
-"""Takes a picture of a scene apart: its background, and each thing that stands on it."""
+"""Segments a picture of a scene: finds its background color and the things on it."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 _APART = 30
-"""Least difference of a pixel's channel from the background's, of 255, from which on it belongs to a thing."""
+"""A pixel belongs to a thing if some channel differs from the background by more than this, of 255."""
 _SPECK = 0.15
-"""Least share of the largest thing's area; what is smaller is dirt, or a piece that came off."""
+"""Least area of a thing, as a share of the largest thing's. Smaller regions are specks or fragments."""
 _SMALLEST = 0.002
-"""Least share of the picture's area."""
+"""Least area of a thing, as a share of the picture's."""
 
 RGB = tuple[int, int, int]
 
@@ -23,7 +23,7 @@ class Piece:
     box: tuple[slice, slice]
     """Rows and columns of the picture."""
     mask: NDArray[np.bool_]
-    """What of the box belongs to it."""
+    """The pixels of the box that belong to the region, bool."""
 
     @property
     def center(self) -> tuple[float, float]:
@@ -39,7 +39,10 @@ class Piece:
 
 
 def background(picture: NDArray[np.uint8]) -> RGB:
-    """The usual colour of the edge of a picture (3, H, W): the median of the most frequent of 16^3 colours there."""
+    """The background color of a picture, uint8 (3, H, W), from the pixels of its edge.
+
+    Their colors are sorted into bins 16 wide in each channel. The result is the median of those in the fullest bin.
+    """
     edge = np.concatenate([picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], 1).T.astype(int)
     coarse = (edge + 8) // 16 @ np.array([1024, 32, 1])
     values, counts = np.unique(coarse, return_counts=True)
@@ -48,7 +51,7 @@ def background(picture: NDArray[np.uint8]) -> RGB:
 
 
 def pieces(picture: NDArray[np.uint8], ground: RGB) -> list[Piece]:
-    """The things on a ground of one colour, from the largest on: of a picture uint8 (3, H, W)."""
+    """Finds the things in a picture, uint8 (3, H, W), on the background color `ground`; returns the largest first."""
     apart = np.abs(picture.astype(int) - np.array(ground)[:, None, None]).max(0) > _APART
     labels, count = ndimage.label(ndimage.binary_fill_holes(apart), np.ones((3, 3)))
     if not count:

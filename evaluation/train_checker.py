@@ -1,7 +1,7 @@
-"""Trains the network of the checker on the things of scenes: `python -m evaluation.train_checker --out FILE`.
+"""Trains the checker's network on the things of scenes: `python -m evaluation.train_checker --out FILE`.
 
-Each example is one thing in one style on a background, small or large, tinted or not, a little blurred and noisy, as
-what a model draws is.
+Each example is one thing in one style on a background. Sizes vary, and some things are tinted. Half are slightly
+blurred, and all are slightly noisy, as pictures drawn by a model are.
 """
 
 import random
@@ -33,18 +33,18 @@ _CANVAS = 64
 
 @dataclass(kw_only=True)
 class TrainCheckerOptions:
-    """Trains the network that names the things of a scene."""
+    """Trains the network that names the things in pictures of scenes."""
 
     out: Path = WEIGHTS
     """File to write."""
     steps: int = 2500
     """Batches to train on."""
     batch_size: int = 128
-    """Things a batch."""
+    """Examples in a batch."""
     seed: int = 0
-    """Fixes weights and examples."""
+    """Seed of the initial weights and the examples."""
     cache: Path | None = None
-    """Folder of the emoji; by default the user's cache folder."""
+    """Folder of the emoji art; by default the user's cache folder."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -52,7 +52,7 @@ class TrainCheckerOptions:
 
 
 def main(options: TrainCheckerOptions) -> None:
-    """Trains, and writes the weights in bfloat16 with their accuracy on examples of another seed."""
+    """Trains, writes the weights in bfloat16, and prints the accuracy on examples of another seed."""
     emoji = EmojiCorpus("emoji", options.cache or Path(user_cache_dir("tessera")))
     sprites = Sprites(emoji.collections, 128)
     drawings = [(thing, style) for style, its in things(emoji).items() for thing in its]
@@ -60,9 +60,9 @@ def main(options: TrainCheckerOptions) -> None:
     network = ThingNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=options.steps, pct_start=0.1)
-    chance = random.Random(options.seed)
+    rng = random.Random(options.seed)
     for _ in (progress := trange(options.steps, desc="training the checker", unit="step")):
-        crops, names = batch(drawings, sprites, options.batch_size, chance)
+        crops, names = batch(drawings, sprites, options.batch_size, rng)
         loss = F.cross_entropy(network(crops), names, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -77,18 +77,18 @@ def main(options: TrainCheckerOptions) -> None:
                for name, tensor in network.state_dict().items()}  # fmt: skip
     with atomic(options.out) as temporary:
         save_file(weights, temporary)
-    print(f"{accuracy:.1%} of examples of another seed are named right; the weights are in {options.out}")
+    print(f"accuracy on examples of another seed: {accuracy:.1%}; the weights are in {options.out}")
 
 
 def batch(
-    drawings: list[tuple[Thing, str]], sprites: Sprites, size: int, chance: random.Random
+    drawings: list[tuple[Thing, str]], sprites: Sprites, size: int, rng: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops (B, 3, 32, 32) as the checker makes them, and the number of the thing in each."""
+    """Makes crops as the checker does, float32 (B, 3, 32, 32), and the index of each thing in `THINGS`, int64 (B,)."""
     crops: list[torch.Tensor] = []
     names: list[int] = []
     while len(crops) < size:
-        thing, style = drawings[int(chance.random() * len(drawings))]
-        picture = example(sprites.get(thing.codes, style), thing.tintable, chance)
+        thing, style = drawings[int(rng.random() * len(drawings))]
+        picture = example(sprites.get(thing.codes, style), thing.tintable, rng)
         ground = background(picture)
         if found := pieces(picture, ground):
             crops.append(crop(picture, found[0], ground))
@@ -96,24 +96,22 @@ def batch(
     return torch.stack(crops), torch.tensor(names)
 
 
-def example(sprite: Image.Image, tintable: bool, chance: random.Random) -> NDArray[np.uint8]:
-    """A thing on a background, uint8 (3, 64, 64)."""
-    ground = (
-        list(BACKGROUNDS.values())[int(chance.random() * len(BACKGROUNDS))] if chance.random() < 0.5 else (255,) * 3
-    )
+def example(sprite: Image.Image, tintable: bool, rng: random.Random) -> NDArray[np.uint8]:
+    """Renders a thing on a background, uint8 (3, 64, 64)."""
+    ground = list(BACKGROUNDS.values())[int(rng.random() * len(BACKGROUNDS))] if rng.random() < 0.5 else (255,) * 3
     canvas = Image.new("RGB", (_CANVAS, _CANVAS), ground)
-    scale = (14 + 42 * chance.random() ** 2) / max(sprite.size)
+    scale = (14 + 42 * rng.random() ** 2) / max(sprite.size)
     wide, high = (max(1, round(side * scale)) for side in sprite.size)
     small = sprite.resize((wide, high), Image.Resampling.LANCZOS)
-    if tintable and chance.random() < 0.5:
-        small = tinted(small, list(HUES.values())[int(chance.random() * len(HUES))])
-    x, y = (2 + round((_CANVAS - side - 4) * chance.random()) for side in (wide, high))
+    if tintable and rng.random() < 0.5:
+        small = tinted(small, list(HUES.values())[int(rng.random() * len(HUES))])
+    x, y = (2 + round((_CANVAS - side - 4) * rng.random()) for side in (wide, high))
     canvas.paste(small, (x, y), small)
-    if chance.random() < 0.5:
-        canvas = canvas.filter(ImageFilter.GaussianBlur(0.2 + 0.7 * chance.random()))
+    if rng.random() < 0.5:
+        canvas = canvas.filter(ImageFilter.GaussianBlur(0.2 + 0.7 * rng.random()))
     pixels = np.asarray(canvas).transpose(2, 0, 1).astype(np.float32)
-    noise = np.random.default_rng(int(chance.random() * 2**32)).standard_normal(pixels.shape, np.float32)
-    return (pixels + 6 * chance.random() * noise).clip(0, 255).astype(np.uint8)
+    noise = np.random.default_rng(int(rng.random() * 2**32)).standard_normal(pixels.shape, np.float32)
+    return (pixels + 6 * rng.random() * noise).clip(0, 255).astype(np.uint8)
 
 
 if __name__ == "__main__":

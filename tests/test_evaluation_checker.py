@@ -1,4 +1,4 @@
-"""The checker of scenes: what it takes apart, what it names, and what it passes."""
+"""The checker of scenes: its segments, its names, and what it accepts."""
 
 from collections import defaultdict
 from itertools import chain
@@ -40,7 +40,7 @@ def canvas(ground, *boxes):
 
 
 @pytest.mark.parametrize("ground", BACKGROUNDS.values())
-def test_pieces_are_what_is_apart_from_the_ground(ground):
+def test_pieces_are_what_differs_from_the_background(ground):
     red, speck = (200, 30, 40), (0, 255, 0)
     picture = canvas(ground, ((4, 24, 6, 16), red), ((30, 50, 30, 60), red), ((60, 61, 2, 3), speck))
     assert np.abs(np.array(background(picture)) - ground).max() <= 1
@@ -50,7 +50,7 @@ def test_pieces_are_what_is_apart_from_the_ground(ground):
     assert small.mask.all()
 
 
-def test_a_hole_is_no_background_and_an_empty_picture_has_no_pieces():
+def test_holes_are_filled_and_an_empty_picture_has_no_pieces():
     ring = canvas((255, 255, 255), ((10, 40, 10, 40), (0, 0, 200)), ((15, 35, 15, 35), (255, 255, 255)))
     assert [piece.mask.sum() for piece in pieces(ring, background(ring))] == [900]
     assert not pieces(canvas((10, 20, 30)), (10, 20, 30))
@@ -68,7 +68,7 @@ def sprites():
     return Sprites({}, 128)
 
 
-def test_a_tinted_thing_is_of_that_color(sprites):
+def test_a_tinted_thing_has_that_color(sprites):
     wrong = []
     for style, things in FIT.items():
         for thing in (one for one in things if one.tintable):
@@ -84,10 +84,10 @@ def test_a_tinted_thing_is_of_that_color(sprites):
     assert len(wrong) < 0.02 * 8 * sum(one.tintable for things in FIT.values() for one in things), wrong
 
 
-def test_real_scenes_are_right_and_others_are_not(sprites):
+def test_pictures_pass_for_their_own_scene_and_fail_for_others(sprites):
     right, shuffled, before = defaultdict(list), [], ""
     for number in range(400):
-        one = scene(1, number, FIT)  # of a seed that the network was not trained beside
+        one = scene(1, number, FIT)  # not the seed of the corpus
         if one.eighths == 8:
             picture = render(one, layout(one, 1, number), sprites, 64)
             right[one.kind].append(shows(picture, expected(one)))
@@ -115,8 +115,8 @@ def test_suites_of_scenes(tmp_path, monkeypatch, sprites):
     assert is_right("height", "3", torch.zeros(3, 24, 64)) and not is_right("height", "3", torch.zeros(3, 32, 64))
 
 
-def test_other_weights_than_those_shipped_are_refused(tmp_path, monkeypatch):
+def test_weights_that_are_not_the_shipped_ones_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checker, "WEIGHTS", tmp_path / "checker.safetensors")
     (tmp_path / "checker.safetensors").write_bytes(b"others")
-    with pytest.raises(BadInput, match="not the weights that are shipped"):
+    with pytest.raises(BadInput, match="not the shipped weights"):
         checker.checker.__wrapped__()

@@ -1,6 +1,6 @@
-"""Suites of scenes, which the checker judges (`evaluation.checker`). Their categories are the tasks of GenEval.
+"""Suites of scenes, which `evaluation.checker` judges. Their categories are the tasks of GenEval.
 
-A single thing is no combination, so only `scenes/train-sample` has that task.
+Splits are made by combinations, and a single thing is none. So only `scenes/train-sample` has the task `single`.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ def scenes(name: str, split: str, cache: Path) -> Suite:
 
 
 def low_scenes(name: str, split: str, cache: Path) -> Suite:
-    """The first 500 scenes of a split that are lower than wide: pictures should end at the row that is asked for."""
+    """The first 500 scenes of a split that are lower than wide. Pictures should end at the row that a prompt names."""
     corpus = ScenesCorpus(SOURCE, cache)
     prompts = [
         Prompt(text=prompt(one), category=f"{EIGHTHS}:{one.eighths}", key=key, attribute="height",
