@@ -1,4 +1,4 @@
-"""`python -m data.prepare`: which pictures are copies or no use, and what it writes of the others."""
+"""`python -m data.prepare`: which pictures are copies or unusable, and what it writes of the others."""
 
 import io
 import json
@@ -43,7 +43,7 @@ pytest.importorskip("imagehash")
 
 
 def scene(number: int, width: int = 160, height: int = 120) -> Image.Image:
-    """Soft coloured clouds, other ones for each number."""
+    """Soft coloured clouds, different for each number."""
     random = np.random.default_rng(number)
     clouds = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return clouds.resize((width, height), Image.Resampling.BICUBIC)
@@ -88,7 +88,7 @@ def kept(out: Path) -> list[str]:
     return [key for file in sorted(out.glob("*.parquet")) for key in parquet.read_table(file)["key"].to_pylist()]
 
 
-def test_copies_are_found_and_what_is_merely_similar_is_not(tmp_path: Path) -> None:
+def test_copies_are_found_and_similar_pictures_are_kept(tmp_path: Path) -> None:
     first, turned = scene(1), scene(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     other = first.copy()
     other.paste(scene(2, 60, 60), (50, 30))
@@ -116,7 +116,7 @@ def test_copies_are_found_and_what_is_merely_similar_is_not(tmp_path: Path) -> N
     assert prepared(source, tmp_path / "exact", min_side=32, near=None).keys() == {"same.bmp"}
 
 
-def test_the_largest_is_kept_and_then_the_first(tmp_path: Path) -> None:
+def test_the_largest_copy_is_kept_or_else_the_first(tmp_path: Path) -> None:
     source = photos(
         tmp_path / "photos",
         [
@@ -133,8 +133,8 @@ def test_the_largest_is_kept_and_then_the_first(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_held_out_wins_whatever_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Otherwise a model would be judged on pictures that it was trained on."""
+def test_a_held_out_copy_is_kept_whatever_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise a model would be evaluated on pictures that it was trained on."""
     source = photos(
         tmp_path / "photos",
         [
@@ -160,7 +160,7 @@ def test_what_is_held_out_wins_whatever_its_size(tmp_path: Path, capsys: pytest.
     ]
 
 
-def test_what_is_no_use_is_left_out_and_it_says_why(tmp_path: Path) -> None:
+def test_unusable_pictures_are_left_out_with_the_reason(tmp_path: Path) -> None:
     faint = Image.fromarray(np.tile(np.array([[254, 255]], np.uint8).repeat(40, 1), (80, 1)))
     pictures: list[tuple[str, Image.Image | bytes, str | None, str]] = [
         ("good.png", scene(1), "good", "train"),
@@ -192,12 +192,12 @@ def test_what_is_no_use_is_left_out_and_it_says_why(tmp_path: Path) -> None:
     assert rest.keys() == {"blank.png", "spoiled.png", "null.png", "empty.png", "unlisted.png"}
 
 
-def test_captions_that_say_the_same_collapse() -> None:
+def test_equal_captions_are_kept_once() -> None:
     assert usable(["A fox", "a  fox ", "a red fox", " ", "x" * 11], 10) == ("A fox", "a red fox")
 
 
-def test_it_opens_as_any_source_with_its_captions_and_splits(tmp_path: Path) -> None:
-    """And the files are the same to the byte."""
+def test_the_result_opens_as_a_source_with_its_captions_and_splits(tmp_path: Path) -> None:
+    """The picture files are equal to the byte."""
     images = [encoded(scene(i), "JPEG") for i in range(5)]
     texts = [["one", "ONE", "two"], ["three"], ["four", None], [], ["five"]]
     rows = {"image": images, "text": texts, "split": ["train", "test", "style 2", "train", "validation"]}
@@ -245,7 +245,7 @@ class Killed(BaseException):
 
 
 def killed_after(count: int) -> Any:
-    """`measure`, which ends the process after so many pictures."""
+    """`measure`, which raises `Killed` after `count` pictures."""
     seen = iter(range(count))
 
     def run(file: Path | bytes) -> Measures:
@@ -256,8 +256,8 @@ def killed_after(count: int) -> Any:
     return run
 
 
-def test_a_run_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured pictures are not read again, also not with other rules. The files are the same as without a kill."""
+def test_a_run_that_was_killed_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured pictures are not read again, even with other rules. The files are the same as without a kill."""
     many = [(f"{i}.png", scene(i % 50), f"number {i}", "train") for i in range(60)]
     source = photos(tmp_path / "photos", many)
     monkeypatch.setattr(measuring, "measure", killed_after(40))
@@ -283,7 +283,7 @@ def killed(*_: object) -> None:
     raise Killed
 
 
-def test_what_was_prepared_stays_until_another_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_stays_until_a_new_one_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = photos(tmp_path / "photos", [(f"{i}.png", scene(i), "a", "train") for i in range(3)])
     prepared(source, tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -340,7 +340,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert contents(Path("taken")) == {"diary.txt": b"dear diary"}
 
 
-def test_without_the_library_it_says_how_to_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_imagehash_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagehash", None)
     source = photos(tmp_path / "photos", [("a.png", scene(1), "a", "train")])
     with pytest.raises(BadInput, match=r"perceptual hashes is not installed: run pip install -e \"\.\[prepare\]\""):
@@ -368,7 +368,7 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def llava(tmp_path: Path) -> Path:
-    """Likewise a model that chats."""
+    """A tiny chat model with random weights that writes captions."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<image>", "what", "is", "there", "a", "fox"]
     tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
@@ -391,7 +391,7 @@ def llava(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Path]:
-    """A folder of pictures without a word, but for one."""
+    """A folder of five pictures, of which only one has a caption."""
     folder = tmp_path / "bare"
     folder.mkdir()
     for i in range(5):
@@ -412,7 +412,7 @@ def test_a_model_writes_captions(blip: Path, bare: Path, tmp_path: Path) -> None
     assert list(prepared(bare, tmp_path / "without")) == ["1.png", "2.png", "3.png", "4.png"]
 
 
-def test_a_model_that_chats_is_asked_and_its_answer_is_the_caption(llava: Path, tmp_path: Path) -> None:
+def test_the_answer_of_a_chat_model_is_the_caption(llava: Path, tmp_path: Path) -> None:
     options = CaptionerOptions(recaption_prompt="what is there", recaption_tokens=6, device="cpu")
     model = Captioner(str(llava), options, tmp_path / "cache")
     pictures = [np.asarray(scene(i)).transpose(2, 0, 1) for i in range(3)]
@@ -462,7 +462,7 @@ def test_weights_that_could_run_code_are_not_read(blip: Path, bare: Path, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-def test_rules_have_their_ranges() -> None:
+def test_rules_out_of_range_are_refused() -> None:
     for wrong in ({"min_side": 0}, {"max_aspect": 0.5}, {"min_contrast": -1.0}, {"max_caption": 0}, {"near": -1}):
         with pytest.raises(BadInput, match=f"Rules.{next(iter(wrong))} is"):
             Rules(**wrong)  # type: ignore[arg-type]
