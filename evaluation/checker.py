@@ -61,7 +61,7 @@ class Detection:
     confidence: float
     """The network's probability of that name, 0 to 1."""
     hue: str
-    """The name of its main colour, one of `HUES`; "" if few of its pixels are colorful."""
+    """The name of its main color, one of `HUES`; "" if few of its pixels are colorful."""
     center: tuple[float, float]
     """Column and row of the middle of its box, in pixels."""
     size: tuple[int, int]

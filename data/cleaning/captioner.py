@@ -90,10 +90,10 @@ class Captioner:
     def __call__(self, pictures: Sequence[Picture]) -> list[str]:
         """Writes a caption for each picture, uint8 (3, H, W)."""
         images: list[Any] = [Image.fromarray(picture.transpose(1, 2, 0)) for picture in pictures]
-        told: dict[str, Any] = {"images": [[image] for image in images] if self._chats else images}
+        arguments: dict[str, Any] = {"images": [[image] for image in images] if self._chats else images}
         if self._prompt is not None:
-            told |= {"text": [self._prompt] * len(images), "padding": True}
-        inputs = self._processor(**told, return_tensors="pt").to(self._model.device, self._model.dtype)
+            arguments |= {"text": [self._prompt] * len(images), "padding": True}
+        inputs = self._processor(**arguments, return_tensors="pt").to(self._model.device, self._model.dtype)
         ids = self._model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=self._tokens)
         if self._chats and not self._model.config.is_encoder_decoder:  # the output begins with the prompt
             ids = ids[:, inputs["input_ids"].shape[1] :]

@@ -13,7 +13,7 @@ from data.store import PRESENT, Store
 from training.config import require
 
 EXACT, NEAR = "exact copy", "near copy"
-UNCAPTIONED, TALKATIVE = "no caption", "caption too long"
+UNCAPTIONED, TOO_LONG = "no caption", "caption too long"
 
 
 @dataclass(kw_only=True)
@@ -97,7 +97,7 @@ def faults(
         elif not captionless and not its:
             found[i] = LeftOut(UNCAPTIONED)
         elif not captionless and not usable(its, rules.max_caption):
-            found[i] = LeftOut(TALKATIVE, f"{min(map(len, its)):,} characters")
+            found[i] = LeftOut(TOO_LONG, f"{min(map(len, its)):,} characters")
     return found
 
 

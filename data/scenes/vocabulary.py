@@ -27,7 +27,7 @@ BACKGROUNDS: Mapping[str, RGB] = {
     "light pink": (250, 212, 228),
     "dark blue": (22, 38, 88),
 }
-"""Colours of the canvas."""
+"""Colors of the background."""
 
 SIZES: Mapping[str, tuple[float, float]] = {"small": (0.22, 0.30), "": (0.42, 0.56), "large": (0.72, 0.86)}
 """Smallest and largest longer side of a thing that is alone, in widths of the picture; "" if no size is named."""
@@ -42,7 +42,7 @@ class Thing:
     codes: str
     """The code point of its emoji, in hexadecimal."""
     tintable: bool = False
-    """Whether most of it has one colour in every style, so that it can be tinted."""
+    """Whether most of it has one color in every style, so that it can be tinted."""
     plural: str = ""
     """The plural, if it is not the noun with an s."""
 
