@@ -1,4 +1,4 @@
-"""Files for those who work on Tessera say what is true."""
+"""Files for contributors are consistent with the project."""
 
 import re
 from pathlib import Path
@@ -24,12 +24,12 @@ def test_every_package_that_make_installs_is_pinned() -> None:
     assert wanted <= names
 
 
-@pytest.mark.parametrize("name", ["ISSUE_TEMPLATE/bug.yml", "ISSUE_TEMPLATE/wish.yml", "pull_request_template.md"])
-def test_templates_ask_for_the_machine(name: str) -> None:
+@pytest.mark.parametrize("name", ["ISSUE_TEMPLATE/bug.yml", "ISSUE_TEMPLATE/feature.yml", "pull_request_template.md"])
+def test_templates_ask_for_the_output_of_env(name: str) -> None:
     assert "`tessera env`" in (ROOT / ".github" / name).read_text()
 
 
-def test_continuous_integration_runs_what_the_readme_says_on_both_ends_of_the_python_versions() -> None:
+def test_continuous_integration_runs_make_test_on_the_oldest_and_newest_python() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert {"run": "make test"} in jobs["test"]["steps"]
