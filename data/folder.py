@@ -3,9 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-
-import datasets
-from datasets.exceptions import DatasetGenerationError
+from typing import TYPE_CHECKING
 
 from data.corpus import Corpus
 from data.files import content_hashes, visible_files
@@ -14,7 +12,8 @@ from data.picture import VERSION
 from data.splits import assign_splits
 from training.errors import BadInput
 
-_COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("file", "text", "split")})
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class FolderCorpus(Corpus):
@@ -56,12 +55,16 @@ def list_files(folder: Path) -> list[str]:
     return [file for file in found if is_table(file) or is_picture(file) or file.endswith(".txt")]
 
 
-def _read(folder: Path, files: list[str], labels: bool, captionless: bool, state: str, cache: Path) -> datasets.Dataset:
+def _read(folder: Path, files: list[str], labels: bool, captionless: bool, state: str, cache: Path) -> "Dataset":
+    import datasets
+    from datasets.exceptions import DatasetGenerationError
+
+    columns = datasets.Features({name: datasets.Value("string") for name in ("file", "text", "split")})
     # as a list, `datasets` would split the files into shards
     rows = {"folder": folder, "files": tuple(files), "labels": labels, "captionless": captionless, "state": state}
     try:
         table = datasets.Dataset.from_generator(
-            _captioned, features=_COLUMNS, cache_dir=str(cache / "datasets"), gen_kwargs=rows
+            _captioned, features=columns, cache_dir=str(cache / "datasets"), gen_kwargs=rows
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, BadInput | OSError):

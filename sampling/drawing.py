@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from data.grid import to_pil
@@ -84,6 +83,8 @@ def draw(
     Every process must call this with the same list, made before any of them writes. `on_batch` is called after each
     batch of this process is written, with its number of pictures and the seconds that drawing them took.
     """
+    from accelerate import PartialState
+
     state = PartialState()
     mine = requests[state.process_index :: state.num_processes]
     with tqdm(total=len(mine), unit="image", desc="drawing", disable=not state.is_main_process) as bar:

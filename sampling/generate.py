@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate import PartialState
 
 from data.files import text_lines
 from data.grid import grid, to_pil
@@ -83,6 +82,8 @@ class GenerateOptions(DrawingOptions):
 
 def main(options: GenerateOptions) -> None:
     """Load the bundle, draw and write the pictures, and print where they are."""
+    from accelerate import PartialState
+
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
     share_cores()

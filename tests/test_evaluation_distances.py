@@ -10,7 +10,6 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from evaluation import metrics
 from evaluation.metrics import (
     Gallery,
     Metric,
@@ -141,7 +140,7 @@ def test_kernels_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(len(a))
         return (a @ b.T / a.shape[1] + 1) ** 3
 
-    monkeypatch.setattr(metrics, "poly_kernel", kernel)
+    monkeypatch.setattr("torchmetrics.image.kid.poly_kernel", kernel)
     x, y = features(23, 1500, 4).double(), features(24, 1100, 4, shift=0.2).double()
     k_x, k_y = kernel(x, x), kernel(y, y)
     within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (k_x, k_y)]

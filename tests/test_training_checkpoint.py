@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from training import checkpoint, ema
-from training.checkpoint import ModuleState, OptimizerState
 from training.errors import BadInput
+from training.states import ModuleState, OptimizerState
 
 State = tuple[nn.Module, nn.Module, Optimizer]
 

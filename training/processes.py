@@ -5,13 +5,15 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
-from accelerate import Accelerator
 
 from training.errors import BadInput
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _POLL_SECONDS = 0.5
 """How often to check whether a paused launcher has continued."""
@@ -42,7 +44,7 @@ class Signals:
     processes, each is in its own session, so signals to the launcher's process group do not reach it.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: "Accelerator") -> None:
         self._accelerator, self._asked_to_stop = accelerator, False
 
     @contextmanager

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from training import checkpoint, ema
 from training.batches import Batch, Data, batch_id, batch_indices, batches_from
-from training.checkpoint import ModuleState, OptimizerState
 from training.config import flatten, to_dict
 from training.errors import BadInput
 from training.files import atomic, write_json
@@ -114,6 +113,8 @@ class Trainer:
 
     def _prepare(self) -> dict[str, checkpoint.State]:
         """Prepares the run folder, the modules and the optimizers. Returns all that a checkpoint holds, by name."""
+        from training.states import ModuleState, OptimizerState
+
         if self._is_main:
             self._run.open(self._data.origin)
         modules, optimizers = self.task.modules, self.task.optimizers
