@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/python -m sampling.generate --config demo --out outputs/demo
 	$(BIN)/python -m sampling.generate --config demo --backend diffusion --out outputs/demo-diffusion
 
-lint: .venv/installed
+lint: .venv/complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -28,7 +28,7 @@ test-all: lint
 	$(PYTEST) --hypothesis-profile all
 
 # Trains everything from nothing and assembles the bundle. Each step resumes where it was stopped.
-train-emoji: .venv/installed
+train-emoji: .venv/complete
 	$(BIN)/python -m tokenizer.train_text --config $(PRESET) --out $(RUN)/text
 	$(LAUNCH) tokenizer/train.py --config $(PRESET) --out $(RUN)/tokenizer
 	$(BIN)/python -m evaluation.reconstruct --config $(PRESET) --model $(RUN)/tokenizer/model --out $(RUN)/reconstruction
@@ -49,7 +49,7 @@ BACKENDS ?= autoregressive diffusion
 GUIDANCES ?= 1 2 3
 COMPARISON ?= outputs/compare
 COMPARE_FLAGS ?= --readme README.md
-compare: .venv/installed
+compare: .venv/complete
 	for backend in $(BACKENDS); do \
 		$(BIN)/python -m evaluation.run --model $(MODEL) --suite $(SUITE) --backend $$backend \
 			$(foreach guidance,$(GUIDANCES),--sweep guidance=$(guidance)) --out $(COMPARISON)/$$backend $(RUN_FLAGS) || exit; \
@@ -58,10 +58,13 @@ compare: .venv/installed
 		$(foreach backend,$(BACKENDS),$(foreach guidance,$(GUIDANCES),$(COMPARISON)/$(backend)/guidance-$(guidance))) \
 		--out $(COMPARISON) $(COMPARE_FLAGS)
 
-.venv/installed: pyproject.toml constraints.txt
+# What drawing needs, and everything. Both go into the same environment.
+.venv/installed: EXTRAS := diffusion
+.venv/complete: EXTRAS := bench,dev,diffusion,emoji,eval,prepare
+.venv/installed .venv/complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench,dev,diffusion,emoji,eval,prepare]"
-	touch $@
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	touch .venv/installed $@
 
 # Removes what the commands above made, but not runs/, which may hold hours of training.
 clean:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason=".venv was not built by make")
+@pytest.mark.skipif(not (ROOT / ".venv" / "complete").exists(), reason=".venv was not built by make")
 @pytest.mark.timeout(400)
 def test_make_train_emoji_runs_the_whole_chain(tmp_path: Path) -> None:
     run = tmp_path / "run"
