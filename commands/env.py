@@ -18,11 +18,11 @@ import torch
 
 from sampling.backend import backend_class
 from sampling.decode import engines
-from sampling.drawing import DrawingOptions
 from seq2seq.packed import packed_dtypes
 from training.cli import command
+from training.device import usable_device
 from training.errors import install
-from training.precision import has_bf16
+from training.precision import cpu_abilities, has_bf16
 from training.processes import share_cores
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +52,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "processor", _processor()
     yield "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
     yield "accelerators", _accelerators()
-    yield "sampler", _sampler(torch.device(DrawingOptions().device))
+    yield "sampler", _sampler(usable_device("auto"))
 
 
 def dependencies() -> dict[str, list[str]]:
@@ -106,7 +106,7 @@ def _git(*arguments: str) -> str:
 
 
 def _processor() -> str:
-    found = torch.cpu.get_capabilities()
+    found = cpu_abilities()
     name = found.get("cpu_name") or platform.processor() or platform.machine()
     features = [feature for feature in _FEATURES if found.get(feature)]
     return (

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusion.process import Process
+from diffusion.process import Process, as_of
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """x_t (B, C, h, w), t (B,) -> predicted target (B, C, h, w); with learned variance, (B, 2 C, h, w)."""
@@ -23,12 +23,12 @@ def diffusion_loss(
     denoise: Denoiser, process: Process, x_0: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
     """Training loss at random times for clean latents x_0 (B, C, h, w): a scalar (DDPM algorithm 1, lines 2 to 5)."""
-    t = process.sample_times(len(x_0), generator).to(x_0.device)
+    t = process.sample_times(len(x_0), generator)
     noise = _noise_like(x_0, generator)
     x_t = process.add_noise(x_0, noise, t)
-    predicted, v = split_output(denoise(x_t, t), x_0.shape[1])
+    predicted, v = split_output(denoise(x_t, t.to(x_0.device)), x_0.shape[1])
     error = (predicted - process.target(x_0, noise, t)).square().flatten(1).mean(1)
-    loss = (process.weight(t) * error).mean()  # eq. 14
+    loss = (as_of(error, process.weight(t)) * error).mean()  # eq. 14
     if v is not None:  # Improved DDPM eq. 16; the bound trains only the variance
         loss = loss + HYBRID * process.steps * bound_term(process, x_0, x_t, t, predicted.detach(), v).mean()
     return loss
@@ -45,12 +45,12 @@ def bits_per_dimension(
     """
     alpha, sigma = process.alpha[-1], process.sigma[-1]
     # L_T: KL of q(x_T | x_0) from a standard normal
-    prior = 0.5 * (alpha.square() * x_0.double().square() + sigma.square() - 1 - 2 * sigma.log()) / math.log(2)
-    total = prior.flatten(1).mean(1).to(x_0.dtype)
+    prior = 0.5 * (alpha.square() * x_0.cpu().double().square() + sigma.square() - 1 - 2 * sigma.log()) / math.log(2)
+    total = as_of(x_0, prior.flatten(1).mean(1))
     for step, weight in _weighted_times(process.steps, times):
-        t = torch.full((len(x_0),), float(step), device=x_0.device)
+        t = torch.full((len(x_0),), float(step))
         x_t = process.add_noise(x_0, _noise_like(x_0, generator), t)
-        predicted, v = split_output(denoise(x_t, t), x_0.shape[1])
+        predicted, v = split_output(denoise(x_t, t.to(x_0.device)), x_0.shape[1])
         total = total + weight * bound_term(process, x_0, x_t, t, predicted, v)
     return total
 
@@ -61,12 +61,12 @@ def bound_term(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, predicted:
     estimate, _ = process.estimates(predicted, x_t, t)
     true, mean = process.posterior_mean(x_0, x_t, s, t), process.posterior_mean(estimate, x_t, s, t)
     true_log, log_variance = process.log_variance(s, t), process.log_variance(s, t, v)
-    squared = (true - mean).double().square()
+    squared = (true - mean).cpu().double().square()
     kl = 0.5 * (log_variance - true_log + ((true_log - log_variance).exp() - 1) + squared * (-log_variance).exp())
     # L_0 is a likelihood: there, the posterior is x_0 itself
     nll = 0.5 * (math.log(2 * math.pi) + log_variance + squared * (-log_variance).exp())
-    nats = torch.where(t.view(-1, 1, 1, 1) > 1, kl, nll)
-    return (nats / math.log(2)).flatten(1).mean(1).to(x_0.dtype)
+    nats = torch.where(t.cpu().view(-1, 1, 1, 1) > 1, kl, nll)
+    return as_of(x_0, (nats / math.log(2)).flatten(1).mean(1))
 
 
 def split_output(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:

@@ -53,28 +53,29 @@ class ProcessConfig:
 class Process:
     """The tables of a schedule, and the formulas that use them.
 
-    Times t and s are (B,) from 0 (clean) to T (noise): integers; for a flow, any number.
+    Times t and s are (B,) from 0 (clean) to T (noise): integers; for a flow, any number. They are best left on the CPU:
+    factors are computed there, in float64, which Apple's GPU does not have, and only then moved to the latents.
     """
 
     def __init__(self, config: ProcessConfig) -> None:
         self.config = config
         self.steps = config.steps
         self.alpha, self.sigma = _TABLES[config.schedule](config.steps)
-        """alpha_t and sigma_t for t = 0..T, (T + 1,) float64 each."""
+        """alpha_t and sigma_t for t = 0..T, (T + 1,) float64 on the CPU each."""
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and sigma_t, (B, 1, 1, 1) float64, linearly interpolated between steps."""
+        """alpha_t and sigma_t, (B, 1, 1, 1) float64 on the CPU, linearly interpolated between steps."""
+        t = t.cpu()
         low = t.long().clamp_max(self.steps - 1)
         fraction = t.double() - low
 
         def look_up(table: Tensor) -> Tensor:
-            table = table.to(t.device)
             return torch.lerp(table[low], table[low + 1], fraction).view(-1, 1, 1, 1)
 
         return look_up(self.alpha), look_up(self.sigma)
 
     def signal_to_noise(self, t: Tensor) -> Tensor:
-        """alpha_t^2 / sigma_t^2, (B,) float64."""
+        """alpha_t^2 / sigma_t^2, (B,) float64 on the CPU."""
         alpha, sigma = self.at(t)
         return (alpha / sigma).square().flatten()
 
@@ -89,7 +90,7 @@ class Process:
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return a sample of q(x_t | x_0), (B, C, h, w): DDPM eq. 4 (rectified flow, arXiv 2209.03003, eq. 1)."""
-        alpha, sigma = (factor.to(x_0.dtype) for factor in self.at(t))
+        alpha, sigma = (as_of(x_0, factor) for factor in self.at(t))
         return alpha * x_0 + sigma * noise
 
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -98,26 +99,27 @@ class Process:
         alpha, beta = self._between(s, t)
         weight_t = alpha * sigma_s.square() / sigma_t.square()
         weight_0 = alpha_s * beta / sigma_t.square()
-        return weight_0.to(x_0.dtype) * x_0 + weight_t.to(x_0.dtype) * x_t
+        return as_of(x_0, weight_0) * x_0 + as_of(x_0, weight_t) * x_t
 
     def log_variance(self, s: Tensor, t: Tensor, v: Tensor | None = None) -> Tensor:
-        """Log-variance of p(x_s | x_t), (B, 1, 1, 1) or (B, C, h, w) float64.
+        """Log-variance of p(x_s | x_t), (B, 1, 1, 1) or (B, C, h, w) float64 on the CPU.
 
         Without `v`, it is the posterior's. A learned `v` (B, C, h, w) interpolates from there, at -1, to log beta, at 1
         (Improved DDPM, arXiv 2102.09672, eq. 15). At s = 0 the posterior has no variance; as in that paper's code, the
         variance of the step from 2 to 1 is used.
         """
+        s, t = s.cpu(), t.cpu()
         s, t = torch.where(s < 1, 1.0, s.double()), torch.where(s < 1, t.clamp_min(2), t).double()
         beta = self._between(s, t)[1]
         lower = (beta * (self.at(s)[1] / self.at(t)[1]).square()).log()
         if v is None:
             return lower
-        fraction = (v.double() + 1) / 2
+        fraction = (v.cpu().double() + 1) / 2
         return fraction * beta.log() + (1 - fraction) * lower
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor, kind: Target | None = None) -> Tensor:
         """What the denoiser must predict at x_t, (B, C, h, w). `kind` is by default the config's target."""
-        alpha, sigma = (factor.to(x_0.dtype) for factor in self.at(t))
+        alpha, sigma = (as_of(x_0, factor) for factor in self.at(t))
         match kind or self.config.target:
             case "epsilon":
                 return noise  # DDPM section 3.2
@@ -130,7 +132,7 @@ class Process:
 
     def estimates(self, predicted: Tensor, x_t: Tensor, t: Tensor, kind: Target | None = None) -> tuple[Tensor, Tensor]:
         """Convert a predicted target at x_t into estimates of x_0 and of the noise, (B, C, h, w) each; t > 0."""
-        alpha, sigma = (factor.to(x_t.dtype) for factor in self.at(t))
+        alpha, sigma = (as_of(x_t, factor) for factor in self.at(t))
         match kind or self.config.target:
             case "epsilon":
                 return (x_t - sigma * predicted) / alpha, predicted  # DDPM eq. 15
@@ -157,13 +159,18 @@ class Process:
             "v": (alpha.square() + sigma.square()) / sigma, "velocity": (alpha + sigma) / sigma,
         }[self.config.target]  # fmt: skip
         weight = self.signal_to_noise(t).clamp_max(self.config.min_snr) / factor.square().flatten()
-        return weight.to(t.dtype)
+        return as_of(t, weight)
 
     def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Factor and variance of q(x_t | x_s) = N(factor x_s, variance). In DDPM eq. 2: sqrt(1 - beta_t) and beta_t."""
         (alpha_s, sigma_s), (alpha_t, sigma_t) = self.at(s), self.at(t)
         factor = alpha_t / alpha_s
         return factor, sigma_t.square() - factor.square() * sigma_s.square()
+
+
+def as_of(like: Tensor, factor: Tensor) -> Tensor:
+    """`factor` in the dtype of `like`, then on its device, in this order: a device may lack the dtype of `factor`."""
+    return factor.to(like.dtype).to(like.device)
 
 
 def _from_betas(betas: Tensor) -> tuple[Tensor, Tensor]:

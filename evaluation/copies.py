@@ -59,8 +59,8 @@ class CopiesOptions:
     """Pictures on a sheet, chosen by a fixed hash of their captions."""
     cache: Path | None = None
     """Folder for prepared pictures. By default the user's cache folder."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to compute on."""
+    device: str = "auto"
+    """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     out: Path
     """Folder to write to."""
 

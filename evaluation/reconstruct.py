@@ -36,6 +36,7 @@ from tokenizer.features import RESIZER
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
+from training.device import with_device
 from training.errors import BadInput
 from training.redact import redacted_path
 
@@ -67,8 +68,8 @@ class ReconstructOptions:
     """Also compute LPIPS, which needs torchvision and its weights."""
     cache: Path | None = None
     """Folder for prepared pictures. By default the user's cache folder."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to compute on."""
+    device: str = "auto"
+    """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
 
     def __post_init__(self) -> None:
         require(self, "batch_size", self.batch_size >= 1, "1 or more")
@@ -76,6 +77,7 @@ class ReconstructOptions:
 
 def main(options: ReconstructOptions) -> None:
     """Reconstruct the pictures, measure the differences, write the report, and print where it is."""
+    options = with_device(options)
     require_result_or_nothing(options.out / "report.json")
     require_replaceable(options.out / "pictures.png", _SHEET)
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)

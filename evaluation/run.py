@@ -38,6 +38,7 @@ from sampling.drawing import DrawingOptions, Request, draw, missing
 from sampling.pipeline import Bundle, check_prompt
 from training.cli import command
 from training.config import replaced, require
+from training.device import with_device
 from training.errors import BadInput
 from training.files import appending, atomic, locked, write_json
 from training.processes import require_joined, share_cores
@@ -91,6 +92,7 @@ class RunOptions(JudgeOptions, DrawingOptions):
 
 def main(options: RunOptions) -> None:
     """Check all inputs first, then draw all pictures, score them, and print where the results are."""
+    options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
     share_cores()

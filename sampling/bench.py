@@ -25,6 +25,7 @@ from sampling.options import SamplingOptions
 from seq2seq.model import TokenModel, TokenModelConfig
 from training.cli import command
 from training.config import require, to_dict
+from training.device import with_device
 from training.errors import BadInput, install
 from training.files import atomic, splice, write_json
 from training.markdown import tabulated
@@ -54,8 +55,8 @@ class BenchOptions:
     """Time the compiled engine on a CPU too. It takes minutes to compile."""
     profile: bool = False
     """Add the time of a step by operator."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to compute on."""
+    device: str = "auto"
+    """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     json: Path = Path("outputs/bench.json")
     """File for the results."""
     plot: Path | None = None
@@ -76,6 +77,7 @@ Variant = Callable[[], Any]
 
 def main(options: BenchOptions) -> None:
     """Time all variants, print a table and write the results."""
+    options = with_device(options)
     warnings.filterwarnings("ignore", module="transformers")
     rows: list[dict[str, Any]] = []
     for grid, batch in itertools.product(options.grid, options.batch):
@@ -209,8 +211,8 @@ def timed(run: Variant, device: str) -> float:
     begin = time.perf_counter()
     with torch.no_grad():
         run()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.accelerator.synchronize()
     return time.perf_counter() - begin
 
 
@@ -306,6 +308,8 @@ def machine(device: str) -> dict[str, Any]:
 
     if device.startswith("cuda"):
         name = torch.cuda.get_device_name(device)
+    elif device != "cpu":
+        name = f"{device} GPU ({platform.machine()})"
     else:
         name = f"{torch.backends.cpu.get_cpu_capability()} CPU ({platform.processor() or platform.machine()})"
     return {

@@ -24,6 +24,7 @@ from sampling.pipeline import load
 from seq2seq.model import null_caption
 from training.cli import command
 from training.config import require
+from training.device import with_device
 from training.files import splice, write_json
 from training.markdown import tabulated
 from training.shipped import shipped
@@ -45,8 +46,8 @@ class DiffusionBenchOptions:
     """Numbers of denoising steps."""
     repeats: int = 5
     """Timed runs of each variant; the median is reported."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to compute on."""
+    device: str = "auto"
+    """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     json: Path = Path("outputs/bench-diffusion.json")
     """File for the results."""
     readme: Path | None = None
@@ -61,6 +62,7 @@ class DiffusionBenchOptions:
 
 def main(options: DiffusionBenchOptions) -> None:
     """Time all variants, print a table and write the results."""
+    options = with_device(options)
     rows = []
     for batch in options.batch:
         for kind, variants in (("bundle", _backends(batch, options)), ("U-Net", _unets(batch, options))):

@@ -24,6 +24,7 @@ from sampling.pipeline import load
 from sampling.token_backend import TokenBackend
 from training.cli import command
 from training.config import require
+from training.device import with_device
 from training.files import write_json
 from training.shipped import shipped
 
@@ -45,8 +46,8 @@ class ParallelBenchOptions:
     """Batch sizes where time is measured."""
     timed: int = 16
     """Captions to draw where time is measured."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to compute on."""
+    device: str = "auto"
+    """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     json: Path = Path("outputs/bench-parallel.json")
     """File for the results."""
 
@@ -59,6 +60,7 @@ class ParallelBenchOptions:
 
 def main(options: ParallelBenchOptions) -> None:
     """Draw, compare and time the pictures, print a table and write the results."""
+    options = with_device(options)
     backend = load(options.model, device=options.device).backend("autoregressive")
     assert isinstance(backend, TokenBackend)
     corpus = emojis()

@@ -264,11 +264,12 @@ def engines(device: torch.device, compiled: bool = False, dtype: torch.dtype = t
     """The engines that a device allows for weights of `dtype`, the best one last.
 
     On a CPU, `compiled` takes minutes to start and is listed only if that argument is true. `packed` needs float32
-    weights, which it rounds itself. The order is fixed and not timed, so that the same machine always draws the same
-    picture.
+    weights, which it rounds itself. Apple's GPU has only `plain`. The order is fixed and not timed, so that
+    the same machine always draws the same picture.
     """
     packs = device.type == "cpu" and dtype == torch.float32 and bool(packed_dtypes())
-    found: dict[Engine, bool] = {"plain": True, "compiled": compiled or device.type == "cuda", "packed": packs}
+    graphs = device.type == "cuda" or (compiled and device.type == "cpu")
+    found: dict[Engine, bool] = {"plain": True, "compiled": graphs, "packed": packs}
     return [engine for engine, there in found.items() if there]
 
 

@@ -15,10 +15,10 @@ from diffusion.process import Process
 from sampling.logits import guided
 from sampling.noise import gaussian
 from sampling.options import DiffusionOptions
-from sampling.schedulers import Estimate, Noise, solver_for
+from sampling.schedulers import Estimate, Noise, filled, solver_for
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
-"""Takes x_t (B, C, h, w) and t (B,), returns the estimate of x_0."""
+"""Takes x_t (B, C, h, w) and t (B,) on the CPU, returns the estimate of x_0."""
 
 
 def sample(
@@ -54,9 +54,9 @@ def estimates(
     solver = solver_for(process, options, strength)
     x = noise(0)
     if init is not None:
-        x = process.add_noise(init, x, x.new_full((len(x),), solver.times[0]))
+        x = process.add_noise(init, x, filled(x, solver.times[0]))
     for call, time in enumerate(solver.times):
-        estimate = denoise(x, x.new_full((len(x),), time))
+        estimate = denoise(x, filled(x, time))
         yield estimate.x_0
         x = solver.step(call, x, estimate, noise)
     yield x
@@ -77,11 +77,12 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
     caption = CaptionCache(torch.cat([text, null.expand_as(text)]) if guide else text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
+        times = t.to(x.device)
         if guide:
-            both, both_shares = split_output(model(x.repeat(2, 1, 1, 1), t.repeat(2), caption), x.shape[1])
+            both, both_shares = split_output(model(x.repeat(2, 1, 1, 1), times.repeat(2), caption), x.shape[1])
             output, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
-            output, share = split_output(model(x, t, caption), x.shape[1])
+            output, share = split_output(model(x, times, caption), x.shape[1])
         x_0, _ = model.process.estimates(output, x, t)
         if options.threshold:
             x_0 = thresholded(x_0, options.threshold, model.config.latent_bound)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tqdm import tqdm
 
 from data.grid import to_pil
@@ -33,14 +32,15 @@ class DrawingOptions:
     """First seed. The same seed gives the same pictures."""
     batch_size: int = 32
     """Pictures to draw at a time, at most."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device to compute on."""
+    device: str = "auto"
+    """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the token or diffusion model. With `auto` the diffusion model takes bfloat16 where the hardware
     computes in it, the token model on a GPU; otherwise it is float32."""
     engine: str = "auto"
     """How steps are computed. `plain`: as written. For the token model also `packed`: with linear layers laid out for
-    this CPU, and `compiled`: as one graph. For diffusion also `traced`. `auto` chooses by the machine."""
+    this CPU, and `compiled`: as one graph. For diffusion also `traced`, on a CPU. `auto` chooses by the machine: on
+    Apple's GPU `plain`, the only one there."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size"):

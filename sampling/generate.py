@@ -21,6 +21,7 @@ from sampling.picture_files import file_name, read_picture, require_replaceable,
 from sampling.pipeline import Bundle, check_prompt
 from training.cli import command
 from training.config import require
+from training.device import with_device
 from training.errors import BadInput
 from training.files import locked, write_json
 from training.processes import require_joined, share_cores
@@ -84,6 +85,7 @@ def main(options: GenerateOptions) -> None:
     """Load the bundle, draw and write the pictures, and print where they are."""
     from accelerate import PartialState
 
+    options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
     share_cores()

@@ -13,9 +13,10 @@ from sampling.backend import Backend, Start, backend_class
 from sampling.options import BACKENDS, BackendOptions
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
+from training.device import usable_device
 from training.errors import BadInput
 from training.hub import fetched
-from training.pretrained import PretrainedModel, require_device
+from training.pretrained import PretrainedModel
 from training.record import FILE as RECORD
 from training.record import read_record
 from training.shipped import require_given
@@ -166,17 +167,18 @@ class Bundle:
 def load(
     path: str | Path,
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     engine: str = "auto",
 ) -> Bundle:
     """Load a bundle from a folder, or from the Hub as `hf://owner/name@commit`.
 
-    `dtype` is that of the models that draw; "auto" chooses by model and device. The image tokenizer is always float32.
+    `dtype` is that of the models that draw; "auto" chooses by model and device. `device` may
+    be "auto" too. The image tokenizer is always float32.
     `engine` says how steps are computed; "auto" chooses by the machine. Raises `BadInput` when a file is missing or
     damaged, or when parts do not belong together.
     """
-    require_device(device)
+    device = usable_device(device)
     folder, source = _folder(path)
     kinds = listed_backends(folder / "bundle.json")
     for part in part_files(kinds):
@@ -184,7 +186,7 @@ def load(
             raise BadInput(f"{folder}: its folder {part} is missing, so it is not a complete bundle")
     models: dict[str, Any] = {}
     for kind in kinds:
-        default = backend_class(kind).dtype_on(torch.device(device).type)
+        default = backend_class(kind).dtype_on(device.type)
         chosen = default if dtype == "auto" else getattr(torch, dtype)
         models[kind] = backend_class(kind).model_class.from_pretrained(folder / kind, device=device, dtype=chosen)
     return Bundle(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diffusion.process import Process
+from diffusion.process import Process, as_of
 from sampling.options import DiffusionOptions
 from training.errors import BadInput, install
 
@@ -51,7 +51,7 @@ def solver_for(process: Process, options: DiffusionOptions, strength: float = 1.
         case "ddpm":
             return Ancestral(process, times)
         case "ddim" if not flow:
-            return VariancePreserving(process, times, "DDIMScheduler", eta=options.eta)
+            return DDIM(process, times, "DDIMScheduler", eta=options.eta)
         case "dpm" if not flow:
             return VariancePreserving(process, times, "DPMSolverMultistepScheduler")
         case "dpm":
@@ -66,6 +66,11 @@ def solver_for(process: Process, options: DiffusionOptions, strength: float = 1.
     )
 
 
+def filled(x: Tensor, time: float) -> Tensor:
+    """One time for each of `x` (B, C, h, w): (B,) of its dtype, on the CPU, where `Process` computes."""
+    return torch.full((len(x),), time, dtype=x.dtype)
+
+
 class Ancestral:
     """Ancestral sampling, DDPM algorithm 2. That of `diffusers` cannot take noise from outside."""
 
@@ -74,12 +79,12 @@ class Ancestral:
 
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
         """A sample of p(x_s | x_t), line 4 of the algorithm."""
-        t, s = (x.new_full((len(x),), time) for time in (*self.times, 0.0)[call : call + 2])
+        t, s = (filled(x, time) for time in (*self.times, 0.0)[call : call + 2])
         mean = self.process.posterior_mean(estimate.x_0, x, s, t)
         if call + 1 == len(self.times):
             return mean
         log_variance = self.process.log_variance(s, t, estimate.share)
-        return mean + (0.5 * log_variance).exp().to(x.dtype) * noise(call + 1)
+        return mean + as_of(x, (0.5 * log_variance).exp()) * noise(call + 1)
 
 
 class VariancePreserving:
@@ -105,6 +110,15 @@ class VariancePreserving:
         if self._step.get("eta"):
             options["variance_noise"] = noise(call + 1)
         return self._scheduler.step(estimate.x_0, timestep, x, **options).prev_sample
+
+
+class DDIM(VariancePreserving):
+    """DDIM (arXiv 2010.02502), on the CPU: the scheduler's factors are float64, which Apple's GPU does not have."""
+
+    def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
+        """A step of the scheduler."""
+        x_0 = Estimate(estimate.x_0.cpu())
+        return super().step(call, x.cpu(), x_0, lambda number: noise(number).cpu()).to(x.device)
 
 
 class FlowDPM:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.emoji import emojis
-from sampling.decode import Engine, KnownTokens, Sampler, State, step
+from sampling.decode import Engine, KnownTokens, Sampler, State, engines, step
 from sampling.logits import OptionTensors, draw_tokens, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
@@ -256,6 +256,10 @@ class IndexedByOperators(TorchFunctionMode):
             else:
                 x = x.select(axis, part)
         return x
+
+
+def test_apples_gpu_has_only_the_plain_engine() -> None:
+    assert engines(torch.device("mps"), compiled=True) == ["plain"]
 
 
 @pytest.mark.parametrize("device", ["meta", "cuda:0"])

@@ -18,3 +18,10 @@ def test_a_cpu_without_bfloat16_gets_none(
     """AVX2 emulates it with 0.3 GFLOP/s, against 80 in float32. Training was as good as stopped."""
     monkeypatch.setattr(torch, "cpu", SimpleNamespace(get_capabilities=lambda: capabilities))
     assert has_bf16("cpu") == expected
+
+
+def test_what_torch_does_not_know_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.9 it cannot say what a processor has. Of Apple's GPUs only some have bfloat16."""
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace())
+    assert not has_bf16("cpu")
+    assert not has_bf16("mps")

@@ -25,6 +25,7 @@ from tokenizer.augment import move, random_moves
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
+from training.device import with_device
 from training.errors import BadInput
 from training.files import locked
 from training.processes import require_joined, share_cores
@@ -58,8 +59,8 @@ class EncodeOptions:
     """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     cache: Path | None = None
     """Folder for prepared pictures. The default is your cache folder."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Torch device to encode on."""
+    device: str = "auto"
+    """Device to encode on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
 
     def __post_init__(self) -> None:
         for name in ("views", "batch_size"):
@@ -87,6 +88,7 @@ class PlannedStore:
 
 def main(options: EncodeOptions) -> None:
     """Encode the training and validation splits."""
+    options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
     share_cores()

@@ -70,18 +70,19 @@ class MicroBatches(Dataset[Batch]):
 @contextlib.contextmanager
 def batches_from(start: int, accelerator: Accelerator, config: TrainingConfig, data: Data) -> Iterator[Iterator[Batch]]:
     """Opens an iterator over the batches of this process, from step `start` on, on its device."""
+    pinned = accelerator.device.type == "cuda"
     loader = DataLoader(
         MicroBatches(accelerator, config, data),
         batch_size=None,
         sampler=range(start * config.accumulation, config.steps * config.accumulation),
         num_workers=config.workers,
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=pinned,
         worker_init_fn=_leave_signals_to_the_trainer,
     )
     batches = iter(loader)
     try:
         yield (
-            {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            {name: tensor.to(accelerator.device, non_blocking=pinned) for name, tensor in batch.items()}
             for batch in batches
         )
     finally:

@@ -65,6 +65,9 @@ class TrainingConfig:
     """The optimizer."""
     ema_decay: float = 0.999
     """Decay of the moving average of the weights. The average is what is exported."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device to train on. `auto` is a GPU if there is one. With several, `accelerate launch` gives each process one. A
+    run may resume on another device."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """Autocast of the forward pass. `auto` is bf16 on hardware that supports it, else `no`. A run may resume in another
     precision, for example on another machine; the log says from which step on."""

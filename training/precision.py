@@ -1,5 +1,7 @@
 """Whether a device supports bfloat16 in hardware."""
 
+from typing import Any
+
 import torch
 
 
@@ -11,6 +13,10 @@ def has_bf16(device_type: str) -> bool:
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device_type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return True
+        return any(cpu_abilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return device_type != "mps"  # not all of Apple's GPUs have it, and some versions of Accelerate refuse it there
+
+
+def cpu_abilities() -> dict[str, Any]:
+    """What torch says of this processor, by name. Empty before torch 2.9, which does not say."""
+    return getattr(torch.cpu, "get_capabilities", dict)()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from training.config import flatten, from_dict, non_defaults, to_dict
+from training.device import usable_device
 from training.errors import BadInput
 from training.files import write_json, write_tensors
 from training.hub import fetched
@@ -61,12 +62,12 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         Args:
             path: the folder, or the model on the Hub.
             dtype: casts the floating-point weights. None keeps the dtype of the file.
-            device: where to put the model.
+            device: where to put the model; `auto` is the best one here (`training.device`).
 
         Raises:
             BadInput: a file is missing, truncated or does not fit the config, or there is no such device.
         """
-        require_device(device)
+        device = usable_device(device)
         folder, _ = fetched(path, _FILES)
         config_file, weights_file = (folder / name for name in _FILES)
         for file in (config_file, weights_file):
@@ -175,15 +176,6 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
     model.load_state_dict(other.state_dict())
-
-
-def require_device(device: str | torch.device) -> None:
-    """Raises `BadInput` if this machine cannot use the device."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"device '{device}' cannot be used here ({reason}); use another, such as 'cpu'") from None
 
 
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

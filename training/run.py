@@ -20,7 +20,7 @@ from training.strict_json import parse_json, read_json
 # A run may be resumed with other values of these. Any other change makes it another run. Data and tokenizers may move
 # to other paths: `data.json` and the ids in the model's config identify their content.
 _MAY_CHANGE = {
-    "out", "data", "tokenizer", "text", "steps", "dry_run", "precision", "log_every", "sample_every",
+    "out", "data", "tokenizer", "text", "steps", "dry_run", "device", "precision", "log_every", "sample_every",
     "checkpoint_every", "workers", "cache", "verify", "trackers",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from training import checkpoint, ema
 from training.batches import Batch, Data, batch_id, batch_indices, batches_from
 from training.config import flatten, to_dict
+from training.device import usable_device
 from training.errors import BadInput
 from training.files import atomic, write_json
 from training.meter import Meter
@@ -31,19 +32,22 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
     """The `Accelerator` of a run. Also seeds all generators and shares the cores. Create it before any model.
 
     Raises:
-        BadInput: a tracker is missing, the processes are not joined, or the batch does not divide among them.
+        BadInput: the device or a tracker is missing, the processes are not joined, or the batch does not divide among
+            them.
     """
-    has_accelerator = torch.accelerator.is_available()
-    precision: str = config.precision
+    device, precision = usable_device(config.device).type, config.precision
     if precision == "auto":
-        device = torch.accelerator.current_accelerator() if has_accelerator else None
-        precision = "bf16" if has_bf16(device.type if device else "cpu") else "no"
+        precision = "bf16" if has_bf16(device) else "no"
     require_trackers(config.trackers)
     accelerator = Accelerator(
-        mixed_precision=precision, cpu=not has_accelerator,
+        mixed_precision=precision, cpu=device == "cpu",
         log_with=config.trackers or None, project_dir=config.out,
     )  # fmt: skip
     require_joined(accelerator.num_processes)
+    if config.device not in ("auto", accelerator.device.type):
+        raise BadInput(
+            f"device is {config.device!r}, but Accelerate chose {accelerator.device.type}: give that, or auto"
+        )
     share_cores()
     parts = accelerator.num_processes * config.accumulation
     if config.batch_size % parts:

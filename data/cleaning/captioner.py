@@ -17,6 +17,7 @@ from data.corpus import Corpus
 from data.files import content_hashes
 from data.picture import whole
 from training.config import require
+from training.device import usable_device
 from training.errors import BadInput, install
 from training.files import appending, write_bytes
 from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
@@ -44,8 +45,8 @@ class CaptionerOptions:
     """Pictures in a batch of the model."""
     keep_captions: bool = True
     """Keep the other captions of a picture and append the written one. Otherwise it replaces them."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Device for the model."""
+    device: str = "auto"
+    """Device for the model: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
 
     def __post_init__(self) -> None:
         for name in ("recaption_tokens", "recaption_batch"):
@@ -61,10 +62,11 @@ class Captioner:
 
         wanted = (*TRANSFORMERS_FILES, "*.jinja")
         folder, self.source = fetched(path, wanted)
+        device = usable_device(options.device)
         try:
             kind: Any = transformers.AutoProcessor
             self._processor = kind.from_pretrained(folder, **SAFELY)
-            self._model = load_complete(transformers.AutoModelForImageTextToText, folder).eval().to(options.device)
+            self._model = load_complete(transformers.AutoModelForImageTextToText, folder).eval().to(device)
         except Exception as error:  # `transformers` raises many types for files that it cannot read
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BadInput(f"{path}: not a model of transformers that writes captions ({reason})") from None
