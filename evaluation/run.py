@@ -7,6 +7,7 @@ processes. The result is `R/result.json`; the pictures are in `R/pictures/`.
 import dataclasses
 import functools
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -85,7 +86,8 @@ class RunOptions(JudgeOptions, DrawingOptions):
         for values in product(*swept.values()):
             one = dict(zip(swept, values, strict=True))
             backend = replaced(self.backend, {name: parse_yaml(value, name) for name, value in one.items()})
-            out = self.out / "-".join(f"{name}-{value}" for name, value in one.items()).replace("/", "-")
+            words = "-".join(f"{name}-{value}" for name, value in one.items())
+            out = self.out / re.sub(r'[/\\:*?"<>|]', "-", words)  # what no file name may have on any system
             runs.append(dataclasses.replace(self, backend=backend, sweep=[], out=out))
         return runs
 
@@ -174,7 +176,7 @@ def evaluate(suite: Suite, bundle: Bundle, setup: EvaluationSetup, options: RunO
         "subject": _subject(bundle, options),
         **all_scores(scores, controls, len(files)),
         "pictures": [
-            {"file": str(one.file.relative_to(out)), "prompt": one.prompt, "seed": one.seed,
+            {"file": one.file.relative_to(out).as_posix(), "prompt": one.prompt, "seed": one.seed,
              "scores": picture_scores(scores, n)}
             for n, one in enumerate(requests)
         ],

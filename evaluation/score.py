@@ -71,7 +71,7 @@ def main(options: ScoreOptions) -> None:
         "subject": {},
         **all_scores(scores, controls, len(files)),
         "pictures": [
-            {"file": str(file.relative_to(options.images)), "scores": picture_scores(scores, n),
+            {"file": file.relative_to(options.images).as_posix(), "scores": picture_scores(scores, n),
              **({"prompt": prompts[n // repeats].text} if prompts else {})}
             for n, file in enumerate(files)
         ],

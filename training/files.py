@@ -175,7 +175,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        remove(folder / LOCK)
+        with suppress(PermissionError):  # Windows cannot delete an open file; there the release deletes it
+            remove(folder / LOCK)
         lock.release()
         if created:
             with suppress(OSError):  # it is not empty
@@ -225,9 +226,9 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, atomically."""
+    """Writes `text` as UTF-8 with the line ends that it has, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def splice(path: Path, name: str, text: str) -> None:

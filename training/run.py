@@ -107,7 +107,7 @@ class RunFolder:
     def rewind_log(self, step: int) -> None:
         """Deletes the log lines after `step`, which a killed run wrote after its last checkpoint."""
         if self.log_file.exists():
-            lines = self.log_file.read_text().splitlines()
+            lines = self.log_file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if (values := _parsed(line)) and values["step"] <= step]
             write_text(self.log_file, "".join(f"{line}\n" for line in kept))
 
@@ -122,7 +122,7 @@ class RunFolder:
 
     def _lines(self) -> list[dict[str, Any]]:
         """The lines of the log, without an incomplete one that a kill left."""
-        lines = self.log_file.read_text().splitlines() if self.log_file.exists() else []
+        lines = self.log_file.read_text(encoding="utf-8").splitlines() if self.log_file.exists() else []
         return [values for line in lines if (values := _parsed(line))]
 
     def log(self, values: dict[str, Any]) -> None:
