@@ -4,10 +4,12 @@ PYTHON ?= python3
 PRESET ?= emoji
 RUN ?= runs/$(PRESET)
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+LOWEST := .venv-lowest
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
+PYTEST := $(BIN)/pytest $(PARALLEL)
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: demo lint test test-all train-emoji compare clean
+.PHONY: demo lint test test-all test-lowest train-emoji compare clean
 
 demo: .venv/installed
 	$(BIN)/python -m sampling.generate --config demo --out outputs/demo
@@ -26,6 +28,10 @@ test: lint
 # Everything, with ten times as many damaged files for the readers of what strangers wrote.
 test-all: lint
 	$(PYTEST) --hypothesis-profile all
+
+# The tests once more, with the lowest versions that pyproject.toml allows, in an environment of their own.
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/pytest $(PARALLEL) -m "not slow"
 
 # Trains everything from nothing and assembles the bundle. Each step resumes where it was stopped.
 train-emoji: .venv/complete
@@ -58,14 +64,27 @@ compare: .venv/complete
 		$(foreach backend,$(BACKENDS),$(foreach guidance,$(GUIDANCES),$(COMPARISON)/$(backend)/guidance-$(guidance))) \
 		--out $(COMPARISON) $(COMPARE_FLAGS)
 
-# What drawing needs, and everything. Both go into the same environment.
+# What drawing needs, and everything. Both go into the same environment. A torch that is there already stays if
+# pyproject.toml allows it: it fits the machine's GPU and driver.
 .venv/installed: EXTRAS := diffusion
 .venv/complete: EXTRAS := bench,dev,diffusion,emoji,eval,prepare
 .venv/installed .venv/complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	if $(BIN)/pip show --quiet torch 2>/dev/null; then grep -v "^torch==" constraints.txt; else cat constraints.txt; fi \
+		> .venv/constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e ".[$(EXTRAS)]"
 	touch .venv/installed $@
+
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)/tools
+	$(LOWEST)/tools/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/tools/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --all-extras \
+		--output-file $(LOWEST)/versions.txt pyproject.toml
+	$(LOWEST)/tools/bin/uv pip sync --quiet --python $(LOWEST)/bin/python $(LOWEST)/versions.txt
+	$(LOWEST)/tools/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
+	touch $@
 
 # Removes what the commands above made, but not runs/, which may hold hours of training.
 clean:
-	rm -rf .venv outputs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(LOWEST) outputs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

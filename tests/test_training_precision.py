@@ -21,7 +21,7 @@ def test_a_cpu_without_bfloat16_gets_none(
 
 
 def test_what_torch_does_not_know_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before 2.9 it cannot say what a processor has. Of Apple's GPUs only some have bfloat16."""
+    """Version 2.8 cannot say what a processor has. Of Apple's GPUs only some have bfloat16."""
     monkeypatch.setattr(torch, "cpu", SimpleNamespace())
     assert not has_bf16("cpu")
     assert not has_bf16("mps")

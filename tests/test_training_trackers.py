@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import pytest
+from accelerate import tracking
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import LoggerType
 from test_training_trainer import _fresh_accelerator, fit, log  # noqa: F401
@@ -19,7 +20,7 @@ from training.trackers import require_trackers
 class Notebook(GeneralTracker):
     """A tracker that records what it gets."""
 
-    name = "notebook"
+    name = "tensorboard"  # Accelerate takes no other names than its own
     requires_logging_directory = True
     told: list[Any]
 
@@ -43,8 +44,10 @@ class Notebook(GeneralTracker):
 
 def test_a_tracker_gets_config_and_log(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Notebook, "told", [], raising=False)
-    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
-    fit(tmp_path / "run", steps=4, log_every=2, sample_every=4, trackers=["notebook"])
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Notebook)
+    for module in (trackers, tracking):
+        monkeypatch.setattr(module, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    fit(tmp_path / "run", steps=4, log_every=2, sample_every=4, trackers=["tensorboard"])
     begun, config, *lines, finished = Notebook.told
     assert begun == ("tessera", str(tmp_path / "run"))
     assert config["optimizer.learning_rate"] == 1e-3

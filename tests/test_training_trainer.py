@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -416,7 +417,8 @@ def test_cores_are_counted_without_sched_getaffinity(tmp_path: Path, monkeypatch
 
 def test_processes_that_would_train_alone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch --cpu` on a machine with an accelerator, which `Accelerator()` then uses."""
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    alone = SimpleNamespace(num_processes=1, device=torch.device("cuda"))
+    monkeypatch.setattr(trainer, "Accelerator", lambda **_: alone)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BadInput, match="started 2 processes but Accelerate joined 1; each would train alone"):
         accelerator_for(config(tmp_path))

@@ -117,7 +117,7 @@ class TextTokenizer:
     def _fitting(self, caption: str) -> list[int]:
         try:
             pieces = self._pieces.encode(caption)
-        except RuntimeError:
+        except (RuntimeError, TypeError):  # by the version of SentencePiece
             raise BadInput(f"{caption!r} is not text: it contains half of a surrogate pair") from None
         room = self.config.max_length - 1
         if len(pieces) > room:

@@ -18,5 +18,5 @@ def has_bf16(device_type: str) -> bool:
 
 
 def cpu_abilities() -> dict[str, Any]:
-    """What torch says of this processor, by name. Empty before torch 2.9, which does not say."""
+    """What torch says of this processor, by name. Empty where torch, such as 2.8, cannot say."""
     return getattr(torch.cpu, "get_capabilities", dict)()

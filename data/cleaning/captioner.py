@@ -60,9 +60,9 @@ class Captioner:
         """Loads weights from safetensors only, and runs no code from the model's folder. Raises `BadInput`."""
         import transformers
 
+        device = usable_device(options.device)
         wanted = (*TRANSFORMERS_FILES, "*.jinja")
         folder, self.source = fetched(path, wanted)
-        device = usable_device(options.device)
         try:
             kind: Any = transformers.AutoProcessor
             self._processor = kind.from_pretrained(folder, **SAFELY)
