@@ -6,10 +6,11 @@ Only the chosen module is imported, so `tessera --help` answers at once.
 import difflib
 import importlib
 import sys
+from types import ModuleType
 from typing import NamedTuple, get_type_hints
 
 from training.cli import command, for_people
-from training.errors import BadInput
+from training.errors import BadInput, install
 
 
 class Command(NamedTuple):
@@ -53,9 +54,8 @@ def main() -> None:
         if name in ("-h", "--help", "help"):
             print(overview())
             return
-        chosen = named(name)
+        start = imported(named(name)).main
     sys.argv = [f"tessera {name}", *rest]
-    start = importlib.import_module(chosen.module).main
     options = next(iter(get_type_hints(start).values()))
     command(start, options, prog=sys.argv[0])
 
@@ -67,6 +67,14 @@ def named(name: str) -> Command:
         return names[name]
     near = difflib.get_close_matches(name, names, n=1)
     raise BadInput(f"there is no command {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see tessera --help"))
+
+
+def imported(chosen: Command) -> ModuleType:
+    """The module of a command. Raises `BadInput` if a package that it needs is not installed."""
+    try:
+        return importlib.import_module(chosen.module)
+    except ModuleNotFoundError as error:  # the packages of other extras are imported where they are used
+        raise BadInput(f"{chosen.name} needs the package {error.name}: {install('eval')}") from None
 
 
 def overview() -> str:
