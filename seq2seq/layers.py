@@ -77,7 +77,7 @@ class Attention(nn.Module):
         if source is not None:
             k, v = rearrange(self.key_value(source), "b s (two h k) -> two b h s k", two=2, h=self.heads)
             new = self.key_norm(k), v
-        k, v = memory(*new) if memory else new
+        k, v = memory(*new) if memory is not None else new
         if not x.shape[1]:  # no queries: this call only fills the memory
             return x
         q = self.query_norm(rearrange(self.query(x), "b t (h k) -> b h t k", h=self.heads))
