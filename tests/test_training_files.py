@@ -86,7 +86,7 @@ def test_the_old_folder_stays_when_the_block_raises(tmp_path: Path) -> None:
 
 
 def test_no_space_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(self: Path, text: str, encoding: str | None = None) -> int:
+    def half(self: Path, text: str, **how: str) -> int:
         self.write_bytes(text.encode()[: len(text) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
