@@ -283,7 +283,7 @@ def test_a_step_runs_on_one_device(device: str) -> None:
         assert state.tokens.device == torch.device(device)
         if device == "cuda:0":
             given.tokens = torch.ones(2, 10, dtype=torch.int64)
-            with pytest.raises(RuntimeError, match="same device|different devices"):
+            with pytest.raises(RuntimeError, match=r"same device|different devices"):
                 step(model, cache, state, draw, given)
 
 
