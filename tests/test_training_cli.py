@@ -79,7 +79,7 @@ def test_bad_input_from_main_is_2(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_errors_of_the_operating_system_are_2(
     number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def refuse(self: Path, text: str, encoding: str | None = None) -> int:
+    def refuse(self: Path, text: str, **_: object) -> int:
         raise OSError(number, "refused", str(self))
 
     def main(config: TrainingConfig) -> None:
