@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_type_hints
 
@@ -101,7 +102,7 @@ def test_env_lists_installed_and_missing_packages(
     monkeypatch.setattr(env, "share_cores", lambda: None)
     assert run(monkeypatch, "env") == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert f"torch {torch.__version__}, pillow" in said["packages"]
+    assert f"torch {version('torch')}, pillow" in said["packages"]
     assert said["[eval]"].endswith('without no-such-package (run pip install -e ".[eval]" in the folder of this clone)')
     assert "0.1.0" in said["tessera"]
     assert str(ROOT) not in "".join(said.values())

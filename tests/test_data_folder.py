@@ -197,7 +197,8 @@ def test_transparent_parts_become_white(photos: Path, mode: str) -> None:
 def test_other_modes_are_converted(photos: Path, mode: str) -> None:
     picture = Image.new("RGB", (32, 32), WHITE)
     picture.paste((0, 0, 0), (0, 0, 16, 32))
-    drawn = square(picture.convert(mode), photos, "picture.tif").float()
+    # Pillow before 13 cannot read the YCbCr that it writes without compression
+    drawn = square(picture.convert(mode), photos, "picture.tif", compression="tiff_lzw").float()
     assert drawn[:, :, :6].max() < 40 and drawn[:, :, 10:].min() > 215
 
 
