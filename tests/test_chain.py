@@ -13,7 +13,6 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.skipif(not (ROOT / ".venv" / "complete").exists(), reason=".venv was not built by make")
 @pytest.mark.timeout(400)

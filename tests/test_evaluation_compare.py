@@ -115,7 +115,6 @@ def test_a_scored_run_is_not_scored_again(
     assert "scored before" not in call(run, run.RunOptions, *words)
 
 
-@pytest.mark.slow
 def test_processes_share_the_drawing_and_one_scores(results: dict[str, Path], tmp_path: Path, photos: Path) -> None:
     """Once, each process scored a guidance while the others waited, until the process group timed out."""
     argv = [  # `accelerate launch --cpu` starts one process, whatever it is told

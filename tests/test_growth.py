@@ -193,7 +193,6 @@ def test_a_tokenizer_of_outside_parts_keeps_the_interface(outside: Path, monkeyp
     assert again.codes_id != model.codes_id
 
 
-@pytest.mark.slow
 def test_the_launcher_passes_imports_on(outside: Path, launch: Any) -> None:
     launcher = launch(ROOT / "tokenizer" / "train.py", *PARTS, *DATA, *MODEL, *SHORT, "--workers", "1", "--out", "run")
     said, errors = launcher.communicate(timeout=150)

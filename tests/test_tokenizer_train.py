@@ -109,7 +109,6 @@ def log(out: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if not name.endswith("_per_second")} for line in lines]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_and_stopped_gives_the_same_result(
     train: Train, launched: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -141,7 +141,6 @@ def test_every_optimizer_follows_the_schedule_from_its_own_peak(tmp_path: Path) 
     assert rates[-1][0] < 0.0001
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     with socket.socket() as free:
