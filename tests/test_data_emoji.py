@@ -10,7 +10,10 @@ import torch
 from data.emoji import ORIGINALS, SOURCE, Emoji, art, emojis, find
 from data.emoji.art import render_emoji
 from data.emoji.corpus import EmojiCorpus
+from data.emoji.find_keywords import table, useful
 from data.emoji.find_twins import look_alikes
+from data.emoji.keywords import keywords
+from data.emoji.names import keyword_captions
 from data.emoji.twins import TWINS
 from data.rendered import rendered
 from data.source import open_source
@@ -211,3 +214,23 @@ def test_values_out_of_range(tmp_path: Path, wrong: dict[str, object], message: 
     options: dict[str, object] = {"size": 16, "split": "train", "limit": 2, "cache": tmp_path}
     with pytest.raises(BadInput, match=message):
         open_source(SOURCE, **{**options, **wrong})  # type: ignore[arg-type]
+
+
+def test_captions_with_keywords() -> None:
+    assert keywords("rocket") == ("launch", "space", "travel")
+    assert keywords("waving hand: dark skin tone") == keywords("waving hand") != ()
+    assert keywords("flag: Chad") == ()
+    assert keyword_captions("rocket", "fluent-flat", keywords("rocket")) == (
+        "rocket (launch, space, travel), fluent flat style",
+        "fluent flat emoji: launch, space, travel",
+    )
+    assert keyword_captions("elf", "noto", ("magic",)) == ("elf (magic), noto style",)
+    assert keyword_captions("flag: Chad", "noto", ()) == ()
+    with_keywords = [name for name in {emoji.name for emoji in emojis()} if keywords(name)]
+    assert len(with_keywords) > 3_000
+
+
+def test_keywords_say_more_than_the_name() -> None:
+    assert useful("red apple", ["apple", "apples", "diet", "red", "+1", "gyōza"]) == ["diet"]
+    annotations = {"\U0001f98a": {"default": ["animal", "fox"]}, "\U0001f680": {"default": ["rocket"]}}
+    assert table(annotations) == {"fox": ["animal"]}

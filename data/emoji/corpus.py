@@ -13,7 +13,8 @@ from data.colors import colors_of
 from data.corpus import Corpus
 from data.emoji.art import PACKAGES, VERSION, package, render_emoji
 from data.emoji.collection import Collection, kept
-from data.emoji.names import colored_captions
+from data.emoji.keywords import keywords
+from data.emoji.names import colored_captions, keyword_captions
 from data.emoji.styles import COLLECTED, ORIGINALS, chosen
 from data.emoji.table import Emoji, emojis, find
 from data.rendered import PictureInfo
@@ -24,7 +25,7 @@ from training.errors import BadInput, install
 class EmojiCorpus(Corpus):
     """3,781 concepts in three original styles, and what seven styles from npm have of them."""
 
-    descriptions = "colors 1"
+    descriptions = "colors 1, keywords 1"
 
     def __init__(self, source: str, cache: Path) -> None:
         """`source` is `emoji`, for all styles that can be fetched, or `emoji:` and names of styles
@@ -61,8 +62,9 @@ class EmojiCorpus(Corpus):
         return self.emojis[i].captions
 
     def describe(self, i: int, picture: NDArray[np.uint8]) -> tuple[str, ...]:
-        """The name with the main colors, in a long and a short form."""
-        return colored_captions(self.emojis[i].name, self.emojis[i].style, colors_of(picture))
+        """The name with the main colors, and with keywords, each in up to two forms."""
+        name, style = self.emojis[i].name, self.emojis[i].style
+        return *colored_captions(name, style, colors_of(picture)), *keyword_captions(name, style, keywords(name))
 
     def group(self, i: int) -> str:
         """A family (a concept with its skin tones and look-alikes) in one style."""

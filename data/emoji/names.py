@@ -55,6 +55,15 @@ def colored_captions(name: str, style: str, colors: Sequence[str]) -> tuple[str,
     return f"{prompt(name, style)}, {told}", f"{_bare(name)} in {told}, {style_words(style)} style"
 
 
+def keyword_captions(name: str, style: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Captions with keywords: `"rocket (launch, space, travel), noto style"`; none without keywords."""
+    if not words:
+        return ()
+    said = style_words(style)
+    named = f"{_bare(name)} ({', '.join(words[:3])}), {said} style"
+    return (named, f"{said} emoji: {', '.join(words[-3:])}") if len(words) >= 3 else (named,)
+
+
 def _bare(name: str) -> str:
     return re.sub(r"^(a|an|the) ", "", phrase(name))
 
