@@ -128,7 +128,7 @@ def _sampler(device: torch.device) -> str:
     names = [str(one).removeprefix("torch.") for one in packed_dtypes()]
     why = {
         "packed": f"this processor and torch can pack weights in {', '.join(names)}",
-        "compiled": f"{device.type} runs a whole step as one graph",
+        "graph": f"{device.type} replays a whole step as one graph",
         "plain": f"{device.type} cannot run a step as one graph, and weights cannot be packed here",
     }
     number_format = names[0] if engine == "packed" else str(dtype).removeprefix("torch.")

@@ -51,8 +51,6 @@ class BenchOptions:
     """Blocks of the decoder."""
     repeats: int = 5
     """Timed runs of each variant; the median is reported."""
-    compiled: bool = False
-    """Time the compiled engine on a CPU too. It takes minutes to compile."""
     profile: bool = False
     """Add the time of a step by operator."""
     device: str = "auto"
@@ -117,7 +115,9 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
     model = TokenModel(config).eval().to(options.device)
     if options.device.startswith("cuda"):
         model = model.to(torch.bfloat16)
-    samplers = {engine: Sampler(model, engine) for engine in engines(model.decoder.rows.device, options.compiled)}
+    samplers = {
+        engine: Sampler(model, engine) for engine in engines(model.decoder.rows.device, model.decoder.rows.dtype)
+    }
     variants: dict[str, Variant] = {f"tessera {name}": _tessera(sampler, batch) for name, sampler in samplers.items()}
     variants |= _transformers(config, batch, options.device)
     times = in_turns(variants, options.repeats, options.device, f"{grid**2} tokens, batch {batch}")

@@ -8,12 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sampling.graphs import Graphs, padded, padded_batch, padded_length
 from sampling.logits import OptionTensors, draw_tokens, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
@@ -21,11 +22,12 @@ from sampling.parallel import decode_in_parallel
 from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
 from seq2seq.packed import packed, packed_dtypes
-from tokenizer.text import trim_padding
+from tokenizer.text import PAD, trim_padding
 from training.errors import BadInput
 
-Engine = Literal["plain", "packed", "compiled"]
-"""How a step is computed: as written; with the linear layers laid out for this CPU; or as one compiled graph."""
+Engine = Literal["plain", "packed", "graph"]
+"""How a step is computed: as written; with the linear layers laid out for this CPU; or as written, but recorded as a
+CUDA graph (`sampling.graphs`)."""
 
 SINGLE_PICTURE_WINDOW = 8
 """Default tokens a pass for one picture on a CPU. Measured there on the shipped model (`sampling/benchmarks`), two AVX2
@@ -56,19 +58,16 @@ class Sampler:
         self.model = model
         self.device = model.decoder.rows.device
         self.dtype = model.decoder.rows.dtype
-        usable = engines(self.device, compiled=True, dtype=self.dtype)
+        usable = engines(self.device, dtype=self.dtype)
         if engine not in (None, *usable):
             where = f"{self.device} with {str(self.dtype).removeprefix('torch.')} weights"
             raise BadInput(f"engine {engine}: not available on {where}; take plain")
-        self.engine = engine or engines(self.device, dtype=self.dtype)[-1]
-        self._step = step
-        if self.engine == "compiled":
-            self._step = torch.compile(step, fullgraph=True, mode="reduce-overhead")
-        elif self.engine == "packed":
+        self.engine = engine or usable[-1]
+        if self.engine == "packed":
             self.dtype = dtype or packed_dtypes()[0]
             self.model = packed(model, self.dtype)
         self._lock = threading.RLock()  # reentrant: an abandoned stream may be collected while the lock is held
-        self._spare: list[tuple[KVCache, State]] = []
+        self._spare: list[Buffers] = []
         self._passes: deque[int] = deque(maxlen=10_000)
 
     def draw(self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None) -> list[Tensor]:
@@ -108,42 +107,51 @@ class Sampler:
         self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None
     ) -> Iterator[Tensor]:
         """As `draw`, but yields all tokens (B, T so far) after each row. The caller may stop early."""
-        config = self.model.config
-        tensors = OptionTensors.of(options, config.length, config.codebook_size + 1, self.device)
+        config, pictures = self.model.config, len(seeds)
         guided_length = options.guided_length(config.length)
         known_tokens = None if known is None else KnownTokens(known)
         all_ended = DelayedAll(self.device)
-        with self._borrowed(text, guided_length > 0) as (cache, state):
+        if self.engine == "graph" and known is None:
+            text, seeds = (padded(rows, padded_batch(pictures)) for rows in (text, seeds))
+        with self._borrowed(text, options, guided_length > 0) as buffers:
+            cache, state = buffers.cache, buffers.state
             state.restart(seeds, config.bos, config.eos)
             for position in range(config.length):  # after the last token only EOS is possible
                 if position == guided_length:
                     cache = cache.without_guidance()  # without null captions a step costs half
-                # a compiled graph would be traced again for each `until`
-                until = None if self.engine == "compiled" else position + 1
-                self._step(self.model, cache, state, tensors, known_tokens, until)
+                self._advance(buffers, cache, position, known_tokens)
                 if (position + 1) % config.grid == 0:
-                    yield state.tokens[:, : position + 1].clone()
-                elif position and position % config.grid == 0 and all_ended(state.finished):
-                    yield state.tokens[:, : position + 1].clone()
+                    yield state.tokens[:pictures, : position + 1].clone()
+                elif position and position % config.grid == 0 and all_ended(state.finished[:pictures]):
+                    yield state.tokens[:pictures, : position + 1].clone()
                     return
+
+    def _advance(self, buffers: "Buffers", cache: KVCache, position: int, known: "KnownTokens | None") -> None:
+        """Draw the token at `position` of all pictures. Where tokens are known, no graph is recorded."""
+        step_of = functools.partial(step, self.model, cache, buffers.state, buffers.options, known)
+        if self.engine == "graph" and known is None:
+            until = padded_length(position, cache.positions)
+            key = (cache.guided, buffers.options.filtered, until)
+            buffers.graphs.run(key, lambda: step_of(until), buffers.state.changing)
+        else:
+            step_of(position + 1, together=True)
 
     def _default_window(self, batch: int) -> int:
         """Tokens a pass where the options leave it open; 0 is one at a time.
 
         A CPU that draws one picture reads all weights for one or two rows of activations; more rows cost little.
         """
-        single = batch == 1 and self.device.type == "cpu" and self.engine != "compiled"
+        single = batch == 1 and self.device.type == "cpu" and self.engine != "graph"
         return SINGLE_PICTURE_WINDOW if single else 0
 
     @torch.no_grad()
     def _in_parallel(self, text: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> tuple[Tensor, int]:
         config = self.model.config
         guided_length = options.guided_length(config.length)
-        tensors = OptionTensors.of(options, config.length, config.codebook_size + 1, self.device)
         until = guided_length if 0 < guided_length < config.length else None
         new_check = functools.partial(DelayedAll, self.device)
-        with self._borrowed(text, guided_length > 0) as (cache, _):
-            return decode_in_parallel(self.model, cache, seeds, tensors, window, new_check, until)
+        with self._borrowed(text, options, guided_length > 0) as buffers:
+            return decode_in_parallel(self.model, buffers.cache, seeds, buffers.options, window, new_check, until)
 
     @property
     def passes(self) -> list[int]:
@@ -155,26 +163,32 @@ class Sampler:
     def cache_bytes(self) -> int:
         """Bytes of the key-value caches that are kept for later calls."""
         with self._lock:
-            return sum(cache.nbytes for cache, _ in self._spare)
+            return sum(buffers.cache.nbytes for buffers in self._spare)
 
     @contextmanager
-    def _borrowed(self, text: Tensor, guide: bool) -> "Iterator[tuple[KVCache, State]]":
-        """Buffers for this call alone, until it ends; the captions are already in the cache."""
-        graph = self.engine == "compiled"
-        if self.device.type == "cpu" and not graph:  # saves work on padding; a graph needs one fixed shape
+    def _borrowed(self, text: Tensor, options: SamplingOptions, guide: bool) -> "Iterator[Buffers]":
+        """Buffers for this call alone, until it ends; the captions and the options are already in them."""
+        config = self.model.config
+        if self.engine == "graph":  # whose shapes are fixed
+            text = F.pad(text, (0, config.text_length - text.shape[1]), value=PAD)
+        elif self.device.type == "cpu":
             text = trim_padding(text)
         with self._lock:
-            fit = [one for one in self._spare if (one[0].guided, len(one[1].seeds)) == (guide, len(text))]
+            fit = [one for one in self._spare if (one.cache.guided, len(one.state.seeds)) == (guide, len(text))]
             self._spare = [one for one in self._spare if one not in fit[-1:]]
-        cache, state = fit[-1] if fit else (None, State(len(text), self.model.config.length, self.device))
-        cache = self.model.read(text, guide, cache)
-        for tensor in [*cache.tensors, *vars(state).values()] if graph else []:
-            torch._dynamo.mark_static_address(tensor)  # so that a graph may write to it
+        tensors = OptionTensors.of(options, config.length, config.codebook_size + 1, self.device)
+        if fit:
+            buffers = fit[-1]
+            buffers.options = buffers.options.replaced_by(tensors)
+            self.model.read(text, guide, buffers.cache)
+        else:
+            state = State(len(text), config.length, self.device)
+            buffers = Buffers(self.model.read(text, guide), state, tensors)
         try:
-            yield cache, state
+            yield buffers
         finally:
             with self._lock:
-                self._spare = [*self._spare, (cache, state)][-SPARE_BUFFERS:]
+                self._spare = [*self._spare, buffers][-SPARE_BUFFERS:]
 
 
 class State:
@@ -191,6 +205,11 @@ class State:
         self.tokens = self.seeds.new_empty(pictures, length + 1)
         self.finished = torch.empty_like(self.seeds, dtype=torch.bool)
 
+    @property
+    def changing(self) -> list[Tensor]:
+        """The tensors that a step changes."""
+        return [self.token, self.position, self.tokens, self.finished]
+
     def restart(self, seeds: Tensor, bos: int, eos: int) -> None:
         """Set all pictures to their start, with new seeds (B,) int64."""
         self.seeds.copy_(seeds)
@@ -198,6 +217,14 @@ class State:
         self.position.zero_()
         self.tokens.fill_(eos)
         self.finished.fill_(False)
+
+
+class Buffers:
+    """What the steps of one call read and write. Its tensors stay where they are, because graphs refer to them."""
+
+    def __init__(self, cache: KVCache, state: State, options: OptionTensors) -> None:
+        self.cache, self.state, self.options = cache, state, options
+        self.graphs = Graphs()
 
 
 class KnownTokens:
@@ -217,14 +244,17 @@ def step(
     options: OptionTensors,
     known: KnownTokens | None,
     until: int | None = None,
+    *,
+    together: bool = False,
 ) -> None:
-    """Draw the next token of each picture, in place. No value leaves the device.
+    """Draw the next token of each picture, in place. No value leaves the device, and none is brought to it.
 
-    A picture that has all its tokens stays as it is. `until` is given where all pictures are at position `until - 1`.
+    A picture that has all its tokens stays as it is. Attention reads the cache before position `until`. With
+    `together`, all pictures are at position `until - 1`.
     """
     at, eos = state.position[:, None], model.config.eos
     twice = (2, 1) if cache.guided else (1, 1)
-    positions = Positions(at.repeat(twice), until, together=until is not None)
+    positions = Positions(at.repeat(twice), until, together)
     logits = model.extend(state.token[:, None].repeat(twice), positions, cache)[:, 0]
     if cache.guided:
         logits = guided(logits, options.guidance.index_select(0, state.position)[:, None])
@@ -242,34 +272,38 @@ def step(
 
 
 class DelayedAll:
-    """`all()` of a bool tensor without waiting for a GPU: the answer may be that of the previous call."""
+    """`all()` of a bool tensor without stopping a GPU: the answer is that of the call before the previous one.
+
+    Waiting for that one also keeps the host from queueing more than two calls' work ahead.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._event: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._answer = torch.zeros((), dtype=torch.bool, pin_memory=self._event is not None)
-        self._asked = False
+        self._delayed = device.type == "cuda"
+        self._answers: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 
     def __call__(self, values: Tensor) -> bool:
-        """Whether all of `values`, bool (B,), are true; on a GPU, False until an earlier call's copy has arrived."""
-        if self._event is None:
+        """Whether all of `values`, bool (B,), are true; on a GPU, whether they were two calls ago."""
+        if not self._delayed:
             return bool(values.all())
-        answer = self._asked and self._event.query() and bool(self._answer)
-        self._answer.copy_(values.all(), non_blocking=True)
-        self._event.record()
-        self._asked = True
-        return answer
+        answer = torch.zeros((), dtype=torch.bool, pin_memory=True).copy_(values.all(), non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._answers.append((answer, event))
+        if len(self._answers) < 3:
+            return False
+        answer, event = self._answers.popleft()
+        event.synchronize()
+        return bool(answer)
 
 
-def engines(device: torch.device, compiled: bool = False, dtype: torch.dtype = torch.float32) -> list[Engine]:
+def engines(device: torch.device, dtype: torch.dtype = torch.float32) -> list[Engine]:
     """The engines that a device allows for weights of `dtype`, the best one last.
 
-    On a CPU, `compiled` takes minutes to start and is listed only if that argument is true. `packed` needs float32
-    weights, which it rounds itself. Apple's GPU has only `plain`. The order is fixed and not timed, so that
-    the same machine always draws the same picture.
+    `packed` needs float32 weights, which it rounds itself. Apple's GPU has only `plain`. The order is fixed and not
+    timed, so that the same machine always draws the same picture.
     """
     packs = device.type == "cpu" and dtype == torch.float32 and bool(packed_dtypes())
-    graphs = device.type == "cuda" or (compiled and device.type == "cpu")
-    found: dict[Engine, bool] = {"plain": True, "compiled": graphs, "packed": packs}
+    found: dict[Engine, bool] = {"plain": True, "graph": device.type == "cuda", "packed": packs}
     return [engine for engine, there in found.items() if there]
 
 

@@ -39,8 +39,8 @@ class DrawingOptions:
     computes in it, the token model on a GPU; otherwise it is float32."""
     engine: str = "auto"
     """How steps are computed. `plain`: as written. For the token model also `packed`: with linear layers laid out for
-    this CPU, and `compiled`: as one graph. For diffusion also `traced`, on a CPU. `auto` chooses by the machine: on
-    Apple's GPU `plain`, the only one there."""
+    this CPU, and `graph`: recorded as CUDA graphs. For diffusion also `traced`, on a CPU. `auto` chooses by the
+    machine: on Apple's GPU `plain`, the only one there."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size"):

@@ -1,9 +1,9 @@
-"""From the model's logits to the tokens that are drawn. Pure functions, options as tensors: one traced graph fits all.
+"""From the model's logits to the tokens that are drawn. Pure functions, options as tensors: one graph fits all.
 
 Dimension names: B pictures, V tokens to choose from, T positions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class OptionTensors:
     top_p: Tensor
     min_p: Tensor
     filtered: bool
-    """Whether top-k, top-p or min-p rules tokens out. Each of the two values needs its own traced graph."""
+    """Whether top-k, top-p or min-p rules tokens out. Each of the two values needs its own graph."""
 
     @classmethod
     def of(cls, options: SamplingOptions, length: int, vocabulary: int, device: torch.device) -> "OptionTensors":
@@ -38,6 +38,13 @@ class OptionTensors:
             min_p=torch.tensor(options.min_p, device=device),
             filtered=options.temperature > 0 and (options.top_k > 0 or options.top_p < 1 or options.min_p > 0),
         )
+
+    def replaced_by(self, new: "OptionTensors") -> "OptionTensors":
+        """Copy the values of `new` into these tensors, because graphs refer to them."""
+        for name, tensor in vars(new).items():
+            if isinstance(tensor, Tensor):
+                getattr(self, name).copy_(tensor)
+        return replace(self, filtered=new.filtered)
 
 
 def guided(logits: Tensor, scale: float | Tensor) -> Tensor:

@@ -18,6 +18,9 @@ from seq2seq.model import TokenModel
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.errors import BadInput
 
+ROWS = 64
+"""Candidates of `best_of` that are drawn at a time, or one for each picture where there are more pictures."""
+
 
 @backend("autoregressive")
 class TokenBackend(Backend[TokenModel, SamplingOptions]):
@@ -40,7 +43,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
 
     def prepare(self) -> Sampler:
         """The sampler of the model."""
-        self.require_engine("plain", "packed", "compiled")
+        self.require_engine("plain", "packed", "graph")
         return Sampler(self.model, self.engine)  # type: ignore[arg-type] # it is one of these
 
     def draw(
@@ -53,8 +56,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         text = self.text.encode(captions).to(self.device)
         known = known_tokens(start, self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
         clip = clip_at(options.scorer, str(self.device)) if options.scorer else None
-        draw = self.prepared.draw
-        candidates = [draw(text, candidate_seeds(seeds, n), options, known) for n in range(options.best_of)]
+        candidates = self._candidates(text, seeds, options, known)
         if options.best_of == 1:
             return self._pixels(candidates[0])
         if clip is not None:
@@ -63,6 +65,17 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
             scores = [likelihoods(self.model, text, codes) for codes in candidates]
         best = torch.stack(scores).argmax(0).tolist()
         return self._pixels([candidates[n][i] for i, n in enumerate(best)])
+
+    def _candidates(
+        self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None
+    ) -> list[list[Tensor]]:
+        """`best_of` lists of the codes of each picture. Candidates are drawn together, as rows of a batch."""
+        count, pictures = options.best_of, len(seeds)
+        rows = [text.repeat(count, 1), torch.cat([candidate_seeds(seeds, n) for n in range(count)])]
+        rows += [] if known is None else [known.repeat(count, 1)]
+        parts = zip(*(torch.split(tensor, max(ROWS, pictures)) for tensor in rows), strict=True)
+        codes = [one for text, seeds, *known in parts for one in self.prepared.draw(text, seeds, options, *known)]
+        return [codes[start : start + pictures] for start in range(0, len(codes), pictures)]
 
     def stream(self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions) -> Iterator[list[Tensor]]:
         """Yield pictures, uint8 (3, H so far, W), after each row of tokens; with `best_of`, the first candidates."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one attention, each (B, H, S, K)."""
+"""Keys and values of one attention, each (B, G, S, K): G heads of width K."""
 
 
 class Positions(NamedTuple):
@@ -48,26 +48,28 @@ class KVCache:
     Otherwise each picture writes at its own position, and a mask hides later positions.
     """
 
-    def __init__(self, depth: int, heads: int, positions: int, guided: bool = False) -> None:
+    def __init__(self, depth: int, heads: int, head_width: int, positions: int, guided: bool = False) -> None:
         """Allocate nothing yet: `begin` does.
 
         Args:
             depth: number of blocks.
-            heads: number of attention heads, H.
+            heads: number of heads of keys and values, G.
+            head_width: their width, K.
             positions: largest number of image tokens in a picture, with BOS.
             guided: whether there are two pictures for each caption, for classifier-free guidance. The second half of
                 the pictures then has the null caption.
         """
-        self.depth, self.heads, self.positions, self.guided = depth, heads, positions, guided
+        self.depth, self.heads, self.head_width = depth, heads, head_width
+        self.positions, self.guided = positions, guided
         self.keys: list[Tensor] = []
-        """Image-token keys of each block, (pictures, H, positions, K)."""
+        """Image-token keys of each block, (pictures, G, positions, K)."""
         self.values: list[Tensor] = []
         """Like `keys`."""
         empty = torch.empty(0)
         self.text_mask = empty
         """bool (B, 1, 1, S), False at padding."""
         self.text = [empty] * 2 * depth
-        """Caption keys and values, (B, H, S, K) each: keys of block 0, values of block 0, keys of block 1, ..."""
+        """Caption keys and values, (B, G, S, K) each: keys of block 0, values of block 0, keys of block 1, ..."""
         self.null = [empty] * depth
         """With guidance, the output of each block's cross-attention to the null caption, (1, 1, D)."""
 
@@ -78,8 +80,8 @@ class KVCache:
         """
         self.text_mask = _store(self.text_mask, mask)
         if not self.keys:
-            pictures, width = len(states) * (2 if self.guided else 1), states.shape[2]
-            shape = (pictures, self.heads, self.positions, width // self.heads)
+            pictures = len(states) * (2 if self.guided else 1)
+            shape = (pictures, self.heads, self.positions, self.head_width)
             self.keys, self.values = ([states.new_zeros(shape) for _ in range(self.depth)] for _ in range(2))
 
     @property
@@ -114,7 +116,7 @@ class BlockCache:
         self.mask, self.guided, self.null = mask, cache.guided, cache.null[block]
 
     def own(self, *new: Tensor) -> KeysValues:
-        """Write keys and values of new image tokens, (B, H, T, K), at their positions; return all before `until`."""
+        """Write keys and values of new image tokens, (B, G, T, K), at their positions; return all before `until`."""
         keys, values = self._cache.keys[self._block], self._cache.values[self._block]
         at, until, together = self._positions
         for cached, added in zip((keys, values), new, strict=True):
@@ -125,7 +127,7 @@ class BlockCache:
         return keys[:, :, :until], values[:, :, :until]
 
     def text(self, *new: Tensor) -> KeysValues:
-        """Store keys and values of new captions, if there are any; return the stored ones, (B, H, S, K)."""
+        """Store keys and values of new captions, if there are any; return the stored ones, (B, G, S, K)."""
         stored, part = self._cache.text, slice(2 * self._block, 2 * self._block + 2)
         if new:
             stored[part] = map(_store, stored[part], new)
@@ -138,5 +140,5 @@ class BlockCache:
 
 
 def _store(old: Tensor, new: Tensor) -> Tensor:
-    """Return `new`. If `old` has the same shape, it is overwritten, because a compiled graph reads from there."""
+    """Return `new`. If `old` has the same shape, it is overwritten, because a CUDA graph reads from there."""
     return old.copy_(new) if old.shape == new.shape else new.contiguous()

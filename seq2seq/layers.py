@@ -1,6 +1,6 @@
 """Transformer layers of the token model: pre-norm, RMSNorm, attention with normalised queries and keys.
 
-Dimension names: B batch, T queries, S keys, D width, H heads, K head width (D / H).
+Dimension names: B batch, T queries, S keys, D width, H heads, G heads of keys, K head width (D / H).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from seq2seq.cache import BlockCache, KeysValues
 from training.attention import attention
 
 Memory = Callable[..., KeysValues]
-"""Stores new keys and values (B, H, S, K), or nothing; returns all keys and values to attend to."""
+"""Stores new keys and values (B, G, S, K), or nothing; returns all keys and values to attend to."""
 
 
 class Text(NamedTuple):
@@ -44,13 +44,15 @@ class Attention(nn.Module):
     """Multi-head attention of a sequence to itself or to another one.
 
     Queries and keys of each head are RMS-normalised (arXiv 2302.05442, section 2), which keeps logits bounded in bf16.
+    With fewer heads of keys than of queries, several heads share keys and values (arXiv 2305.13245).
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, key_heads: int | None = None) -> None:
+        """`key_heads`: by default as many as `heads`."""
         super().__init__()
-        self.heads = heads
+        self.heads, self.key_heads = heads, key_heads or heads
         self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.key_value = nn.Linear(width, 2 * self.key_heads * (width // heads), bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.query_norm = RMSNorm(width // heads)
         self.key_norm = RMSNorm(width // heads)
@@ -75,13 +77,13 @@ class Attention(nn.Module):
         """
         new: tuple[Tensor, ...] = ()
         if source is not None:
-            k, v = rearrange(self.key_value(source), "b s (two h k) -> two b h s k", two=2, h=self.heads)
+            k, v = rearrange(self.key_value(source), "b s (two h k) -> two b h s k", two=2, h=self.key_heads)
             new = self.key_norm(k), v
         k, v = memory(*new) if memory is not None else new
         if not x.shape[1]:  # no queries: this call only fills the memory
             return x
         q = self.query_norm(rearrange(self.query(x), "b t (h k) -> b h t k", h=self.heads))
-        y = attention(q, k, v, mask=mask, causal=causal)
+        y = attention(q, k, v, mask=mask, causal=causal, groups=self.heads // self.key_heads)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
 
 
@@ -111,10 +113,10 @@ class EncoderBlock(nn.Module):
 class CrossBlock(nn.Module):
     """The layers of a block with self-attention, cross-attention to the caption, and an MLP."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, key_heads: int | None = None) -> None:
         super().__init__()
-        self.norm1, self.attention = RMSNorm(width), Attention(width, heads)
-        self.norm2, self.cross = RMSNorm(width), Attention(width, heads)
+        self.norm1, self.attention = RMSNorm(width), Attention(width, heads, key_heads)
+        self.norm2, self.cross = RMSNorm(width), Attention(width, heads, key_heads)
         self.norm3, self.mlp = RMSNorm(width), MLP(width, mlp_width)
         self.dropout = nn.Dropout(dropout)
 

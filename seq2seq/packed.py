@@ -7,7 +7,7 @@ A step multiplies a few rows by large matrices, so its time goes into reading we
   norms, and attention is written out;
 - `Traced` runs the blocks without Python between their operators.
 
-Dimension names: B pictures, T new tokens, H heads, K head width, S keys, D width.
+Dimension names: B pictures, T new tokens, H heads, G heads of keys, K head width, S keys, D width.
 """
 
 import copy
@@ -54,6 +54,7 @@ class PackedDecoder(nn.Module):
         """`decoder` must be in eval mode and float32."""
         super().__init__()
         self.decoder = decoder
+        self.groups = decoder.config.heads // (decoder.config.key_heads or decoder.config.heads)
         self.blocks = Traced(PackedBlocks([PackedBlock(block, dtype) for block in decoder.blocks]))
         self.norm = FusedRMSNorm(decoder.norm)
         self.head = packed_linear(decoder.head.weight, dtype)
@@ -68,9 +69,10 @@ class PackedDecoder(nn.Module):
         if mask is None:
             at, self_bias = x.new_empty(positions.until or 0), none
         else:
-            at, self_bias = positions.at, _bias(mask, cache.heads)
+            at, self_bias = positions.at, _bias(mask, cache.heads, self.groups)
         null = cache.null if cache.guided else [none] * cache.depth
-        arguments = (x, at, cache.keys, cache.values, self_bias, cache.text, _bias(text.mask, cache.heads), null)
+        cross_bias = _bias(text.mask, cache.heads, self.groups)
+        arguments = (x, at, cache.keys, cache.values, self_bias, cache.text, cross_bias, null)
         x = self.blocks((mask is None, cache.guided), arguments)
         return self.decoder.mask_impossible(self.head(self.norm(x)), positions.at)
 
@@ -98,12 +100,12 @@ class PackedBlocks(nn.Module):
         Args:
             x: new tokens.
             at: their positions (B, T) int64. If T is 1 and all positions are equal, any tensor of size (position + 1,).
-            keys: each block's cached keys, (B, H, positions, K).
-            values: each block's cached values, (B, H, positions, K).
-            self_bias: added to self-attention's logits, (B * H, T, until): 0, or -inf where attention is not allowed;
-                empty where all is allowed.
-            text: caption keys and values, (B, H, S, K) each: keys of block 0, values of block 0, keys of block 1, ...
-            cross_bias: as `self_bias`, for cross-attention, (B * H, 1, S).
+            keys: each block's cached keys, (B, G, positions, K).
+            values: each block's cached values, (B, G, positions, K).
+            self_bias: added to self-attention's logits, (B * G, H / G * T, until): 0, or -inf where attention is not
+                allowed; empty where all is allowed.
+            text: caption keys and values, (B, G, S, K) each: keys of block 0, values of block 0, keys of block 1, ...
+            cross_bias: as `self_bias`, for cross-attention, (B * G, H / G or 1, S).
             null: each block's output of cross-attention to the null caption, (1, 1, D), for the second half of `x`;
                 empty without guidance.
         """
@@ -118,7 +120,7 @@ class PackedBlock(nn.Module):
     def __init__(self, block: DecoderBlock, dtype: torch.dtype) -> None:
         super().__init__()
         own, cross, mlp = block.attention, block.cross, block.mlp
-        self.heads = own.heads
+        self.heads, self.key_heads = own.heads, own.key_heads
         self.query_key_value = packed_linear(torch.cat([own.query.weight, own.key_value.weight]), dtype)
         self.out = packed_linear(own.out.weight, dtype)
         self.cross_query = packed_linear(cross.query.weight, dtype)
@@ -126,7 +128,9 @@ class PackedBlock(nn.Module):
         self.mlp_in, self.mlp_out = (packed_linear(mlp.get_parameter(f"{i}.weight"), dtype) for i in (0, 2))
         self.norm1, self.norm2, self.norm3 = map(FusedRMSNorm, (block.norm1, block.norm2, block.norm3))
         scale = 1 / math.sqrt(own.query_norm.normalized_shape[0])  # of attention logits: the norm multiplies by it
-        self.query_key_norm = FusedRMSNorm(own.query_norm, own.key_norm, scales=(scale, 1.0))
+        self.query_key_norm = FusedRMSNorm(
+            own.query_norm, own.key_norm, scales=(scale, 1.0), heads=(own.heads, own.key_heads)
+        )
         self.cross_query_norm = FusedRMSNorm(cross.query_norm, scales=(scale,))
 
     def forward(
@@ -150,9 +154,9 @@ class PackedBlock(nn.Module):
 
     def _self_attention(self, x: Tensor, at: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         batch, t, _ = x.shape
-        made = self.query_key_value(x).view(batch, t, 3, self.heads, -1)
-        query, key = self.query_key_norm(made[:, :, :2]).transpose(1, 3).unbind(2)  # (B, H, T, K) each
-        value = made[:, :, 2].transpose(1, 2)
+        made = self.query_key_value(x).view(batch, t, self.heads + 2 * self.key_heads, -1).transpose(1, 2)
+        query_key, value = made.split((self.heads + self.key_heads, self.key_heads), 1)
+        query, key = self.query_key_norm(query_key).split((self.heads, self.key_heads), 1)
         if at.ndim == 1:
             until = at.shape[0]
             keys[:, :, until - 1 : until], values[:, :, until - 1 : until] = key, value
@@ -174,16 +178,18 @@ class FusedRMSNorm(nn.Module):
     It calls four operators. `RMSNorm` calls ten, and calling them takes longer than their arithmetic.
     """
 
-    def __init__(self, *norms: RMSNorm, scales: tuple[float, ...] = (1.0,)) -> None:
-        """`scales`: a factor for the output of each norm."""
+    def __init__(self, *norms: RMSNorm, scales: tuple[float, ...] = (1.0,), heads: tuple[int, ...] = ()) -> None:
+        """`scales`: a factor for the output of each norm. `heads`: for how many heads each of several norms is."""
         super().__init__()
         (width,) = norms[0].normalized_shape
         gains = [norm.weight.detach() * (math.sqrt(width) * scale) for norm, scale in zip(norms, scales, strict=True)]
-        self.gain = gains[0] if len(gains) == 1 else torch.stack(gains)[:, None]
+        self.gain = (
+            torch.cat([gain.expand(n, 1, -1) for gain, n in zip(gains, heads, strict=True)]) if heads else gains[0]
+        )
         self.floor = torch.tensor(math.sqrt(width * (norms[0].eps or 0.0)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n) -> (..., n); for several norms (..., norms, H, n) -> (..., norms, H, n)."""
+        """(..., n) -> (..., n); for several norms (..., heads of all, T, n) -> the same."""
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor) * self.gain
 
 
@@ -217,17 +223,22 @@ class OneDNNLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, None, "none", [], "").float()
 
 
-def _bias(mask: Tensor, heads: int) -> Tensor:
-    """Turn a mask, bool (B, 1, T, S), into a bias for logits, float32 (B * H, T, S): 0 where True, else -inf."""
-    return mask.float().log().expand(-1, heads, -1, -1).flatten(0, 1)
+def _bias(mask: Tensor, heads: int, groups: int) -> Tensor:
+    """Turn a mask, bool (B, 1, T, S), into a bias for logits, float32: 0 where True, else -inf.
+
+    It is (B * G, H / G * T, S) for G `heads` of keys, each for `groups` heads of queries; or, for T = 1, (B * G, 1, S).
+    """
+    bias = mask.float().log().expand(-1, heads, -1, -1)
+    return (bias if groups == 1 or mask.shape[2] == 1 else bias.repeat(1, 1, groups, 1)).flatten(0, 1)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Attend with scaled queries (B, H, T, K) to keys and values (B, H, S, K); return (B, T, D).
+    """Attend with scaled queries (B, H, T, K) to keys and values (B, G, S, K); return (B, T, D).
 
     It is written out because torch's fused kernel is made for many queries: with one, it takes twice as long.
     """
     batch, heads, t, _ = query.shape
-    query, keys, values = query.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
+    query = query.reshape(batch * keys.shape[1], -1, query.shape[3])  # heads with the same keys, one below the other
+    keys, values = keys.flatten(0, 1), values.flatten(0, 1)
     logits = torch.bmm(query, keys.mT) if bias.ndim == 1 else torch.baddbmm(bias, query, keys.mT)
     return torch.bmm(logits.softmax(-1), values).view(batch, heads, t, -1).transpose(1, 2).flatten(2)

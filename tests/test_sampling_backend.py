@@ -67,7 +67,7 @@ def test_a_backend_says_what_it_cannot_do(bundle: Path) -> None:
         load(bundle).generate(PROMPTS[:1], options=WAYS[1], start=start)
     with pytest.raises(BadInput, match="backend autoregressive does not interpolate"):
         loaded.interpolate((PROMPTS[0], PROMPTS[1]), (0, 0), 3, WAYS[0])
-    with pytest.raises(BadInput, match="engine quick: backend autoregressive has plain, packed, compiled here"):
+    with pytest.raises(BadInput, match="engine quick: backend autoregressive has plain, packed, graph here"):
         load(bundle, engine="quick").generate(PROMPTS[:1])
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+import sampling.graphs
 from data.emoji import emojis
 from sampling.decode import Engine, KnownTokens, Sampler, State, engines, step
+from sampling.graphs import padded, padded_batch, padded_length
 from sampling.logits import OptionTensors, draw_tokens, guided
 from sampling.noise import gumbel
 from sampling.options import SamplingOptions
@@ -64,15 +68,17 @@ def draw_of(options: SamplingOptions, config: TokenModelConfig = TOKENS) -> Opti
     return OptionTensors.of(options, config.length, config.codebook_size + 1, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("key_heads", [None, 2])
 @pytest.mark.parametrize("engine", ["plain", "packed"])
 @torch.no_grad()
-def test_it_draws_what_the_simple_sampler_draws(engine: Engine) -> None:
+def test_it_draws_what_the_simple_sampler_draws(engine: Engine, key_heads: int | None) -> None:
     """With cache, batches and guidance in one pass, against none of them. Guidance 1 skips the second half."""
     if engine == "packed" and not packed_dtypes():
         pytest.skip("this processor cannot pack linear layers")
-    model, text, seeds = token_model(), captions(4), torch.tensor([3, 1, 4, 1])
+    model = token_model(dataclasses.replace(TOKENS, key_heads=key_heads))
+    text, seeds = captions(4), torch.tensor([3, 1, 4, 1])
     for options in (
-        PLAIN,
+        dataclasses.replace(PLAIN, parallel=4),
         SamplingOptions(guidance=2.5, temperature=0.8, top_k=10, top_p=0.95),
         SamplingOptions(guidance=3.0, temperature=1.0, guidance_from=0.2, guidance_until=0.6, min_p=0.01),
         SamplingOptions(guidance=3.0, temperature=0.0, guidance_schedule="linear"),
@@ -201,28 +207,114 @@ def test_known_tokens_are_kept_and_the_rest_is_conditioned_on_them() -> None:
             assert torch.equal(draw_tokens(logits[:, t], gumbel(seeds, t, 21), draw_of(PLAIN)), made[:, t])
 
 
-def test_a_graph_traced_once_draws_the_same() -> None:
-    """Shapes are static and no value is read: one graph with guidance and one without serve all positions, calls and
-    options, and draw what the plain engine draws."""
-    graphs = 0
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """Graphs that are not recorded but called, so that they run without a GPU; they read the cache four by four."""
+    made: list[Callable[[], None]] = []
+    monkeypatch.setattr(sampling.graphs, "recorded", lambda run, changed: made.append(run) or run)
+    monkeypatch.setattr(sampling.graphs, "POSITIONS", 4)
+    return made
 
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        nonlocal graphs
-        graphs += 1
-        return graph.forward
 
-    torch.compiler.reset()
-    model, text, seeds = token_model(), captions(3), torch.arange(3)
-    sampler = Sampler(model, "compiled")
-    sampler._step = torch.compile(step, fullgraph=True, backend=backend)
-    for options in (
+def graph_sampler(model: TokenModel) -> Sampler:
+    sampler = Sampler(model, "plain")
+    sampler.engine = "graph"
+    return sampler
+
+
+def test_graphs_draw_what_the_plain_engine_draws(graphs: list[Callable[[], None]]) -> None:
+    """In padded batches; each graph is recorded once and serves all later calls with other captions and options."""
+    model, sampler = token_model(), graph_sampler(token_model())
+    for seed, options in enumerate((
         SamplingOptions(guidance=2.0, guidance_until=0.5, temperature=1.0, top_p=0.9),
         SamplingOptions(guidance=3.0, guidance_until=0.7, temperature=0.4, top_k=5, min_p=0.1),
-    ):
-        drawn_by_graph = sampler.draw(text, seeds, options)
+    )):  # fmt: skip
+        text, seeds = captions(3 + seed).flip(0), torch.arange(3 + seed) + seed
+        drawn_by_graph = sampler.draw(text[:, :7], seeds, options)
+        assert len(drawn_by_graph) == 3 + seed
         for a, b in zip(drawn_by_graph, decode(model, text, seeds, options), strict=True):
             assert torch.equal(a, b)
-    assert graphs == 2
+    # positions 0..3 and 4..7 and 8, with guidance up to position 4 or 6, and without
+    assert len(graphs) == 4
+    known = torch.full((3, 9), -1)
+    known[:, 4] = 7
+    with_known = sampler.draw(captions(3), torch.arange(3), PLAIN, known)
+    assert all(int(grid.flatten()[4]) == 7 for grid in with_known)
+    assert len(graphs) == 4
+
+
+def test_sizes_of_padded_batches_and_of_the_cache_that_is_read() -> None:
+    assert [padded_batch(count) for count in (1, 2, 3, 5, 16, 33, 64, 65, 130)] == [1, 2, 4, 8, 16, 64, 64, 128, 192]
+    assert [padded_length(position, 1025) for position in (0, 127, 128, 1023, 1024)] == [128, 128, 256, 1024, 1025]
+    assert padded_length(3, 65) == 65
+    assert padded(torch.tensor([[1], [2]]), 4).tolist() == [[1], [2], [2], [2]]
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operators read and write, and keeps the largest new tensor and copies between devices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.largest, self.copies = 0, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        new = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
+        if func.is_view or func is torch.ops.aten._unsafe_view.default:
+            return made
+        if func in (torch.ops.aten.embedding.default, torch.ops.aten.index_select.default):
+            taken = [leaf for leaf in taken if leaf.dtype == torch.int64]  # reads only the rows that it returns
+        if func.overloadpacket in (torch.ops.aten.scatter_, torch.ops.aten.gather, torch.ops.aten.index):
+            taken, new = taken[1:], []  # reads and writes only the elements that are named
+        self.bytes += sum(_bytes_of(tensor) for tensor in (*taken, *new))
+        inputs = {id(tensor) for tensor in taken}
+        self.largest = max([self.largest, *(_bytes_of(tensor) for tensor in new if id(tensor) not in inputs)])
+        self.copies += len({tensor.device.type for tensor in (*taken, *new) if tensor.ndim}) > 1
+        return made
+
+
+def _bytes_of(tensor: Tensor) -> int:
+    """Of an expanded tensor, only what is stored."""
+    sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    return math.prod(sizes) * tensor.element_size()
+
+
+class OneAttention(TorchFunctionMode):
+    """Attention as one operator that reads queries, keys and values and writes its output, as on a GPU."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self.traffic = traffic
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.traffic.bytes += sum(_bytes_of(tensor) for tensor in (*args[:3], args[0]))
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch", [8, 64])
+@torch.no_grad()
+def test_memory_traffic_of_a_step(batch: int) -> None:
+    """At the size of parti-750m: a step reads the weights and the filled part of the cache once, writes no tensor as
+    large as a block's cache, and moves in all at most 1.3 times what it must."""
+    width, depth, until = 1024, 36, 512
+    config = TokenModelConfig(
+        width=width, mlp_width=4 * width, heads=16, encoder_depth=1, decoder_depth=depth, grid=32, codebook_size=8192
+    )
+    with torch.device("meta"):
+        model = TokenModel(config).eval().to(torch.bfloat16)
+        text = torch.ones(batch, config.text_length, dtype=torch.int64)
+        cache, state = model.read(text, guide=True), State(batch, config.length, torch.device("meta"))
+        options = OptionTensors.of(SamplingOptions(), config.length, config.codebook_size + 1, torch.device("meta"))
+        with Traffic() as traffic, OneAttention(traffic):
+            step(model, cache, state, options, None, until)
+    blocks = [weight for name, weight in model.decoder.named_parameters() if "cross.key_value" not in name]
+    weights = sum(weight.nbytes for weight in blocks if weight.ndim == 2) - model.decoder.embed.weight.nbytes
+    needed = weights + 2 * 2 * depth * 2 * batch * until * width + sum(tensor.nbytes for tensor in cache.text)
+    assert needed < traffic.bytes < 1.3 * needed
+    assert traffic.largest < cache.keys[0].nbytes / 4
 
 
 class IndexedByOperators(TorchFunctionMode):
@@ -261,7 +353,8 @@ class IndexedByOperators(TorchFunctionMode):
 
 
 def test_apples_gpu_has_only_the_plain_engine() -> None:
-    assert engines(torch.device("mps"), compiled=True) == ["plain"]
+    assert engines(torch.device("mps")) == ["plain"]
+    assert engines(torch.device("cuda"), torch.bfloat16) == ["plain", "graph"]
 
 
 @pytest.mark.parametrize("device", ["meta", "cuda:0"])
@@ -281,6 +374,9 @@ def test_a_step_runs_on_one_device(device: str) -> None:
         cache = model.read(ones, guide=True)
         step(model, cache, state, draw, given)
         assert state.tokens.device == torch.device(device)
+        with Traffic() as traffic:
+            step(model, cache, state, draw, None, until=4)
+        assert traffic.copies == 0
         if device == "cuda:0":
             given.tokens = torch.ones(2, 10, dtype=torch.int64)
             with pytest.raises(RuntimeError, match=r"same device|different devices"):
@@ -307,11 +403,11 @@ def test_buffers_are_allocated_once() -> None:
 
     def buffers() -> list[int]:
         sampler.draw(captions(2), torch.arange(2), SamplingOptions(guidance=2.0))
-        ((cache, state),) = sampler._spare
-        return [tensor.data_ptr() for tensor in (*cache.tensors, *vars(state).values())]
+        (buffers,) = sampler._spare
+        return [tensor.data_ptr() for tensor in (*buffers.cache.tensors, *vars(buffers.state).values())]
 
     assert buffers() == buffers()
-    ((cache, _),) = sampler._spare
+    cache = sampler._spare[0].cache
     # two of: blocks x heads x (doubled batch x positions and captions x ids) x head width x bytes; the mask; the nulls
     ids = trim_padding(captions(2)).shape[1]
     assert cache.nbytes == 2 * 3 * 4 * (4 * 10 + 2 * ids) * 8 * 4 + 2 * ids + 3 * 32 * 4

@@ -87,7 +87,7 @@ def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) ->
             pixels = torch.tensor(list(png.tobytes())).view(png.height, png.width, 3).permute(2, 0, 1)
         assert torch.equal(pixels, picture.long())
     assert record["options"] == {**SamplingOptions().settings, "guidance": 3.0, "top_k": 5}
-    assert record["engine"] in ("plain", "packed", "compiled")
+    assert record["engine"] in ("plain", "packed", "graph")
     assert record["tokens_a_pass"] == [round(9 / passes, 2) for passes in record["passes_by_batch"]]
 
 

@@ -56,10 +56,11 @@ def test_pictures_of_a_batch_may_be_at_different_positions() -> None:
             torch.testing.assert_close(found[[i, i + 3]], said, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_agrees_with_the_formula() -> None:
+@pytest.mark.parametrize("key_heads", [3, 1])
+def test_attention_agrees_with_the_formula(key_heads: int) -> None:
     """Compares the layer with softmax attention written out, with RMS-normalised queries and keys."""
     torch.manual_seed(0)
-    layer, x, other = Attention(24, 3), torch.randn(2, 5, 24), torch.randn(2, 7, 24)
+    layer, x, other = Attention(24, 3, key_heads), torch.randn(2, 5, 24), torch.randn(2, 7, 24)
     for norm in (layer.query_norm, layer.key_norm):
         torch.nn.init.normal_(norm.weight)
     mask = torch.rand(2, 1, 1, 7) < 0.7
@@ -73,6 +74,7 @@ def test_attention_agrees_with_the_formula() -> None:
     for h in range(3):
         rows = slice(8 * h, 8 * h + 8)
         q = rms(x @ layer.query.weight[rows].T, layer.query_norm.weight)
+        rows = rows if key_heads == 3 else slice(8)  # all heads share the first
         k = rms(other @ key_weight[rows].T, layer.key_norm.weight)
         weights = (q @ k.transpose(1, 2) / math.sqrt(8)).masked_fill(~mask[:, 0], -torch.inf).softmax(-1)
         heads.append(weights @ (other @ value_weight[rows].T))
@@ -165,6 +167,8 @@ def test_parti_presets_have_the_published_sizes(name: str, millions: int) -> Non
 
 
 def test_config_out_of_range() -> None:
+    with pytest.raises(BadInput, match=r"key_heads is 3: must be absent, or a divisor of heads 4"):
+        TokenModelConfig(heads=4, key_heads=3)
     with pytest.raises(BadInput, match=r"width is 30: must be a multiple of heads 4"):
         TokenModelConfig(width=30)
     with pytest.raises(BadInput, match=r"dropout is 1\.5: must be from 0 to below 1"):
