@@ -51,6 +51,8 @@ class BenchOptions:
     """Blocks of the decoder."""
     repeats: int = 5
     """Timed runs of each variant; the median is reported."""
+    rivals: bool = True
+    """Time `transformers` too."""
     profile: bool = False
     """Add the time of a step by operator."""
     device: str = "auto"
@@ -119,7 +121,8 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
         engine: Sampler(model, engine) for engine in engines(model.decoder.rows.device, model.decoder.rows.dtype)
     }
     variants: dict[str, Variant] = {f"tessera {name}": _tessera(sampler, batch) for name, sampler in samplers.items()}
-    variants |= _transformers(config, batch, options.device)
+    if options.rivals:
+        variants |= _transformers(config, batch, options.device)
     times = in_turns(variants, options.repeats, options.device, f"{grid**2} tokens, batch {batch}")
     rows = []
     for name, seconds_of in times.items():
@@ -227,8 +230,9 @@ def profile(run: Variant, steps: int) -> dict[str, float]:
     """Self time of the twelve costliest operators, in milliseconds a step. The profiler itself slows all of them."""
     with torch.profiler.profile() as found:
         run()
-    costly = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:12]
-    return {event.key: round(event.self_cpu_time_total / 1e3 / steps, 4) for event in costly}
+    where = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    costly = sorted(found.key_averages(), key=lambda event: -getattr(event, where))[:12]
+    return {event.key: round(getattr(event, where) / 1e3 / steps, 4) for event in costly}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -288,14 +292,14 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def ratios(rows: list[dict[str, Any]], time: str, rival: str) -> dict[str, float]:
-    """By batch size, the time of the rival's fastest variant over that of Tessera's fastest.
+    """By batch size, the time of the rival's fastest variant over that of Tessera's fastest; 0 without rivals.
 
     `time` is the key of the times in `rows`; names of variants begin with "tessera" or `rival`.
     """
     found = {}
     for batch in dict.fromkeys(row["batch"] for row in rows):
         ours, theirs = (
-            min(row[time] for row in rows if row["batch"] == batch and row["variant"].startswith(name))
+            min((row[time] for row in rows if row["batch"] == batch and row["variant"].startswith(name)), default=0.0)
             for name in ("tessera", rival)
         )
         found[str(batch)] = round(theirs / ours, 3)

@@ -1,0 +1,143 @@
+"""What only a GPU can show. `benchmarks/gpu.sh` runs these tests; without a GPU they are skipped."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_seq2seq_train import _fresh_accelerator, fit, parts  # noqa: F401
+from tiny_models import TOKENS, captions, diffusion_model, token_model
+from torch import Tensor
+from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from sampling.decode import DelayedAll, Engine, Sampler
+from sampling.diffuse import denoiser, sample, seeded_noise
+from sampling.noise import gaussian, gumbel
+from sampling.options import DiffusionOptions, SamplingOptions
+from seq2seq.loss import token_loss
+from seq2seq.model import null_caption
+from training import ema
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+GUIDED = SamplingOptions(guidance=2.0, guidance_until=0.6, temperature=0.9, parallel=0)
+
+
+@pytest.mark.parametrize("make", [gumbel, gaussian])
+def test_noise_has_the_values_of_a_cpu(make: Callable[..., Tensor]) -> None:
+    """Its bits are integers; only logarithms and the error function may round differently."""
+    seeds = torch.tensor([0, 1, 2**40 + 3, 2**62 - 1])
+    here, there = (make(seeds.to(device), 7, 8193).cpu() for device in ("cpu", "cuda"))
+    assert there.isfinite().all()
+    torch.testing.assert_close(there, here, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["plain", "graph"])
+@pytest.mark.parametrize("options", [GUIDED, SamplingOptions(temperature=1.0, top_p=0.9, parallel=0)])
+def test_float32_draws_what_a_cpu_draws(engine: Engine, options: SamplingOptions) -> None:
+    sampler = Sampler(token_model().cuda(), engine)
+    for batch in (3, 1, 3):
+        text, seeds = captions(batch), torch.arange(batch)
+        expected = Sampler(token_model(), "plain").draw(text, seeds, options)
+        for a, b in zip(sampler.draw(text.cuda(), seeds.cuda(), options), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_picture_is_the_same_in_every_batch_of_a_size() -> None:
+    """Five to eight pictures are drawn as eight rows, by the same kernels."""
+    sampler = Sampler(token_model().to("cuda", torch.bfloat16), "graph")
+    eight = sampler.draw(captions(8).cuda(), torch.arange(8).cuda(), GUIDED)
+    five = sampler.draw(captions(8)[:5].cuda(), torch.arange(5).cuda(), GUIDED)
+    assert all(torch.equal(a, b) for a, b in zip(five, eight, strict=False))
+
+
+def test_no_step_waits_for_the_device() -> None:
+    """Nothing synchronises in a loop of replays, except the check for the end, two rows late."""
+    sampler = Sampler(token_model().cuda(), "graph")
+    text, seeds = captions(2).cuda(), torch.arange(2).cuda()
+    sampler.draw(text, seeds, GUIDED)
+    rows = sampler.rows(text, seeds, GUIDED)
+    next(rows)  # reads the captions and options
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len([*rows]) == TOKENS.grid - 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_memory_does_not_grow() -> None:
+    sampler = Sampler(token_model().cuda(), "graph")
+
+    def used() -> int:
+        for batch in (1, 4):
+            sampler.draw(captions(batch).cuda(), torch.arange(batch).cuda(), GUIDED)
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    used()
+    assert used() == used()
+
+
+def test_the_check_for_the_end_is_two_calls_late() -> None:
+    check, yes = DelayedAll(torch.device("cuda")), torch.ones(3, dtype=torch.bool, device="cuda")
+    assert [check(values) for values in (~yes, yes, yes, yes, yes)] == [False, False, False, True, True]
+
+
+def test_diffusion_draws_what_a_cpu_draws() -> None:
+    options, latents = DiffusionOptions(steps=4, guidance=2.0), []
+    for device in ("cpu", "cuda"):
+        model, text = diffusion_model().to(device), captions(2).to(device)
+        noise = seeded_noise(torch.arange(2, device=device), model.latent_shape)
+        made = sample(denoiser(model, text, null_caption(text[:1]), options), model.process, noise, options)
+        latents.append(made.cpu())
+    torch.testing.assert_close(*latents, rtol=1e-3, atol=1e-3)
+
+
+def test_a_stopped_run_continues_with_the_same_weights(tmp_path: Path, parts: list[str]) -> None:  # noqa: F811
+    """Two steps at once, against one step and another in a second run, with the average that is exported."""
+    flags = ("--device", "cuda", "--checkpoint_every", "1")
+    fit(tmp_path / "whole", parts, *flags)
+    fit(tmp_path / "twice", parts, *flags, "--steps", "1")
+    shutil.rmtree(tmp_path / "twice" / "model")
+    fit(tmp_path / "twice", parts, *flags)
+    whole, twice = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "twice"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(twice[name], weight, rtol=1e-2, atol=1e-5, msg=name)
+
+
+def test_the_average_of_weights() -> None:
+    here, there = token_model(), token_model().cuda()
+    averages = [ema.averaged_copy(model) for model in (here, there)]
+    for step in range(3):
+        for model, average in zip((here, there), averages, strict=True):
+            for parameter in model.parameters():
+                parameter.data.mul_(1.1)
+            ema.update(average, model, step, 0.999)
+    for a, b in zip(*(average.parameters() for average in averages), strict=True):
+        torch.testing.assert_close(a, b.cpu())
+
+
+def test_a_model_sharded_block_by_block(tmp_path: Path) -> None:
+    """On one GPU: sharding changes neither a step of training nor what is drawn."""
+    init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        whole, sharded = token_model().cuda(), token_model().cuda()
+        mesh = init_device_mesh("cuda", (1,))
+        for block in [*sharded.encoder.blocks, *sharded.decoder.blocks, sharded]:
+            fully_shard(block, mesh=mesh)  # type: ignore[call-overload]
+        text, tokens = captions(4).cuda(), torch.randint(20, (4, 9), device="cuda")
+        losses = []
+        for model in (whole, sharded):
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+            for _ in range(2):
+                loss, _ = token_loss(model(text, tokens), tokens, TOKENS.eos)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.detach())
+        torch.testing.assert_close(*losses)
+    finally:
+        destroy_process_group()
