@@ -6,11 +6,10 @@ Only the chosen module is imported, so `tessera --help` answers at once.
 import difflib
 import importlib
 import sys
-from types import ModuleType
 from typing import NamedTuple, get_type_hints
 
 from training.cli import command, for_people
-from training.errors import BadInput, install
+from training.errors import BadInput
 
 
 class Command(NamedTuple):
@@ -54,7 +53,7 @@ def main() -> None:
         if name in ("-h", "--help", "help"):
             print(overview())
             return
-        start = imported(named(name)).main
+        start = importlib.import_module(named(name).module).main
     sys.argv = [f"tessera {name}", *rest]
     options = next(iter(get_type_hints(start).values()))
     command(start, options, prog=sys.argv[0])
@@ -67,14 +66,6 @@ def named(name: str) -> Command:
         return names[name]
     near = difflib.get_close_matches(name, names, n=1)
     raise BadInput(f"there is no command {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see tessera --help"))
-
-
-def imported(chosen: Command) -> ModuleType:
-    """The module of a command. Raises `BadInput` if a package that it needs is not installed."""
-    try:
-        return importlib.import_module(chosen.module)
-    except ModuleNotFoundError as error:  # the packages of other extras are imported where they are used
-        raise BadInput(f"{chosen.name} needs the package {error.name}: {install('eval')}") from None
 
 
 def overview() -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diffusion.condition import CaptionCache, mean_state
 from training.attention import attention
 from training.config import MAX_WIDTH, require, require_sizes
-from training.errors import BadInput, install
+from training.errors import BadInput, needing
 
 
 @dataclass(kw_only=True)
@@ -72,10 +72,8 @@ class UNet(nn.Module):
         c, levels = config, len(config.channels)
         if grid % 2 ** (levels - 1):
             raise BadInput(f"UNetConfig.channels has {levels} resolutions: a grid of {grid} cannot be halved so often")
-        try:
+        with needing("diffusion"):
             from diffusers import UNet2DConditionModel
-        except ImportError:
-            raise BadInput(f"the U-Net is not installed: {install('diffusion')}") from None
         self.net = UNet2DConditionModel(
             sample_size=grid,
             in_channels=channels,

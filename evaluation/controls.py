@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from evaluation.features import Pictures, batches
 from tokenizer.image_tokenizer import ImageTokenizer
+from training.errors import needing
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 def reconstructed(model: ImageTokenizer, pictures: Pictures, batch_size: int = 32) -> Tensor:
@@ -27,7 +31,7 @@ def nearest_captions(prompts: Sequence[str], captions: Sequence[str]) -> list[in
     of_captions, of_prompts = _counts(captions, vocabulary), _counts(prompts, vocabulary)
     frequency = np.asarray((of_captions > 0).sum(0)).ravel()
     weights = 1 + np.log((1 + len(captions)) / (1 + frequency))
-    of_prompts, of_captions = _normalised(of_prompts * weights), csr_array(_normalised(of_captions * weights).T)
+    of_prompts, of_captions = _normalised(of_prompts * weights), _normalised(of_captions * weights).T.tocsr()
     nearest: list[int] = []
     for start in range(0, len(prompts), 256):
         similarity = (of_prompts[start : start + 256] @ of_captions).toarray()
@@ -40,8 +44,10 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_array:
+def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> "csr_array":
     """How often each text has each word: (texts, words)."""
+    with needing("eval"):
+        from scipy.sparse import csr_array
     rows, columns = [], []
     for row, text in enumerate(texts):
         known = [vocabulary[word] for word in _words(text) if word in vocabulary]
@@ -50,7 +56,7 @@ def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_array:
     return csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(texts), max(len(vocabulary), 1)))
 
 
-def _normalised(counts: csr_array) -> csr_array:
+def _normalised(counts: "csr_array") -> "csr_array":
     """Rows scaled to unit length."""
     norms = np.sqrt(np.asarray((counts * counts).sum(1)).ravel())
-    return csr_array(counts * (1 / np.maximum(norms, 1e-12))[:, None])
+    return (counts * (1 / np.maximum(norms, 1e-12))[:, None]).tocsr()

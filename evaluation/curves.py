@@ -12,7 +12,7 @@ from typing import Any
 from sampling.backend import backend_class
 from sampling.pipeline import listed_backends
 from training.cli import command
-from training.errors import BadInput, install
+from training.errors import BadInput, needing
 from training.files import atomic
 from training.record import read_record, total, whole_curves
 from training.shipped import require_given, shipped
@@ -48,10 +48,8 @@ def main(options: CurvesOptions) -> None:
 
 def plot(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Plot the losses of each backend, pairs of (operations so far, loss), in its panel."""
-    try:
+    with needing("bench"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise BadInput(f"matplotlib is not installed: {install('bench')}") from None
     figure = Figure(figsize=(5 * len(curves) + 1, 3.5), layout="constrained")
     most = max(pair[0] for losses in curves.values() for line in losses.values() for pair in line)
     for panel, (name, losses) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):

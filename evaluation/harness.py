@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
 from training.device import usable_device
-from training.errors import BadInput
+from training.errors import BadInput, needing
 from training.strict_json import read_json
 
 
@@ -62,6 +63,14 @@ class EvaluationSetup:
     """The real picture of each prompt, if the prompts are captions of pictures."""
     training: CaptionedImages | None = None
     """Captioned training pictures, for the control row of nearest captions."""
+
+
+def require_packages() -> None:
+    """Raise `BadInput` if a package that scores pictures is not installed. What comes before may take hours."""
+    with needing("eval"):
+        for name in ("efficientnet_lite_pytorch", "jsonschema", "scipy", "torchmetrics"):
+            if find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
 
 
 def open_networks(options: JudgeOptions) -> list[Network]:

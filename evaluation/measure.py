@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from colorsys import rgb_to_hsv
 
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from evaluation.checker import shows
+from training.errors import needing
 
 # Each threshold between two words below makes the fewest errors on emoji that no attribute prompt asks for; where a
 # range of values does, it is the middle of that range. The emoji are those of `validation` for skin tones, and of
@@ -80,6 +80,8 @@ def direction(picture: Tensor) -> str:
 
 def count(picture: Tensor) -> str:
     """Number of separate regions of the foreground, without those smaller than 1 % of it."""
+    with needing("eval"):
+        from scipy import ndimage
     mask = (picture.float() - 255).abs().amax(0) > 40
     labels, number = ndimage.label(mask.numpy(), structure=[[1] * 3] * 3)
     sizes = torch.bincount(torch.from_numpy(labels).flatten().long(), minlength=number + 1)[1:]
@@ -112,6 +114,8 @@ def _foreground(picture: Tensor) -> Tensor:
 
 def _central_shape(picture: Tensor) -> Tensor:
     """The connected region that has the colour of the middle of the picture: bool (H, W)."""
+    with needing("eval"):
+        from scipy import ndimage
     height, width = picture.shape[1:]
     middle = picture[:, height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2].float()
     inner = middle.flatten(1).median(1).values

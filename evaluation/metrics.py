@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.errors import BadInput
+from training.errors import BadInput, needing
 
 VERSION = 6
 """Version of all definitions in this file; raise it when any value would change."""
@@ -56,8 +56,8 @@ def psnr(made: Tensor, images: Tensor) -> Tensor:
 
 def ssim(made: Tensor, images: Tensor) -> Tensor:
     """Structural similarity of each picture (Wang et al. 2004, Gaussian window, reflected edges): as `psnr`."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
+    with needing("eval"):
+        from torchmetrics.functional.image import structural_similarity_index_measure
     values = structural_similarity_index_measure(made.float(), images.float(), data_range=255.0, reduction="none")
     assert isinstance(values, Tensor)
     return values
@@ -118,8 +118,8 @@ def mean(
     if len(counts) == 1:
         return Metric(value=float(array.mean()), higher_is_better=higher_is_better)
     if values.dtype == torch.bool and values.all() == values.any():
-        from scipy.stats import binomtest
-
+        with needing("eval"):
+            from scipy.stats import binomtest
         trials = binomtest(len(counts) if values.all() else 0, len(counts)).proportion_ci(method="wilson")
         return Metric(value=float(array.mean()), low=float(trials.low), high=float(trials.high),
                       higher_is_better=higher_is_better)  # fmt: skip
@@ -241,8 +241,8 @@ def _mean_kernel(x: Tensor, y: Tensor, w_x: Tensor, w_y: Tensor, of_x: Tensor, o
     Features x (N, D) and y (M, D), weights (R, N) and (R, M), `of_x` (N,) and `of_y` (M,). Computes 1,024 rows of the
     kernel at a time, because the whole kernel of 30,000 pictures takes 7 GB.
     """
-    from torchmetrics.image.kid import poly_kernel
-
+    with needing("eval"):
+        from torchmetrics.image.kid import poly_kernel
     y = y.double()
     total, pairs = torch.zeros(len(w_x)).double(), w_x.sum(1) * w_y.sum(1)
     for rows in torch.split(torch.arange(len(x)), 1024):

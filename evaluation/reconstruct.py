@@ -16,7 +16,7 @@ from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
 from evaluation.features import Lite, cached, extract
-from evaluation.harness import require_result_or_nothing
+from evaluation.harness import require_packages, require_result_or_nothing
 from evaluation.metrics import (
     ENOUGH_FOR_FRECHET,
     VERSION,
@@ -77,6 +77,7 @@ class ReconstructOptions:
 
 def main(options: ReconstructOptions) -> None:
     """Reconstruct the pictures, measure the differences, write the report, and print where it is."""
+    require_packages()
     options = with_device(options)
     require_result_or_nothing(options.out / "report.json")
     require_replaceable(options.out / "pictures.png", _SHEET)

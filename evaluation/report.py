@@ -8,18 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.grid import to_pil
 from evaluation.metrics import Metric
 from evaluation.result import metrics_to_dict
 from sampling.picture_files import read_png
+from training.errors import needing
 from training.files import inside
 from training.markdown import plain, tabulated
 from training.record import total
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _CURVES = (
     "kid", "kid_lite1", "fid", "retrieval_top1", "retrieval_top1_lite1", "concept_and_style", "concept_and_style_lite1",
@@ -100,7 +103,9 @@ def render(template: str, **values: Any) -> str:
 
 
 @cache
-def _templates() -> Environment:
+def _templates() -> "Environment":
+    with needing("eval"):
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
     folder = FileSystemLoader(Path(__file__).with_name("templates"))
     return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 

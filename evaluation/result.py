@@ -6,11 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from evaluation.judge import Scores
 from evaluation.metrics import Metric
-from training.errors import BadInput
+from training.errors import BadInput, needing
 from training.files import write_json
 from training.strict_json import read_json
 
@@ -40,12 +38,16 @@ def scores_to_dict(scores: Scores) -> dict[str, Any]:
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Check a result against the schema and write it. Raises `ValueError` for NaN or infinity."""
+    with needing("eval"):
+        import jsonschema
     jsonschema.validate(json.loads(json.dumps(result, allow_nan=False)), _schema())
     write_json(path, result)
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """Read a result file, or the `result.json` in a folder. Raises `BadInput` for anything else or another version."""
+    with needing("eval"):
+        import jsonschema
     file = path / "result.json" if path.is_dir() else path
     result = read_json(file, max_bytes=2**27)
     if result.get("format") != FORMAT:

@@ -27,6 +27,7 @@ from evaluation.harness import (
     all_scores,
     open_setup,
     picture_scores,
+    require_packages,
     require_reference,
     score_with_controls,
     summary,
@@ -94,6 +95,7 @@ class RunOptions(JudgeOptions, DrawingOptions):
 
 def main(options: RunOptions) -> None:
     """Check all inputs first, then draw all pictures, score them, and print where the results are."""
+    require_packages()
     options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)

@@ -12,6 +12,7 @@ from evaluation.harness import (
     all_scores,
     open_setup,
     picture_scores,
+    require_packages,
     require_result_or_nothing,
     score_with_controls,
     summary,
@@ -49,6 +50,7 @@ class ScoreOptions(JudgeOptions):
 
 def main(options: ScoreOptions) -> None:
     """Read and score the pictures, write the result, and print where it is."""
+    require_packages()
     require_result_or_nothing(options.out / "result.json")
     files, suite, repeats = _files_and_suite(options)
     prompts = suite.prompts if suite else ()

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from training.errors import needing
 
 _APART = 30
 """A pixel belongs to a thing if some channel differs from the background by more than this, of 255."""
@@ -52,6 +53,8 @@ def background(picture: NDArray[np.uint8]) -> RGB:
 
 def pieces(picture: NDArray[np.uint8], ground: RGB) -> list[Piece]:
     """Finds the things in a picture, uint8 (3, H, W), on the background color `ground`; returns the largest first."""
+    with needing("eval"):
+        from scipy import ndimage
     apart = np.abs(picture.astype(int) - np.array(ground)[:, None, None]).max(0) > _APART
     labels, count = ndimage.label(ndimage.binary_fill_holes(apart), np.ones((3, 3)))
     if not count:

@@ -26,7 +26,7 @@ from seq2seq.model import TokenModel, TokenModelConfig
 from training.cli import command
 from training.config import require, to_dict
 from training.device import with_device
-from training.errors import BadInput, install
+from training.errors import needing
 from training.files import atomic, splice, write_json
 from training.markdown import tabulated
 from training.precision import has_bf16
@@ -271,10 +271,8 @@ def markdown(result: dict[str, Any]) -> str:
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """Plot milliseconds a step over batch size: a panel for each number of tokens, a line for each variant."""
-    try:
+    with needing("bench"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise BadInput(f"matplotlib is not installed: {install('bench')}") from None
     lengths = sorted({row["tokens"] for row in rows})
     figure = Figure(figsize=(5 * len(lengths) + 2, 4), layout="constrained")
     for panel, tokens in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths, strict=True):

@@ -25,6 +25,7 @@ from seq2seq.model import null_caption
 from training.cli import command
 from training.config import require
 from training.device import with_device
+from training.errors import needing
 from training.files import splice, write_json
 from training.markdown import tabulated
 from training.shipped import shipped
@@ -87,8 +88,9 @@ def _backends(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
 
 
 def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
-    from diffusers import DPMSolverMultistepScheduler
-    from diffusers.models.attention_processor import AttnProcessor2_0
+    with needing("diffusion"):
+        from diffusers import DPMSolverMultistepScheduler
+        from diffusers.models.attention_processor import AttnProcessor2_0
 
     torch.manual_seed(0)
     model = DiffusionModel(DiffusionModelConfig(denoiser="unet")).eval().to(options.device)

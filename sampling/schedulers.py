@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion.process import Process, as_of
 from sampling.options import DiffusionOptions
-from training.errors import BadInput, install
+from training.errors import BadInput, needing
 
 Noise = Callable[[int], Tensor]
 """Takes the index of a step, returns its standard normal noise (B, C, h, w). Step 0 is the start of sampling."""
@@ -169,8 +169,6 @@ def _times(process: Process, steps: int, strength: float) -> list[float]:
 
 def _diffusers(name: str) -> Any:
     """A class of `diffusers`. Raises `BadInput` if it is not installed."""
-    try:
+    with needing("diffusion"):
         import diffusers
-    except ImportError:
-        raise BadInput(f"the schedulers are not installed: {install('diffusion')}") from None
     return getattr(diffusers, name)

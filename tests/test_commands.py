@@ -82,16 +82,24 @@ def test_the_error_for_a_misspelt_command_names_the_nearest_one(
     assert capsys.readouterr().err == "error: there is no command 'zzzz'; see tessera --help\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("evaluate", ["--model", "m"]),
+        ("score", ["--images", "i"]),
+        ("compare", ["r"]),
+        ("sheet", ["r"]),
+        ("reconstruct", ["--model", "m"]),
+    ],
+)
 def test_a_command_whose_package_is_not_installed_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """As evaluation after `make demo`, which installs only what drawing needs."""
-    (tmp_path / "needs_more.py").write_text("import no_such_package\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(tessera, "COMMANDS", [tessera.Command("score", "needs_more", "")])
-    assert run(monkeypatch, "score") == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: score needs the package no_such_package: run pip install -e ")
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    assert run(monkeypatch, name, *words, "--out", str(tmp_path / "out")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: the package jsonschema is not installed: run pip install -e ".[eval]"')
 
 
 def test_env_lists_installed_and_missing_packages(

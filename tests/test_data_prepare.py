@@ -342,7 +342,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
 def test_without_imagehash_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagehash", None)
     source = photos(tmp_path / "photos", [("a.png", scene(1), "a", "train")])
-    with pytest.raises(BadInput, match=r"perceptual hashes is not installed: run pip install -e \"\.\[prepare\]\""):
+    with pytest.raises(BadInput, match=r"package imagehash is not installed: run pip install -e \"\.\[prepare\]\""):
         prepared(source, tmp_path / "out")
 
 

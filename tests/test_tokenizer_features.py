@@ -64,5 +64,7 @@ def test_gradients_pass_through_to_the_picture(network: FeatureNetwork) -> None:
 
 def test_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(BadInput, match="pip install"):
+    with pytest.raises(
+        BadInput, match=r"efficientnet_lite_pytorch is not installed: run pip install -e \"\.\[eval\]\""
+    ):
         FeatureNetwork()

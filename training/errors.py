@@ -1,6 +1,8 @@
 """`BadInput`, the error for input that cannot be used, and helpers for its messages."""
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _OVERRIDES = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 """Characters that change the direction of text, so that it reads as something else."""
@@ -33,6 +35,16 @@ def install(extra: str) -> str:
     It installs from this clone. By the project's name alone, pip would find another project.
     """
     return f'run pip install -e ".[{extra}]" in the folder of this clone'
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """A context for imports from an extra's packages. `BadInput` for a missing one says how to install the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or str(error)).partition(".")[0]
+        raise BadInput(f"the package {package} is not installed: {install(extra)}") from None
 
 
 def printable(text: str) -> str:

@@ -18,7 +18,7 @@ from data.corpus import Corpus
 from data.picture import whole
 from data.store import Array, Store, Unreadable
 from data.store_writer import Part, begin, finish
-from training.errors import BadInput, install, printable
+from training.errors import BadInput, needing, printable
 from training.files import remove
 
 VERSION = 1
@@ -70,7 +70,8 @@ def measure(file: Path | bytes) -> Measures:
         size: int32 (2,), width and height in pixels.
         contrast: float32 (), standard deviation of the channel that varies most, from 0 to 128, at 64x64 pixels.
     """
-    from imagehash import dhash, dhash_vertical
+    with needing("prepare"):
+        from imagehash import dhash, dhash_vertical
 
     content = _content(file)
     pixels = np.ascontiguousarray(whole(content).transpose(1, 2, 0))
@@ -101,10 +102,8 @@ def measured(corpus: Corpus, cache: Path, processes: int) -> Store[MeasuresInfo]
     Raises:
         BadInput: the library of hashes is not installed.
     """
-    try:
+    with needing("prepare"):
         import imagehash
-    except ImportError:
-        raise BadInput(f"the library of perceptual hashes is not installed: {install('prepare')}") from None
     state = repr((VERSION, imagehash.__version__, corpus.recipe, list(corpus.keys)))
     info = MeasuresInfo(source=hashlib.blake2b(state.encode(), digest_size=HASH_BYTES).hexdigest())
     folder = cache / f"measures-{info.source}"

