@@ -1,6 +1,7 @@
 """Exit codes of commands, and one line for mistakes of the user and errors of the machine."""
 
 import errno
+import os
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,9 @@ from training.errors import BadInput
 from training.files import write_text
 from training.options import TrainingConfig
 
+COMMAND = (
+    "from training.cli import command; from training.options import TrainingConfig; command(print, TrainingConfig)"
+)
 ARGV = ["--data", "d", "--out", "o", "--steps", "1"]
 
 
@@ -42,10 +46,9 @@ def run(main: Callable[[TrainingConfig], None], monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_bad_input_leaves_one_line_and_code_2(argv: list[str], said: str) -> None:
-    code = (
-        "from training.cli import command; from training.options import TrainingConfig; command(print, TrainingConfig)"
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *argv], capture_output=True, text=True, check=False, timeout=60
     )
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
@@ -177,3 +180,37 @@ def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         warnings.simplefilter("always")
         run(main, monkeypatch)
     assert capsys.readouterr().err == "warning: mind the gap\n"
+
+
+COUNT = "from training.cli import for_people\nwith for_people():\n    for i in range(10_000):\n        print(i)"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["-c", "from commands.tessera import main; main()"], 0),
+        (["-c", COMMAND, "--help"], 0),
+        (["-c", COUNT], 141),
+        (["-u", "-c", COUNT], 141),
+    ],
+    ids=["overview", "help", "long", "unbuffered"],
+)
+def test_output_that_nobody_reads_ends_quietly(argv: list[str], code: int) -> None:
+    """`tessera --help | head -1` ended in a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, *argv], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode == code
+
+
+def test_another_broken_pipe_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(config: TrainingConfig) -> None:
+        raise BrokenPipeError(errno.EPIPE, "a worker's")
+
+    with pytest.raises(BrokenPipeError):
+        run(main, monkeypatch)

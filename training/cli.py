@@ -51,14 +51,19 @@ def command(main: Callable[[Options], None], options: type[Options], prog: str |
 def for_people() -> Iterator[None]:
     """A context that turns mistakes of the user and errors of the machine into one line on stderr and an exit code.
 
-    The code is 2 for bad input (`BadInput`, no permission, no disk space) and 130 for an interrupt. Any other error is
-    a bug and keeps its traceback.
+    The code is 2 for bad input (`BadInput`, no permission, no disk space) and 130 for an interrupt. If nobody reads the
+    output any more, as after `| head`, it ends with code 141 and says nothing. Any other error is a bug and keeps its
+    traceback.
     """
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         yield
     except BadInput as error:
         _quit(str(error))
+    except BrokenPipeError:
+        if _is_read("\n"):  # the broken pipe is another one
+            raise
+        sys.exit(141)
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
@@ -66,6 +71,18 @@ def for_people() -> Iterator[None]:
         _quit(f"{_REFUSALS[error.errno]}{where}")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        _is_read()
+
+
+def _is_read(more: str = "") -> bool:
+    """Prints `more` and all that is buffered, and returns whether somebody reads it. If nobody does, prints no more."""
+    try:
+        print(more, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python prints the rest of the buffer at exit
+        return False
+    return True
 
 
 def _paths(options: Any) -> str:
