@@ -33,6 +33,7 @@ def test_continuous_integration_runs_make_test_on_the_oldest_and_newest_python()
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert {"run": "make test"} in jobs["test"]["steps"]
+    assert {"run": "make test-lowest"} in jobs["test-lowest"]["steps"]
 
 
 def test_the_citation_is_of_this_version() -> None:
