@@ -14,10 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from data.grid import to_pil
@@ -47,6 +46,9 @@ from training.processes import require_joined, share_cores
 from training.redact import redacted, redacted_path
 from training.strict_json import read_json, read_json_lines
 from training.strict_yaml import parse_yaml
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,8 @@ class RunOptions(JudgeOptions, DrawingOptions):
 
 def main(options: RunOptions) -> None:
     """Check all inputs first, then draw all pictures, score them, and print where the results are."""
+    from accelerate import PartialState
+
     require_packages()
     options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
@@ -140,7 +144,7 @@ def _requests(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Request
     ]  # fmt: skip
 
 
-def _log_batch(options: RunOptions, state: PartialState, turn: int, count: int, seconds: float) -> None:
+def _log_batch(options: RunOptions, state: "PartialState", turn: int, count: int, seconds: float) -> None:
     """Log a batch that this process has drawn. A turn is one invocation of the command."""
     line = {
         "images": count, "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),

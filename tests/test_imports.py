@@ -18,8 +18,9 @@ from training.errors import BadInput, needing
 
 ROOT = Path(__file__).parents[1]
 SLOW = {
-    "accelerate", "datasets", "diffusers", "matplotlib", "pandas", "scipy", "scipy.stats", "sympy", "torch._dynamo",
-    "torch.distributed.tensor", "torchmetrics", "torchvision", "transformers", "vector_quantize_pytorch",
+    "accelerate", "datasets", "diffusers", "huggingface_hub.hf_api", "matplotlib", "pandas", "scipy", "scipy.stats",
+    "sympy", "torch._dynamo", "torch.distributed.tensor", "torchmetrics", "torchvision", "transformers",
+    "vector_quantize_pytorch",
 }  # fmt: skip
 ROOMS = ("commands", "data", "diffusion", "evaluation", "sampling", "seq2seq", "tokenizer", "training")
 COME_WITH = {"pyarrow": "datasets", "docstring_parser": "jsonargparse"}
@@ -53,7 +54,7 @@ def test_slow_libraries_are_imported_where_they_are_needed() -> None:
     library, help_of_generate, all_commands = told
     assert library == set()
     assert help_of_generate == set()
-    assert all_commands <= {"accelerate"}
+    assert all_commands <= {"accelerate", "huggingface_hub.hf_api"}
 
 
 def imported(node: ast.AST, around: frozenset[str] = frozenset()) -> Iterator[tuple[ast.stmt, str, frozenset[str]]]:

@@ -4,6 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError
@@ -16,7 +17,6 @@ from diffusion.text import TextConfig, resolve_text_config, transformers_encoder
 from sampling.clip import Clip
 from sampling.pipeline import load
 from tokenizer.image_tokenizer import ImageTokenizer
-from training import hub
 from training.errors import BadInput
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -52,7 +52,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     folder = tmp_path / "snapshots" / COMMIT
     folder.mkdir(parents=True)
     found = Hub(folder)
-    monkeypatch.setattr(hub, "snapshot_download", found)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", found)
     return found
 
 
@@ -148,7 +148,7 @@ def test_what_the_hub_does_not_have_is_refused(remote: Hub, monkeypatch: pytest.
     def gone(*_: Any, **asked: Any) -> None:
         raise DryRunError("x") if asked.get("dry_run") else LocalEntryNotFoundError("not here\neither")
 
-    monkeypatch.setattr(hub, "snapshot_download", gone)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gone)
     with pytest.raises(BadInput, match=r"cannot be downloaded from the Hub \(not here\)"):
         load("hf://some/thing")
 

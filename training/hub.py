@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from training.errors import BadInput
 
@@ -44,7 +42,15 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, da
             raise BadInput(f"{path}: no such folder; a model on the Hub is given as hf://owner/name")
         _refuse_links_outside(Path(path), files)
         return Path(path), str(path)
-    form = _FORM.fullmatch(str(path))
+    return _fetched_from_hub(str(path), files, download, data)
+
+
+def _fetched_from_hub(path: str, files: Sequence[str], download: bool, data: bool) -> tuple[Path, str]:
+    """What `fetched` returns for a path on the Hub."""
+    from huggingface_hub import snapshot_download  # loads an HTTP client
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    form = _FORM.fullmatch(path)
     if form is None or bool(form["data"]) != data:
         shown = "hf://datasets/owner/name" if data else "hf://owner/name"
         raise BadInput(f"{path}: must be {shown}, or {shown}@commit")
@@ -54,7 +60,7 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, da
     repo, revision, name = form["repo"], form["revision"], f"hf://{form['data'] or ''}{form['repo']}"
     if not download:
         try:
-            return Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted)), str(path)
+            return Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted)), path
         except (HfHubHTTPError, HFValidationError, OSError):
             fetch = f"hf download {repo}{f' --revision {revision}' if revision else ''}"
             raise BadInput(f"{path}: a model needs it; check that you trust it, then download it: {fetch}") from None

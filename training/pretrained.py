@@ -5,10 +5,10 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,18 +17,18 @@ from torch.overrides import TorchFunctionMode
 from training.config import flatten, from_dict, non_defaults, to_dict
 from training.device import usable_device
 from training.errors import BadInput
-from training.files import write_json, write_tensors
+from training.files import write_json, write_tensors, write_text
 from training.hub import fetched
 from training.strict_json import read_json
 
 _FILES = ("config.json", "model.safetensors")
 
 
-class PretrainedModel(nn.Module, ModelHubMixin):
+class PretrainedModel(nn.Module):
     """Base class of saved models. Adds `from_pretrained`, `save_pretrained` and `push_to_hub`.
 
-    Stricter than the Hub's mixin alone: configs come back as dataclasses, and weights in the dtype of the file. An
-    unknown config field, a missing tensor or an extra one is an error that names it.
+    Configs come back as dataclasses, and weights in the dtype of the file. An unknown config field, a missing tensor or
+    an extra one is an error that names it.
     """
 
     config_class: ClassVar[type]
@@ -45,16 +45,38 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         """Identifies the model: a hash of its weights and of the config fields that differ from their defaults."""
         return fingerprint(non_defaults(self.config, exclude=self.training_only), self.state_dict())
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_json(save_directory / "config.json", {"model": type(self).__name__, **to_dict(self.config)})
-        write_tensors(save_directory / "model.safetensors", self.state_dict())
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config, weights and, where there is no README.md, a card. Bundles have the full card
+        (`sampling.bundle`)."""
+        folder, name = Path(folder), type(self).__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {"model": name, **to_dict(self.config)})
+        write_tensors(folder / "model.safetensors", self.state_dict())
+        if not (folder / "README.md").exists():
+            card = f"---\nlibrary_name: tessera\n---\n\n# {name}\n\nIts bundle has the card.\n"
+            write_text(folder / "README.md", card)
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """A one-line card for a single model. Bundles have the full card (`sampling.bundle`)."""
-        return ModelCard(f"---\nlibrary_name: tessera\n---\n\n# {type(self).__name__}\n\nIts bundle has the card.\n")
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, **options: Any) -> str:
+        """Saves the model in the repository `owner/name` on the Hub, which is created if there is none.
+
+        Args:
+            repo_id: the repository.
+            private: whether a new repository is private. None follows the owner's default.
+            options: other arguments of `HfApi.upload_folder`, such as `commit_message` and `revision`.
+
+        Returns:
+            The URL of the commit.
+        """
+        from huggingface_hub import HfApi  # loads an HTTP client
+
+        api = HfApi()
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Self:
         """Loads a model in eval mode, from a folder or from the Hub (`hf://owner/name@commit`).
