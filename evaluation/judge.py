@@ -2,7 +2,13 @@
 
 A `Judge` holds what is the same for all sets: feature networks, a reference of real pictures that distributions are
 compared with, and a gallery of real pictures for retrieval. `Judge.score` takes pictures with their prompts and returns
-their `Scores`: metrics of the whole set, and of some metrics a value for each picture.
+their `Scores`, of two kinds:
+
+- metrics of the set: distances between its features and those of the reference, and the class score. They have the
+  suffix `_halves` where half a set is compared with half the reference, so that real pictures can be scored too;
+- values of single pictures and their means: whether a picture shows the concept and the style of its prompt, by
+  retrieval from the gallery; its CLIP score; and, measured without a network, whether it has the attribute that its
+  prompt asks for.
 """
 
 from collections import defaultdict

@@ -1,5 +1,8 @@
 """The image-token decoder for fast sampling on a CPU: the same computation, with packed weights and fewer operators.
 
+`packed(model, dtype)` returns a model that takes and returns what `model` does, with a `PackedDecoder`. Only new tokens
+go through its packed blocks; captions are read by the decoder that it was made from.
+
 A step multiplies a few rows by large matrices, so its time goes into reading weights and calling operators. Therefore:
 
 - `packed_linear` keeps weights in the layout that the CPU reads fastest, in 16 bits where that loses nothing;

@@ -100,9 +100,7 @@ class ImageTokenizer(PretrainedModel):
         return self.config.options("training_only")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any) -> Self:
         """Load as the base class does, but in float32 whatever the file's dtype: lower precision changes codes."""
         return super().from_pretrained(path, dtype=dtype, **kwargs)
 
