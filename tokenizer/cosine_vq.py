@@ -37,6 +37,7 @@ class CosineVQ(VectorQuantize, Quantizer):  # type: ignore[misc]
             decay=0.99,
             threshold_ema_dead_code=0.1,
             commitment_weight=1.0,
+            rotation_trick=config.rotation,
         )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
