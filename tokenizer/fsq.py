@@ -18,6 +18,9 @@ class FSQ(vector_quantize_pytorch.FSQ, CountingQuantizer):  # type: ignore[misc]
     # attributes of the library's class, which has no types
     project_in: Any
     project_out: Any
+    quantize: Any
+    codes_to_indices: Any
+    _indices_to_codes: Any
 
     def __init__(self, width: int, config: FSQConfig) -> None:
         # without a table of all codes, which the library would compute

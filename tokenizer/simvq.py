@@ -18,6 +18,8 @@ class SimVQ(vector_quantize_pytorch.SimVQ, CountingQuantizer):  # type: ignore[m
 
     # attributes of the library's class, which has no types
     codebook: Any
+    code_transform: Any
+    frozen_codebook: Any
 
     def __init__(self, width: int, config: SimVQConfig) -> None:
         super().__init__(
