@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.options import TokenizerTrainingConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import Attention, Block, Transformer, ViTConfig, rotary_angles, rotated
+from training.command_line import parse
 from training.errors import BadInput
 
+PRESETS = Path(__file__).parents[1] / "configs" / "tokenizer"
 WIDTH, HEADS = 24, 3
 CONFIG = ViTConfig(patch_size=4, width=WIDTH, encoder_depth=1, decoder_depth=1, heads=HEADS, pixel_width=5)
 
@@ -270,3 +275,17 @@ def test_impossible_shapes(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput) as error:
         ViTConfig(**options)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_presets_have_the_size_that_they_state(file: Path) -> None:
+    config = parse(TokenizerTrainingConfig, ["--config", file.stem, "--out", "x"])
+    with torch.device("meta"):
+        model = ImageTokenizer(config.model)
+    said = file.read_text()
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    if stated := re.search(r"([\d.]+) M parameters", said):
+        assert f"{millions:{'.1f' if '.' in stated[1] else '.0f'}}" == stated[1]
+    if tokens := re.search(r"(\d+) tokens of (\d+) codes", said):
+        assert (config.model.grid**2, config.model.quantizer.size) == (int(tokens[1]), int(tokens[2]))
+    assert file.stem == "debug" or (stated and tokens)
