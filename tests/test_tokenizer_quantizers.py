@@ -94,6 +94,26 @@ def test_a_saved_tokenizer_keeps_codes_pixels_and_ids(kind: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_learns_a_few_pictures(kind: str) -> None:
+    """With codes of random lengths, `ibq` used five of them, and its pictures were little more than a mean."""
+    torch.manual_seed(0)
+    backbone = ViTConfig(patch_size=4, width=32, encoder_depth=1, decoder_depth=1, heads=2, pixel_width=4)
+    config = ImageTokenizerConfig(image_size=16, backbone=backbone, quantizer=QUANTIZERS[kind]())
+    model = ImageTokenizer(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    images = nn.functional.interpolate(torch.rand(8, 3, 4, 4), size=16, mode="bilinear") * 2 - 1
+    for _ in range(60):
+        made = model(images)
+        error = (made.images - images).square().mean()
+        terms = [getattr(config.quantizer, name) * loss for name, loss in made.losses.items()]
+        optimizer.zero_grad()
+        (error + sum(terms)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    assert error < 0.75 * images.var()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_tensors_that_matter_change_an_id(kind: str) -> None:
     """What is before the codes changes no pixels of given codes, and what is after them changes no codes."""
     model = quantizer(kind)

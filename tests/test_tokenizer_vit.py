@@ -268,7 +268,11 @@ def test_parameters_of_the_published_sizes(size: str) -> None:
             {"width": 24, "positions": "rotary"},
             "ViTConfig.width is 24: must be a multiple of heads 4 times 4, for rotary",
         ),
-        ({"patch_size": 6, "stem": "conv"}, "ViTConfig.patch_size is 6: must be a power of 2 for the stem 'conv'"),
+        ({"patch_size": 1, "stem": "conv"}, "ViTConfig.patch_size is 1: must be 2, 4, 8 or another power of 2"),
+        (
+            {"patch_size": 6, "stem": "conv"},
+            "ViTConfig.patch_size is 6: must be 2, 4, 8 or another power of 2 for the stem 'conv'",
+        ),
     ],
 )
 def test_impossible_shapes(options: dict[str, Any], said: str) -> None:

@@ -19,7 +19,8 @@ class IBQ(CountingQuantizer):
         super().__init__()
         self.temperature = config.temperature
         self.project_in, self.project_out = nn.Linear(width, config.dim), nn.Linear(config.dim, width)
-        self.codebook = nn.Parameter(torch.randn(config.size, config.dim))
+        # of one length: longer codes would win most inner products, and the others would fall out of use
+        self.codebook = nn.Parameter(F.normalize(torch.randn(config.size, config.dim), dim=-1))
         self.init_counts(config.size)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -58,8 +58,8 @@ class ViTConfig(BackboneConfig):
         )  # fmt: skip
         own = {name: MAX_WIDTH for name in ("decoder_width", "decoder_heads") if getattr(self, name) is not None}
         require_sizes(self, **own)
-        power = self.patch_size & (self.patch_size - 1) == 0
-        require(self, "patch_size", self.stem == "patch" or power, "a power of 2 for the stem 'conv'")
+        power = self.patch_size > 1 and self.patch_size & (self.patch_size - 1) == 0
+        require(self, "patch_size", self.stem == "patch" or power, "2, 4, 8 or another power of 2 for the stem 'conv'")
         each = 4 if self.positions == "rotary" else 1  # a pair of dimensions for rows, and a pair for columns
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
             count = getattr(self, heads) or self.heads
@@ -196,7 +196,8 @@ def conv_stem(patch_size: int, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU()]
-    return nn.Sequential(*layers, Rearrange("b d h w -> b h w d"), nn.Linear(channels[-1], width))
+    last = channels[-1]
+    return nn.Sequential(*layers, Rearrange("b d h w -> b h w d"), nn.LayerNorm(last), nn.Linear(last, width))
 
 
 class Encoder(nn.Module):
