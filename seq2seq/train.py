@@ -21,6 +21,7 @@ def main(config: TokenTrainingConfig) -> None:
     accelerator = accelerator_for(config)
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
+    tokenizer.require_codes()
     run, folder = RunFolder(config), code_folder(config)
     if folder != Path(config.data):
         encode_once(config, run, tokenizer)

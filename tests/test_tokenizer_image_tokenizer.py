@@ -199,24 +199,25 @@ def nudge(tensor: Tensor) -> None:
 
 
 Nudge = Callable[[ImageTokenizer], None]
-NUDGES: dict[str, tuple[Nudge, bool, bool]] = {
-    "encoder": (lambda m: nudge(m.encoder.embed.weight), True, False),
-    "project_in": (lambda m: nudge(m.quantizer.project_in.weight), True, False),
-    "codebook": (lambda m: nudge(m.quantizer._codebook.embed), True, True),
-    "project_out": (lambda m: nudge(m.quantizer.project_out.bias), False, True),
-    "decoder": (lambda m: nudge(m.decoder.head[2].bias), False, True),
-    "latent constants": (lambda m: nudge(m.latent_mean), False, False),
-    "codebook's moving average": (lambda m: nudge(m.quantizer._codebook.embed_avg), False, False),
+NUDGES: dict[str, tuple[Nudge, set[str]]] = {
+    "encoder": (lambda m: nudge(m.encoder.embed.weight), {"codes_id", "latents_id"}),
+    "project_in": (lambda m: nudge(m.quantizer.project_in.weight), {"codes_id", "latents_id"}),
+    "codebook": (lambda m: nudge(m.quantizer._codebook.embed), {"codes_id", "pixels_id"}),
+    "project_out": (lambda m: nudge(m.quantizer.project_out.bias), {"pixels_id"}),
+    "decoder": (lambda m: nudge(m.decoder.head[2].bias), {"pixels_id"}),
+    "latent mean": (lambda m: nudge(m.latent_mean), {"latents_id"}),
+    "latent deviation": (lambda m: nudge(m.latent_std), {"latents_id"}),
+    "codebook's moving average": (lambda m: nudge(m.quantizer._codebook.embed_avg), set()),
 }
 
 
-@pytest.mark.parametrize(("change", "codes", "pixels"), NUDGES.values(), ids=NUDGES.keys())
-def test_ids_change_with_what_decides_codes_and_pixels(
-    model: ImageTokenizer, change: Nudge, codes: bool, pixels: bool
+@pytest.mark.parametrize(("change", "changed"), NUDGES.values(), ids=NUDGES.keys())
+def test_ids_change_with_what_decides_codes_latents_and_pixels(
+    model: ImageTokenizer, change: Nudge, changed: set[str]
 ) -> None:
-    before = model.codes_id, model.pixels_id
+    before = model.ids
     change(model)
-    assert (model.codes_id != before[0], model.pixels_id != before[1]) == (codes, pixels)
+    assert {name for name, value in model.ids.items() if value != before[name]} == changed
 
 
 @pytest.mark.parametrize(
@@ -242,8 +243,9 @@ def test_a_larger_decoder_keeps_the_codes(field: str, codes: bool, pixels: bool)
     assert (large.codes_id != small.codes_id, large.pixels_id != small.pixels_id) == (codes, pixels)
 
 
-def test_the_two_ids_differ(model: ImageTokenizer) -> None:
-    assert model.codes_id != model.pixels_id
+def test_the_ids_differ(model: ImageTokenizer) -> None:
+    assert model.ids == {name: getattr(model, name) for name in ("codes_id", "latents_id", "pixels_id")}
+    assert len({*model.ids.values()}) == 3
     assert len(model.codes_id) == 16
 
 
@@ -258,11 +260,12 @@ def test_export_save_and_load_keep_codes_pixels_and_ids(calibrated: ImageTokeniz
     again = ImageTokenizer.from_pretrained(tmp_path)
     assert again.encoder.embed.weight.dtype == torch.float32
     assert (again.codes_id, again.pixels_id) == ids
+    assert again.ids == calibrated.ids  # of the rounded constants
     assert torch.equal(again.encode(PICTURES), codes)
     assert torch.equal(again.decode(codes), pictures)
     assert torch.equal(again.decode_latents(again.latents(PICTURES)), pictures)
     again.save_pretrained(tmp_path / "again")
-    assert ImageTokenizer.from_pretrained(tmp_path / "again").codes_id == ids[0]
+    assert ImageTokenizer.from_pretrained(tmp_path / "again").ids == again.ids
     assert json.loads((tmp_path / "config.json").read_text())["quantizer"]["size"] == 300
 
 

@@ -27,7 +27,7 @@ def with_a_new_field(kind: type[PretrainedModel], default: object = 3) -> type[P
 def test_a_new_field_with_a_default_changes_no_id(part: str) -> None:
     kind = MODELS[part]
     now, later = (one.from_pretrained(SHIPPED / part) for one in (kind, with_a_new_field(kind)))
-    names = ("codes_id", "pixels_id", "model_id") if part == "tokenizer" else ("model_id",)
+    names = ("codes_id", "latents_id", "pixels_id", "model_id") if part == "tokenizer" else ("model_id",)
     assert [getattr(now, name) for name in names] == [getattr(later, name) for name in names]
     later.config.novelty = 4
     assert [getattr(now, name) for name in names] != [getattr(later, name) for name in names]

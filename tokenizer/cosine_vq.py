@@ -19,6 +19,7 @@ class CosineVQ(VectorQuantize, Quantizer):  # type: ignore[misc]
     often as the mean is replaced by a vector of the batch.
     """
 
+    latents_tensors = ("project_in.",)
     codes_tensors = ("project_in.", "_codebook.embed.")
     pixels_tensors = ("project_out.", "_codebook.embed.")
 

@@ -37,7 +37,8 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(kw_only=True)
 class EncodeOptions:
-    """Writes a store of codes for each split: `OUT/train`, `OUT/validation`."""
+    """Writes a store of codes for each split: `OUT/train`, `OUT/validation`. The diffusion trainer needs none: it makes
+    latents itself."""
 
     presets: ClassVar = "encode"
 
@@ -93,6 +94,7 @@ def main(options: EncodeOptions) -> None:
     require_joined(state.num_processes)
     share_cores()
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
+    model.require_codes()
     wanted = plan_codes(model, options)
     with locked(options.out) if state.is_main_process else nullcontext():
         encode_distributed(wanted, codes_with_eos(model), model.latent_mean.device, options.batch_size)
@@ -108,7 +110,7 @@ def codes_with_eos(model: ImageTokenizer) -> Encode:
         codes = model.encode(images)
         rows = torch.arange(codes.shape[1], device=codes.device)
         below = rows >= (heights.to(codes.device) * len(rows)).ceil()[:, None]
-        return codes.masked_fill(below[:, :, None], model.config.quantizer.size)
+        return codes.masked_fill(below[:, :, None], model.codebook_size)
 
     return encode
 
@@ -118,7 +120,7 @@ def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedSto
 
     def info(pictures: CaptionedImages, views: int) -> CodesInfo:
         return CodesInfo(
-            codes_id=model.codes_id, codebook_size=model.config.quantizer.size, rows=model.config.grid,
+            codes_id=model.codes_id, codebook_size=model.codebook_size, rows=model.config.grid,
             columns=model.config.grid, views=views, seed=options.seed, source=pictures.name,
             fingerprint=pictures.fingerprint,
         )  # fmt: skip

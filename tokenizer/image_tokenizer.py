@@ -1,19 +1,22 @@
-"""The image tokenizer: a backbone and a quantizer that map pictures to codes or latents, and back.
+"""The image tokenizer: a backbone and a bottleneck that map pictures to codes or latents, and back.
 
-Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions in which codes are compared.
+Every tokenizer has latents; one with a quantizer has codes too.
+
+Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions of a latent.
 """
 
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from tokenizer.parts import BackboneConfig, QuantizerConfig
+from tokenizer import kl  # noqa: F401 registers its kind
+from tokenizer.parts import BackboneConfig, BottleneckConfig, Quantizer, QuantizerConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
 from training.config import non_defaults, require, require_sizes
@@ -29,8 +32,8 @@ class ImageTokenizerConfig:
     """Height and width of a picture in pixels."""
     backbone: BackboneConfig = field(default_factory=ViTConfig)
     """The encoder (pictures to vectors) and the decoder (vectors to pictures)."""
-    quantizer: QuantizerConfig = field(default_factory=CosineVQConfig)
-    """Maps vectors to codes, and back."""
+    quantizer: BottleneckConfig = field(default_factory=CosineVQConfig)
+    """Maps vectors to codes, and back; kind `kl` maps them to continuous latents."""
 
     def __post_init__(self) -> None:
         require_sizes(self, image_size=2**14)
@@ -68,16 +71,17 @@ class Reconstruction(NamedTuple):
 
     images: Tensor
     """Reconstructed pictures (B, 3, H, W), about [-1, 1], not clamped."""
-    codes: Tensor
-    """(B, h, w) int64."""
+    codes: Tensor | None
+    """(B, h, w) int64; None with continuous latents."""
     losses: dict[str, Tensor]
-    """The quantizer's losses, scalars by name."""
+    """The bottleneck's losses, scalars by name."""
 
 
 class ImageTokenizer(PretrainedModel):
-    """Turns pictures into a grid of discrete codes, and back.
+    """Turns pictures into a grid of discrete codes or continuous latents, and back.
 
-    Public methods take and return uint8 RGB. Only `forward` takes floats in [-1, 1].
+    Public methods take and return uint8 RGB. Only `forward` takes floats in [-1, 1]. What needs codes raises `BadInput`
+    in a tokenizer that has none (`has_codes`).
     """
 
     config_class = ImageTokenizerConfig
@@ -109,8 +113,28 @@ class ImageTokenizer(PretrainedModel):
         if not (self.latent_std > 0).all():
             raise BadInput(f"{file}: latent_std must be above 0; fetch it again")
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether there are codes, and not only latents."""
+        return isinstance(self.quantizer, Quantizer)
+
+    def require_codes(self) -> Quantizer:
+        """Return the quantizer. Raises `BadInput` if there are no codes."""
+        if isinstance(self.quantizer, Quantizer):
+            return self.quantizer
+        raise BadInput(
+            "this image tokenizer has continuous latents and no codes: train one with a quantizer for a token model"
+        )
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        self.require_codes()
+        return cast(QuantizerConfig, self.config.quantizer).size
+
     def forward(self, images: Tensor) -> Reconstruction:
-        """Float pictures (B, 3, H, W) in [-1, 1] -> their reconstruction. Gradients pass through the codes."""
+        """Float pictures (B, 3, H, W) in [-1, 1] -> their reconstruction. Gradients pass through the bottleneck, which
+        may sample latents."""
         z = self.encoder(images)
         with torch.autocast(z.device.type, enabled=False):  # autocast changed a third of the codes
             quantized, codes, losses = self.quantizer(z.float())
@@ -118,8 +142,10 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) uint8 -> codes (B, h, w) int64."""
-        return self._nearest(self._lookup_vectors(images))
+        """Pictures (B, 3, H, W) uint8 -> codes (B, h, w) int64, the same as in training."""
+        quantizer, vectors = self.require_codes(), self._vectors(images)
+        with torch.autocast(vectors.device.type, enabled=False):
+            return quantizer.nearest(vectors.float())
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -127,52 +153,78 @@ class ImageTokenizer(PretrainedModel):
 
         Raises `BadInput` for another shape or dtype, or codes out of range.
         """
-        grid = self.config.grid
+        quantizer, size, grid = self.require_codes(), self.codebook_size, self.config.grid
         if codes.dtype != torch.int64 or codes.ndim != 3 or not self._is_grid(*codes.shape[1:]):
             raise BadInput(
                 f"codes are {codes.dtype} of shape {tuple(codes.shape)}: "
                 f"must be int64 (B, h, {grid}) with h from 1 to {grid}"
             )
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.quantizer.size:
-            raise BadInput(f"codes must be from 0 to {self.config.quantizer.size - 1}")
-        return to_uint8(self.decoder(self.quantizer.lookup(codes)))
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+            raise BadInput(f"codes must be from 0 to {size - 1}")
+        return to_uint8(self.decoder(quantizer.lookup(codes)))
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) uint8 -> standardised latents (B, C, h, w) float32: the vectors before quantization."""
-        z = (self._lookup_vectors(images) - self.latent_mean) / self.latent_std
+        """Pictures (B, 3, H, W) uint8 -> standardised latents (B, C, h, w) float32.
+
+        They are the vectors before quantization, or the mean of the posterior.
+        """
+        z = (self._vectors(images) - self.latent_mean) / self.latent_std
         return rearrange(z, "b h w c -> b c h w")
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Standardised latents (B, C, h, w) -> pictures uint8, through the nearest codes, as `decode(encode(.))`."""
+        """Standardised latents (B, C, h, w) -> pictures uint8; with a quantizer through the nearest codes, as
+        `decode(encode(.))`."""
         channels, grid = self.config.quantizer.dim, self.config.grid
         if latents.ndim != 4 or latents.shape[1] != channels or not self._is_grid(*latents.shape[2:]):
             raise BadInput(
                 f"latents of shape {tuple(latents.shape)}: must be (B, {channels}, h, {grid}) with h from 1 to {grid}"
             )
-        z = rearrange(latents, "b c h w -> b h w c") * self.latent_std + self.latent_mean
-        return self.decode(self._nearest(z))
+        return self._pixels(rearrange(latents, "b c h w -> b h w c") * self.latent_std + self.latent_mean)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) uint8 -> the same encoded and decoded: through codes, or the mean of the posterior."""
+        return self._pixels(self._vectors(images))
+
+    @torch.no_grad()
+    def decode_prior(self, count: int, generator: torch.Generator) -> Tensor:
+        """Decode latents from a standard normal distribution, the prior of a KL bottleneck: (count, 3, H, W) uint8."""
+        grid, mean = self.config.grid, self.latent_mean
+        return self._pixels(torch.randn(count, grid, grid, len(mean), generator=generator).to(mean.device))
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Set the mean and standard deviation of latents from batches of pictures (B, 3, H, W) uint8."""
-        z = torch.cat([rearrange(self._lookup_vectors(images), "b h w c -> (b h w) c") for images in batches])
+        z = torch.cat([rearrange(self._vectors(images), "b h w c -> (b h w) c") for images in batches])
         self.latent_mean.copy_(z.mean(0))
         self.latent_std.copy_(z.std(0).clamp_min(1e-4))
 
     @property
     def codes_id(self) -> str:
         """Hash of encoder and quantizer: tokenizers with the same `codes_id` make the same codes."""
-        return self._hash("encoder", self.quantizer.codes_tensors, "pixels_only")
+        return self._hash(("encoder.",), self.require_codes().codes_tensors, "pixels_only")
+
+    @property
+    def latents_id(self) -> str:
+        """Hash of encoder and standardisation: tokenizers with the same `latents_id` make the same latents."""
+        return self._hash(("encoder.", "latent_mean.", "latent_std."), self.quantizer.latents_tensors, "pixels_only")
 
     @property
     def pixels_id(self) -> str:
-        """Hash of quantizer and decoder: tokenizers with the same `pixels_id` make the same pixels of given codes."""
-        return self._hash("decoder", self.quantizer.pixels_tensors, "codes_only")
+        """Hash of bottleneck and decoder: tokenizers with the same `pixels_id` make the same pixels of given codes, or
+        of given latents before standardisation."""
+        return self._hash(("decoder.",), self.quantizer.pixels_tensors, "codes_only")
 
-    def _lookup_vectors(self, images: Tensor) -> Tensor:
-        """Pictures uint8 -> vectors that the quantizer compares with codes, (B, h, w, C) float32, without autocast."""
+    @property
+    def ids(self) -> dict[str, str]:
+        """The ids by name. Without codes there is no `codes_id`."""
+        codes = {"codes_id": self.codes_id} if self.has_codes else {}
+        return {**codes, "latents_id": self.latents_id, "pixels_id": self.pixels_id}
+
+    def _vectors(self, images: Tensor) -> Tensor:
+        """Pictures uint8 -> latents before standardisation, (B, h, w, C) float32, computed without autocast."""
         size = self.config.image_size
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise BadInput(
@@ -181,17 +233,19 @@ class ImageTokenizer(PretrainedModel):
         with torch.autocast(images.device.type, enabled=False):
             return self.quantizer.vectors(self.encoder(to_float(images)))
 
-    def _nearest(self, z: Tensor) -> Tensor:
-        """Vectors (B, h, w, C) -> codes (B, h, w), the same as in training."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantizer.nearest(z.float())
+    def _pixels(self, vectors: Tensor) -> Tensor:
+        """Latents before standardisation, (B, h, w, C) -> pictures uint8. The bottleneck computes without autocast."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            z = self.quantizer.decoded(vectors.float())
+        return to_uint8(self.decoder(z))
 
     def _is_grid(self, rows: int, columns: int) -> bool:
         return 1 <= rows <= self.config.grid == columns
 
-    def _hash(self, half: str, quantizer: Iterable[str], without: str) -> str:
-        """Hash of one half's tensors (encoder or decoder), some of the quantizer's, and the options that shape them."""
-        parts = (f"{half}.", *(f"quantizer.{name}" for name in quantizer))
+    def _hash(self, names: Iterable[str], bottleneck: Iterable[str], without: str) -> str:
+        """Hash of tensors by the prefixes of their names, some of them of the bottleneck, and the options but those in
+        the group `without`."""
+        parts = (*names, *(f"quantizer.{name}" for name in bottleneck))
         tensors = {name: t for name, t in self.state_dict().items() if f"{name}.".startswith(parts)}
         return fingerprint(
             non_defaults(self.config, exclude=self.training_only | self.config.options(without)), tensors

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tokenizer.features import FeatureNetwork
 from tokenizer.image_tokenizer import Reconstruction
-from tokenizer.parts import QuantizerConfig
+from tokenizer.parts import BottleneckConfig
 from training.config import require
 from training.parts import Registry
 from training.precision import has_bf16
@@ -21,7 +21,7 @@ TASKS: Registry[type["ReconstructionConfig"]] = Registry("tokenizer-task")
 @TASKS.register("reconstruction")
 @dataclass(kw_only=True)
 class ReconstructionConfig(TaskConfig):
-    """Reconstruct a picture. The options weigh the terms of the loss; the quantizer's options weigh its own."""
+    """Reconstruct a picture. The options weigh the terms of the loss; the bottleneck's options weigh its own."""
 
     registry: ClassVar = TASKS
     task: ClassVar = "tokenizer.task.TokenizerTask"
@@ -43,9 +43,9 @@ class ReconstructionConfig(TaskConfig):
 
 
 class TokenizerLoss(nn.Module):
-    """Weighted sum of the terms, with the quantizer's losses among them."""
+    """Weighted sum of the terms, with the bottleneck's losses among them."""
 
-    def __init__(self, config: ReconstructionConfig, quantizer: QuantizerConfig) -> None:
+    def __init__(self, config: ReconstructionConfig, quantizer: BottleneckConfig) -> None:
         super().__init__()
         self.config, self.quantizer = config, quantizer
         self.perceptual = PerceptualLoss(config.perceptual_size) if config.perceptual else None

@@ -1,6 +1,8 @@
-"""Interfaces of the parts of an image tokenizer: the backbone (encoder and decoder), and the quantizer between.
+"""Interfaces of the parts of an image tokenizer: the backbone (encoder and decoder), and the bottleneck between.
 
-Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions in which codes are compared.
+A bottleneck turns the encoder's output into few dimensions. Most are quantizers, which have codes.
+
+Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions of a latent.
 """
 
 from abc import ABC, abstractmethod
@@ -12,16 +14,16 @@ from torch import Tensor, nn
 from training.parts import Registry, Tagged
 
 BACKBONES: Registry[type["BackboneConfig"]] = Registry("backbone")
-QUANTIZERS: Registry[type["QuantizerConfig"]] = Registry("quantizer")
+QUANTIZERS: Registry[type["BottleneckConfig"]] = Registry("quantizer")
 
 
 class PartConfig(Tagged, ABC):
     """Config of a part. It groups options by what they affect, so that ids can ignore the rest."""
 
     codes_only: ClassVar[frozenset[str]] = frozenset()
-    """Options that affect only how codes are made, and not how they are decoded to pixels."""
+    """Options that affect only how codes or latents are made, and not how they are decoded to pixels."""
     pixels_only: ClassVar[frozenset[str]] = frozenset()
-    """Options that affect only how codes are decoded to pixels."""
+    """Options that affect only how codes or latents are decoded to pixels."""
     training_only: ClassVar[frozenset[str]] = frozenset()
     """Options that affect only training, and not what trained weights compute."""
 
@@ -52,26 +54,18 @@ class BackboneConfig(PartConfig):
 
 
 @dataclass(kw_only=True)
-class QuantizerConfig(PartConfig):
-    """Config of a quantizer.
-
-    `size` and `dim` are options or properties, and so is the weight of each of its losses, by the name of the loss.
-    """
+class BottleneckConfig(PartConfig):
+    """Config of a bottleneck. `dim` is an option or a property, and so is the weight of each loss, by its name."""
 
     registry: ClassVar = QUANTIZERS
 
     @property
     @abstractmethod
-    def size(self) -> int:
-        """Number of codes."""
-
-    @property
-    @abstractmethod
     def dim(self) -> int:
-        """Dimensions in which vectors are compared with codes, C."""
+        """Dimensions of a latent, C. A quantizer compares these with codes."""
 
     @abstractmethod
-    def build(self, width: int) -> "Quantizer":
+    def build(self, width: int) -> "Bottleneck":
         """Build the module for vectors of this width, D.
 
         It must also work under `torch.device("meta")`, where tensors have no values and no memory, because configs
@@ -79,13 +73,54 @@ class QuantizerConfig(PartConfig):
         """
 
 
-class Quantizer(nn.Module, ABC):
-    """Maps vectors to codes, and back. It is called with float32 and without autocast, which changed codes."""
+@dataclass(kw_only=True)
+class QuantizerConfig(BottleneckConfig):
+    """Config of a quantizer. `size` is an option or a property too."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of codes."""
+
+    @abstractmethod
+    def build(self, width: int) -> "Quantizer":
+        """As `BottleneckConfig`."""
+
+
+class Bottleneck(nn.Module, ABC):
+    """Maps the encoder's output to latents, and latents to what the decoder takes.
+
+    It is called with float32 and without autocast, which changed codes.
+    """
+
+    latents_tensors: ClassVar[tuple[str, ...]] = ("",)
+    """Prefixes of the names of the tensors that affect `vectors`; by default all tensors."""
+    pixels_tensors: ClassVar[tuple[str, ...]] = ("",)
+    """Prefixes of the names of the tensors that affect how latents or codes are decoded; by default all tensors."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """(B, h, w, D) -> (B, h, w, D) for the decoder, with gradients for z; codes, if there are any; losses by
+        name."""
+
+    @abstractmethod
+    def vectors(self, z: Tensor) -> Tensor:
+        """(B, h, w, D) -> latents before standardisation, (B, h, w, C)."""
+
+    @abstractmethod
+    def decoded(self, vectors: Tensor) -> Tensor:
+        """Vectors as from `vectors`, or near them, (B, h, w, C) -> (B, h, w, D) for the decoder."""
+
+    def health(self) -> dict[str, Tensor]:
+        """Return scalars for the training log, such as how many codes are in use."""
+        return {}
+
+
+class Quantizer(Bottleneck):
+    """Maps vectors to codes, and back."""
 
     codes_tensors: ClassVar[tuple[str, ...]] = ("",)
     """Prefixes of the names of the tensors that affect which codes are chosen; by default all tensors."""
-    pixels_tensors: ClassVar[tuple[str, ...]] = ("",)
-    """Prefixes of the names of the tensors that affect how codes are decoded; by default all tensors."""
 
     @abstractmethod
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -103,6 +138,6 @@ class Quantizer(nn.Module, ABC):
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) int64 -> quantized (B, h, w, D), the same as `forward` returns."""
 
-    def health(self) -> dict[str, Tensor]:
-        """Return scalars for the training log, such as how many codes are in use."""
-        return {}
+    def decoded(self, vectors: Tensor) -> Tensor:
+        """As `Bottleneck`, through the nearest codes."""
+        return self.lookup(self.nearest(vectors))

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.captioned import CaptionedImages
 from data.grid import grid
 from tokenizer.image_tokenizer import ImageTokenizer, Reconstruction, to_float
+from tokenizer.kl import nats_per_dimension
 from tokenizer.losses import TokenizerLoss, psnr
 from tokenizer.options import TokenizerTrainingConfig
 from training.batches import Batch
@@ -39,12 +40,22 @@ class TokenizerTask(Task):
     def reconstruction_loss(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> scalar loss, and scalars for the log by name."""
         total, terms = self.objective(made, images)
-        return total, {**terms, "psnr": psnr(made.images, images), **self.model.quantizer.health()}
+        scalars = {**terms, "psnr": psnr(made.images, images), **self.model.quantizer.health()}
+        if "kl" in made.losses:
+            latents = self.config.model.quantizer.dim * self.config.model.grid**2
+            scalars["nats_per_dimension"] = nats_per_dimension(made.images, images, made.losses["kl"], latents)
+        return total, scalars
 
     def evaluate(self, average: ImageTokenizer, file: Path) -> dict[str, float]:
-        """Write an image file with validation pictures above their reconstructions; return their PSNR."""
-        rebuilt = average.decode(average.encode(self.shown))
-        grid([*self.shown[:16], *rebuilt[:16]], columns=min(16, len(self.shown))).save(file, format="PNG")
+        """Write an image file with validation pictures above their reconstructions; return their PSNR.
+
+        With continuous latents, a third row has pictures drawn from the prior.
+        """
+        rebuilt, columns = average.reconstruct(self.shown), min(16, len(self.shown))
+        pictures = [*self.shown[:columns], *rebuilt[:columns]]
+        if not average.has_codes:
+            pictures += average.decode_prior(columns, torch.Generator().manual_seed(0))
+        grid(pictures, columns=columns).save(file, format="PNG")
         return {"validation_psnr": psnr(to_float(rebuilt), to_float(self.shown)).item()}
 
     def export(self, average: ImageTokenizer, folder: Path) -> None:
