@@ -23,7 +23,7 @@ class LatentsInfo:
 
     kind: ClassVar[str] = "latents"
 
-    codes_id: str
+    latents_id: str
     """Id of the image tokenizer that made them."""
     fingerprint: str
     """Content hash of the corpus."""
@@ -38,13 +38,14 @@ class LatentsInfo:
 
     @property
     def arrays(self) -> Mapping[str, Array]:
-        """Latents of each picture's views, in float16: its error is far smaller than the distance between codes."""
+        """Latents of each picture's views, in float16: its error is far smaller than the distance between codes, and
+        than the deviation of a posterior."""
         return {"latents": Array("float16", (self.views, self.channels, self.grid, self.grid))}
 
     @property
     def origin(self) -> dict[str, Any]:
         """The values that must not change when a run is resumed."""
-        return {"codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views, "seed": self.seed}
+        return {"latents_id": self.latents_id, "fingerprint": self.fingerprint, "views": self.views, "seed": self.seed}
 
 
 def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
@@ -56,7 +57,7 @@ def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: Imag
 
     def info(pictures: CaptionedImages, views: int) -> LatentsInfo:
         return LatentsInfo(
-            codes_id=tokenizer.codes_id, fingerprint=pictures.fingerprint, channels=tokenizer.config.quantizer.dim,
+            latents_id=tokenizer.latents_id, fingerprint=pictures.fingerprint, channels=tokenizer.config.quantizer.dim,
             grid=tokenizer.config.grid, views=views, seed=config.seed,
         )  # fmt: skip
 

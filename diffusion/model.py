@@ -39,8 +39,8 @@ class DiffusionModelConfig:
     """Latents in a row, and rows in a picture. The trainer sets it."""
     latent_bound: float = 3.0
     """Magnitude that 99.5 % of true latents do not exceed, for dynamic thresholding. The trainer sets it."""
-    codes_id: str = ""
-    """Id of the image tokenizer whose latents the model denoises. The trainer sets it."""
+    latents_id: str = ""
+    """Id of the latents that the model denoises, of the image tokenizer. The trainer sets it."""
     text_id: str = ""
     """Id of the text tokenizer whose ids the model reads; empty with kind `transformers`. The trainer sets it."""
 

@@ -34,7 +34,7 @@ def resolve_config(
     text_config, encoder = resolve_text_config(config.text, text)
     return dataclasses.replace(
         config, text=text_config, channels=tokenizer.config.quantizer.dim, grid=tokenizer.config.grid,
-        latent_bound=magnitude_bound(trained), codes_id=tokenizer.codes_id,
+        latent_bound=magnitude_bound(trained), latents_id=tokenizer.latents_id,
         text_id="" if text_config.kind == "transformers" else text.text_id,
     ), encoder  # fmt: skip
 

@@ -187,12 +187,12 @@ def with_unique_names(columns: Sequence[Column]) -> list[Column]:
 
 
 def with_codes_in_names(columns: Sequence[Column]) -> list[Column]:
-    """The columns; if they have several image tokenizers, with `codes_id` in the names of their likelihoods.
+    """The columns; if they have several image tokenizers, with an id of these in the names of their likelihoods.
 
-    Likelihoods of different codes do not compare, so they must not share a row of the table.
+    Likelihoods of different codes or latents do not compare, so they must not share a row of the table.
     """
-    codes = {column.result["subject"]["codes_id"] for column in columns if _likelihoods(column)}
-    if len(codes) < 2:
+    predicted = {_predicted(column) for column in columns if _likelihoods(column)}
+    if len(predicted) < 2:
         return list(columns)
     return [replace(column, result={**column.result, "metrics": _named_by_codes(column)}) for column in columns]
 
@@ -201,9 +201,15 @@ def _likelihoods(column: Column) -> set[str]:
     return {"bits_per_image", "bits_per_dimension"} & column.result["metrics"].keys()
 
 
+def _predicted(column: Column) -> str:
+    """What the likelihoods of a column are of: `codes` or `latents`, and the start of their id."""
+    subject = column.result["subject"]
+    return f"codes {subject['codes_id'][:8]}" if "codes_id" in subject else f"latents {subject['latents_id'][:8]}"
+
+
 def _named_by_codes(column: Column) -> dict[str, Any]:
     return {
-        f"{name} (codes {column.result['subject']['codes_id'][:8]})" if name in _likelihoods(column) else name: metric
+        f"{name} ({_predicted(column)})" if name in _likelihoods(column) else name: metric
         for name, metric in column.result["metrics"].items()
     }
 

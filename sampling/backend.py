@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -64,8 +64,10 @@ class Backend(ABC, Generic[Model, Options]):
     recipe: ClassVar[str] = "see its documentation"
     """The command that trains such a model."""
     model_class: ClassVar[type[PretrainedModel]]
-    """The class of the model. Its config has the `codes_id` and `text_id` of the tokenizers that it was trained with.
+    """The class of the model. Its config has the `image_id` and `text_id` of the tokenizers that it was trained with.
     `text_id` may be empty."""
+    image_id: ClassVar[Literal["codes_id", "latents_id"]] = "codes_id"
+    """Which id of the image tokenizer the model depends on. A model of latents needs no codes."""
     options_class: ClassVar[type[BackendOptions]]
 
     def __init__(self, model: Model, text: TextTokenizer, tokenizer: ImageTokenizer, engine: str | None = None) -> None:

@@ -258,17 +258,21 @@ def _parts(bundle: Bundle) -> str:
     def millions(model: Any) -> str:
         return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
 
-    image = bundle.tokenizer.config
+    tokenizer = bundle.tokenizer
+    image = tokenizer.config
+    what = f"tokens of {tokenizer.codebook_size} codes" if tokenizer.has_codes else f"latents of {image.quantizer.dim}"
     rows = [
         ("text", f"SentencePiece, {bundle.text.vocab_size} pieces", f"text_id {bundle.text.text_id}"),
         (
             "tokenizer",
             f"{image.backbone.kind} with {image.quantizer.kind}, {image.image_size} px, "
-            f"{image.grid}x{image.grid} tokens of {image.quantizer.size} codes, {millions(bundle.tokenizer)}",
-            f"codes_id {bundle.tokenizer.codes_id}, pixels_id {bundle.tokenizer.pixels_id}",
+            f"{image.grid}x{image.grid} {what}, {millions(tokenizer)}",
+            ", ".join(f"{name} {value}" for name, value in tokenizer.ids.items()),
         ),
     ]
-    rows += [(kind, millions(model), f"codes_id {model.config.codes_id}") for kind, model in bundle.models.items()]
+    for kind, model in bundle.models.items():
+        name = bundle.backend(kind).image_id
+        rows.append((kind, millions(model), f"{name} {getattr(model.config, name)}"))
     return tabulated(("part", "what", "ids"), rows)
 
 

@@ -42,6 +42,7 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
     )
     options_class = DiffusionOptions
     model_class = DiffusionModel
+    image_id = "latents_id"
 
     @classmethod
     def dtype_on(cls, device: str) -> torch.dtype:

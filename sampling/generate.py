@@ -187,7 +187,7 @@ def _require_replaceable(requests: Sequence[Request], options: GenerateOptions) 
             if given and file.exists() and file.samefile(given):
                 raise BadInput(f"--{name} {given}: would be replaced by an output; choose another --out")
     require_replaceable(grid_file, _GRID)
-    if record_file.exists() and not {"images", "model_id", "codes_id", "pixels_id"} <= read_json(record_file).keys():
+    if record_file.exists() and not {"images", "model_id", "pixels_id", "text_id"} <= read_json(record_file).keys():
         raise BadInput(f"{record_file}: is there already and is not a record of drawn pictures; choose another --out")
 
 

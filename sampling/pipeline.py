@@ -50,7 +50,7 @@ class Bundle:
         for backend in self._backends.values():
             config = backend.model.config
             for name, wanted, found in (
-                ("image tokenizer", config.codes_id, self.tokenizer.codes_id),
+                ("image tokenizer", getattr(config, backend.image_id), getattr(self.tokenizer, backend.image_id)),
                 ("text tokenizer", config.text_id, self.text.text_id),
             ):
                 # a model that reads with `transformers` was trained with no text tokenizer
@@ -68,9 +68,8 @@ class Bundle:
 
     @cached_property
     def ids(self) -> dict[str, str]:
-        """Hashes of the tokenizers: `codes_id`, `pixels_id` and `text_id`."""
-        tokenizer = self.tokenizer
-        return {"codes_id": tokenizer.codes_id, "pixels_id": tokenizer.pixels_id, "text_id": self.text.text_id}
+        """Hashes of the tokenizers: `codes_id` if there are codes, `latents_id`, `pixels_id` and `text_id`."""
+        return {**self.tokenizer.ids, "text_id": self.text.text_id}
 
     @property
     def parameters(self) -> dict[str, int]:

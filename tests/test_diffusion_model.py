@@ -137,7 +137,7 @@ def test_the_emoji_presets_take_the_same_compute() -> None:
 
 
 def test_saving_and_loading_keep_the_model(tmp_path: Path) -> None:
-    model = diffusion_model(codes_id="abc")
+    model = diffusion_model(latents_id="abc")
     model.save_pretrained(tmp_path)
     loaded = DiffusionModel.from_pretrained(tmp_path)
     assert loaded.config == model.config

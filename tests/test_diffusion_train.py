@@ -112,7 +112,7 @@ def test_it_stores_latents_of_the_pictures_and_draws_samples(tmp_path: Path, par
         "--model.process.target", "velocity")  # fmt: skip
     store = Store(tmp_path / "run/latents/validation", LatentsInfo)
     tokenizer = ImageTokenizer.from_pretrained(tmp_path / "tokenizer")
-    assert store.info.codes_id == tokenizer.codes_id
+    assert store.info.latents_id == tokenizer.latents_id
     pictures = open_source(photos, size=16, split="validation", cache=tmp_path / "cache", limit=64)
     assert len(store) == len(pictures) == 4
     for i in range(4):
@@ -133,7 +133,7 @@ def test_the_latents_of_a_run_are_not_replaced(tmp_path: Path, parts: list[str])
     store = Store(out / "latents/train", LatentsInfo)
     origin = json.loads((out / "data.json").read_text())
     assert origin["train"] == store.info.origin == {
-        "codes_id": store.info.codes_id, "fingerprint": store.info.fingerprint, "views": 2, "seed": 0,
+        "latents_id": store.info.latents_id, "fingerprint": store.info.fingerprint, "views": 2, "seed": 0,
     }  # fmt: skip
     written = (out / "latents/train/latents.bin").stat().st_mtime_ns
     with pytest.raises(BadInput, match=r"holds a run on other data \(train.seed: 0 there, 1 here"):

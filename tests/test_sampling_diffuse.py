@@ -378,7 +378,7 @@ def test_parts_that_do_not_belong_together(bundle: Path) -> None:
     loaded = load(bundle)
     with pytest.raises(BadInput, match="the diffusion model was trained with image tokenizer another, but this one is"):
         type(loaded)(
-            text=loaded.text, tokenizer=loaded.tokenizer, models={"diffusion": diffusion_model(codes_id="another")}
+            text=loaded.text, tokenizer=loaded.tokenizer, models={"diffusion": diffusion_model(latents_id="another")}
         )
 
 

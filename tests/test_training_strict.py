@@ -140,14 +140,17 @@ def test_yaml_that_is_fine(tmp_path: Path) -> None:
         ({"denoiser": "DiT"}, "denoiser: must be one of 'dit', 'unet', got 'DiT'"),
         ({"denoiser": ["dit"]}, "denoiser: must be one of"),
         ({"text": {"length": 2**17}}, "length is 131072: must be from 1 to 65536"),
-        ({"codes_id": 7}, "codes_id: expected a value of type str, got 7"),
+        ({"latents_id": 7}, "latents_id: expected a value of type str, got 7"),
         ({"unet": {"channels": 32}}, "unet.channels: expected a value of type tuple, got 32"),
         ({"unet": {"channels": [32, "x"]}}, "unet.channels[1]: expected a value of type int, got 'x'"),
         ({"dit": {"dephts": 1}}, "there is no option 'dit.dephts'; did you mean 'dit.depth'?"),
         ({"dit": [1]}, "dit: takes options such as dit.mlp_width, got [1]"),
         ({"process": {"class_path": "os.system"}}, "there is no option 'process.class_path'"),
         ({"process": "diffusion.process.ProcessConfig"}, "process: takes options such as"),
-        ({"codes_id": "x" * 10_000, "text_id": [["y" * 10_000]]}, "text_id: expected a value of type str, got [['yyy"),
+        (
+            {"latents_id": "x" * 10_000, "text_id": [["y" * 10_000]]},
+            "text_id: expected a value of type str, got [['yyy",
+        ),
     ],
 )
 def test_types_are_exact(values: dict[str, Any], said: str) -> None:
@@ -161,7 +164,7 @@ def test_an_int_is_a_float_and_a_list_a_tuple() -> None:
     config = from_dict(DiffusionModelConfig, {"latent_bound": 3, "unet": {"channels": [64]}})
     assert (repr(config.latent_bound), config.unet.channels) == ("3.0", (64,))
     with pytest.raises(BadInput, match="channels: must be given, it has no default"):
-        from_dict(LatentsInfo, {"codes_id": "a", "fingerprint": "b"})
+        from_dict(LatentsInfo, {"latents_id": "a", "fingerprint": "b"})
 
 
 NEEDED = ["--data", "d", "--out", "o", "--steps", "1", "--tokenizer", "t", "--text", "t"]

@@ -88,7 +88,7 @@ def add_diffusion(folder: Path, process: ProcessConfig | None = None) -> Path:
     """Add an untrained diffusion model to the bundle in `folder`; return it."""
     text = TextTokenizer.from_pretrained(folder / "text")
     tokenizer = ImageTokenizer.from_pretrained(folder / "tokenizer")
-    model = diffusion_model(process, codes_id=tokenizer.codes_id, text_id=text.text_id)
+    model = diffusion_model(process, latents_id=tokenizer.latents_id, text_id=text.text_id)
     model.save_pretrained(folder / "diffusion")
     index = read_json(folder / "bundle.json")
     write_json(folder / "bundle.json", {**index, "parts": [*index["parts"], "diffusion"]})
