@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def reconstructed(model: ImageTokenizer, pictures: Pictures, batch_size: int = 32) -> Tensor:
     """Encode and decode pictures with the image tokenizer: uint8 (N, 3, H, W)."""
     device = model.latent_mean.device
-    return torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batches(pictures, batch_size)])
+    return torch.cat([model.reconstruct(part.to(device)).cpu() for part in batches(pictures, batch_size)])
 
 
 def nearest_captions(prompts: Sequence[str], captions: Sequence[str]) -> list[int]:

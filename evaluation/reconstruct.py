@@ -89,8 +89,9 @@ def main(options: ReconstructOptions) -> None:
     if len(pictures) == 0:
         raise BadInput(f"{options.data}: the split '{options.split}' is empty; give another --split")
     images = torch.stack([pictures[i] for i in range(len(pictures))])
-    codes, encode_speed = _mapped(model.encode, images, options, "encoding")
-    made, decode_speed = _mapped(model.decode, codes, options, "decoding")
+    encode, decode = (model.encode, model.decode) if model.has_codes else (model.latents, model.decode_latents)
+    encoded, encode_speed = _mapped(encode, images, options, "encoding")
+    made, decode_speed = _mapped(decode, encoded, options, "decoding")
     quality = _each(psnr, made, images, options)
     networks = [Lite(variant, options.device) for variant in (0, 1)] if options.distances else []
     metrics = {
@@ -98,9 +99,7 @@ def main(options: ReconstructOptions) -> None:
         "ssim": mean(_each(ssim, made, images, options)),
         **_distances(networks, made, images, options),
         **({"lpips": mean(_each(lpips, made, images, options), higher_is_better=False)} if options.lpips else {}),
-        "codebook_usage": Metric(value=usage(codes, config.quantizer.size)),
-        "codebook_perplexity": Metric(value=perplexity(codes, config.quantizer.size)),
-        "bits_per_pixel": Metric(value=log2(config.quantizer.size) / config.backbone.factor**2, higher_is_better=False),
+        **(_of_codes(encoded, model) if model.has_codes else {}),
         "encode_images_per_second": Metric(value=encode_speed),
         "decode_images_per_second": Metric(value=decode_speed),
     }
@@ -114,8 +113,7 @@ def main(options: ReconstructOptions) -> None:
         options.out / "report.json",
         {
             **header("reconstruction", redacted_path(options.model), protocol),
-            "codes_id": model.codes_id, "pixels_id": model.pixels_id, "source": pictures.name,
-            "fingerprint": pictures.fingerprint, "count": len(pictures),
+            **model.ids, "source": pictures.name, "fingerprint": pictures.fingerprint, "count": len(pictures),
             "subject": {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__},
             "metrics": {name: metric.to_dict() for name, metric in metrics.items()},
         },
@@ -139,6 +137,16 @@ def _mapped(
     parts = tqdm(torch.split(inputs, options.batch_size), desc=label, unit="batch")
     outputs = torch.cat([function(part.to(options.device)).cpu() for part in parts])
     return outputs, len(inputs) / (time.perf_counter() - begin)
+
+
+def _of_codes(codes: Tensor, model: ImageTokenizer) -> dict[str, Metric]:
+    """Metrics of codes (N, h, w), which a tokenizer with continuous latents does not have."""
+    size = model.codebook_size
+    return {
+        "codebook_usage": Metric(value=usage(codes, size)),
+        "codebook_perplexity": Metric(value=perplexity(codes, size)),
+        "bits_per_pixel": Metric(value=log2(size) / model.config.backbone.factor**2, higher_is_better=False),
+    }
 
 
 def _each(
