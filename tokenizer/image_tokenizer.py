@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from tokenizer import kl  # noqa: F401 registers its kind
+from tokenizer import conv, kl  # noqa: F401 registers their kinds
 from tokenizer.parts import BackboneConfig, BottleneckConfig, Quantizer, QuantizerConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig

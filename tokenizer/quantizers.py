@@ -175,6 +175,33 @@ class IBQConfig(QuantizerConfig):
         return IBQ(width, self)
 
 
+@QUANTIZERS.register("vq")
+@dataclass(kw_only=True)
+class VQConfig(QuantizerConfig):
+    """A codebook of vectors that are compared by their Euclidean distance (VQGAN, arXiv 2012.09841)."""
+
+    training_only: ClassVar = frozenset({"commitment", "rotation"})
+
+    size: int = 1024
+    """Number of codes."""
+    dim: int = 256
+    """Dimensions in which vectors are compared with codes."""
+    commitment: float = 0.25
+    """Weight of the commitment loss, which pulls the encoder's output towards its code."""
+    rotation: bool = True
+    """Rotate and scale gradients as vectors are to become codes (arXiv 2410.06424). Otherwise copy them unchanged."""
+
+    def __post_init__(self) -> None:
+        _require_codebook(self)
+        _require_weights(self, "commitment")
+
+    def build(self, width: int) -> Quantizer:
+        """Build the module for vectors of this width."""
+        from tokenizer.vq import VQ
+
+        return VQ(width, self)
+
+
 def _require_codebook(config: QuantizerConfig) -> None:
     require(config, "size", 2 <= config.size <= MAX_SIZE, f"from 2 to {MAX_SIZE}")
     require_sizes(config, dim=MAX_WIDTH)

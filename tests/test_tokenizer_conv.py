@@ -1,0 +1,80 @@
+"""The convolutional backbone. `test_tokenizer_convert.py` compares it with diffusers."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tokenizer.conv import ConvConfig
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
+from tokenizer.quantizers import VQConfig
+from training.config import from_dict
+from training.errors import BadInput
+
+IMAGES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def tokenizer(**options: Any) -> ImageTokenizer:
+    torch.manual_seed(0)
+    shape = {"channels": 8, "multipliers": (1, 2), "attention": (1,), "width": 8, **options}
+    return ImageTokenizer(
+        ImageTokenizerConfig(image_size=32, backbone=ConvConfig(**shape), quantizer=VQConfig(size=32, dim=8))
+    )
+
+
+@pytest.mark.parametrize(("multipliers", "grid"), [((1, 2), 16), ((1, 1, 2), 8), ((1, 2, 2, 4), 4), ((1,) * 5, 2)])
+def test_each_level_after_the_first_halves_the_resolution(multipliers: tuple[int, ...], grid: int) -> None:
+    model = tokenizer(channels=4, multipliers=multipliers, encoder_blocks=1, decoder_blocks=1)
+    codes = model.encode(IMAGES)
+    assert codes.shape == (2, grid, grid)
+    assert model.decode(codes).shape == (2, 3, 32, 32)
+
+
+def test_fewer_rows_make_a_shorter_picture() -> None:
+    model = tokenizer()
+    assert model.decode(model.encode(IMAGES)[:, :3]).shape == (2, 3, 6, 32)
+
+
+def test_recomputing_changes_no_gradient_and_no_id() -> None:
+    kept, recomputed = tokenizer().train(), tokenizer(recompute=True).train()
+    assert (kept.codes_id, kept.pixels_id) == (recomputed.codes_id, recomputed.pixels_id)
+    saved = []
+    for model in (kept, recomputed):
+        count = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(to_float(IMAGES)).images.square().mean()
+        saved.append(count)
+        loss.backward()
+    assert saved[1] < saved[0] / 2
+    for (name, one), other in zip(kept.named_parameters(), recomputed.parameters(), strict=True):
+        assert one.grad is not None, name
+        assert torch.equal(one.grad, other.grad), name
+
+
+def test_an_option_of_one_half_changes_only_its_id() -> None:
+    model, deeper = tokenizer(), tokenizer(decoder_blocks=1)
+    deeper.encoder.load_state_dict(model.encoder.state_dict())
+    deeper.quantizer.load_state_dict(model.quantizer.state_dict())
+    assert model.codes_id == deeper.codes_id
+    assert model.pixels_id != deeper.pixels_id
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"multipliers": []}, "multipliers is ()"),
+        ({"multipliers": [1, 0]}, "multipliers is (1, 0): must be 1 to 15 numbers from 1 to 1024"),
+        ({"attention": [4]}, "attention is (4,): must be levels from 0 to 3"),
+        ({"groups": 0}, "groups is 0: must be from 1"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        from_dict(ConvConfig, options)
+    assert said in str(caught.value)
