@@ -28,6 +28,7 @@ COMMANDS = (
     Command("prepare", "data.prepare", "clean captioned pictures: remove copies and unusable ones"),
     Command("train-text", "tokenizer.train_text", "train the text tokenizer on captions"),
     Command("", "tokenizer/train.py", "train the image tokenizer"),
+    Command("convert", "tokenizer.convert", "import the image tokenizer of another code base"),
     Command("reconstruct", "evaluation.reconstruct", "measure an image tokenizer's reconstructions"),
     Command("encode", "tokenizer.encode", "encode pictures into image codes"),
     Command("", "seq2seq/train.py", "train the token model"),

@@ -180,6 +180,8 @@ def other_commands(folder: Path) -> Iterator[Case]:
         ["--model", str(bundle), "--suite", f"{photos}@train", "--cache", str(cache), "--out", f"{out}/run"],
     )
     yield "evaluation.reconstruct", ["--model", str(tokenizer), *data, "--out", f"{out}/reconstruct"]
+    (folder / "evil.ckpt").write_bytes(f"c{EVIL}\nX\n(tR.".encode())
+    yield "tokenizer.convert", [f"{folder}/evil.ckpt", "--image_size", "64", "--out", f"{out}/converted"]
     yield "tokenizer.encode", ["--model", str(tokenizer), *data, "--out", f"{out}/codes"]
     yield "tokenizer.train_text", [*data, "--vocab_size", "300", "--size", "16", "--out", f"{out}/text"]
     trained = ["--tokenizer", str(tokenizer), "--text", f"{bundle}/text", *data, "--steps", "1"]
@@ -251,6 +253,7 @@ def run(folder: Path) -> dict[str, Any]:
         "data.inspect": "InspectOptions", "data.prepare": "PrepareOptions", "evaluation.score": "ScoreOptions",
         "sampling.bundle": "BundleOptions", "evaluation.curves": "CurvesOptions",
         "evaluation.run": "RunOptions", "evaluation.reconstruct": "ReconstructOptions",
+        "tokenizer.convert": "ConvertOptions",
         "tokenizer.encode": "EncodeOptions", "tokenizer.train_text": "TextTrainingOptions",
         "seq2seq.train": "TokenTrainingConfig", "diffusion.train": "DiffusionTrainingConfig",
         "tokenizer.train": "TokenizerTrainingConfig", "evaluation.sheet": "SheetOptions",
@@ -330,6 +333,7 @@ def test_every_case_succeeds_or_ends_in_one_line(watched: tuple[Path, list[dict[
         "evaluation.score": "inception",
         "tokenizer.train ": "class_path",
         "tokenizer.encode": "class_path",
+        "tokenizer.convert": f"names {EVIL}.X, and loading that could run code",
         "evaluation.reconstruct": "class_path",
         "seq2seq.train": "class_path",
         "diffusion.train": "class_path",
