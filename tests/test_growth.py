@@ -159,7 +159,7 @@ def test_parts_from_outside_are_trained_sampled_and_scored(
     assert {"kid", "bits_per_image"} <= result["metrics"].keys()
 
     said = run("sampling.generate", drawn, code=2)
-    assert "there is no backbone 'halving'; there are vit" in said
+    assert "there is no backbone 'halving'; there are conv, vit" in said
     assert len(said.splitlines()) == 1
 
 
