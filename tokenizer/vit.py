@@ -13,6 +13,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from tokenizer.parts import BACKBONES, BackboneConfig
+from tokenizer.recompute import through
 from training.attention import attention
 from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 
@@ -27,6 +28,7 @@ class ViTConfig(BackboneConfig):
 
     codes_only: ClassVar = frozenset({"encoder_depth", "stem"})
     pixels_only: ClassVar = frozenset({"decoder_depth", "decoder_width", "decoder_heads", "pixel_width"})
+    training_only: ClassVar = frozenset({"recompute"})
 
     patch_size: int = 8
     """Height and width of a patch in pixels. Each patch becomes one code."""
@@ -50,6 +52,8 @@ class ViTConfig(BackboneConfig):
     """Positions: a learned embedding of each row and column, or rotations of queries and keys (arXiv 2104.09864)."""
     qk_norm: bool = False
     """Normalise queries and keys (arXiv 2302.05442), which keeps the attention of large models stable."""
+    recompute: bool = False
+    """Compute activations again in the backward pass instead of keeping them, to save memory."""
 
     def __post_init__(self) -> None:
         require_sizes(
@@ -151,10 +155,11 @@ class Transformer(nn.Module):
     """Blocks over a grid of vectors, with learned embeddings of rows and columns, or with rotary positions."""
 
     def __init__(
-        self, grid: int, width: int, depth: int, heads: int, *, rotary: bool = False, qk_norm: bool = False
-    ) -> None:
+        self, grid: int, width: int, depth: int, heads: int, *, rotary: bool = False, qk_norm: bool = False,
+        recompute: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.rotary, self.head_width = rotary, width // heads
+        self.rotary, self.head_width, self.recompute = rotary, width // heads, recompute
         if not rotary:
             self.rows = nn.Parameter(torch.randn(grid, 1, width) * 0.02)
             self.columns = nn.Parameter(torch.randn(1, grid, width) * 0.02)
@@ -168,8 +173,7 @@ class Transformer(nn.Module):
         if not self.rotary:
             x = x + self.rows[:h] + self.columns[:, :w]
         x = rearrange(x, "b h w d -> b (h w) d")
-        for block in self.blocks:
-            x = block(x, angles)
+        x = through(self.blocks, x, angles, recompute=self.recompute)
         return rearrange(self.norm(x), "b (h w) d -> b h w d", h=h)
 
 
@@ -210,7 +214,7 @@ class Encoder(nn.Module):
         )
         self.transformer = Transformer(
             image_size // config.patch_size, config.width, config.encoder_depth, config.heads,
-            rotary=config.positions == "rotary", qk_norm=config.qk_norm,
+            rotary=config.positions == "rotary", qk_norm=config.qk_norm, recompute=config.recompute,
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
@@ -227,7 +231,7 @@ class Decoder(nn.Module):
         self.widen: nn.Module = nn.Identity() if width == config.width else nn.Linear(config.width, width)
         self.transformer = Transformer(
             image_size // config.patch_size, width, config.decoder_depth, config.decoder_heads or config.heads,
-            rotary=config.positions == "rotary", qk_norm=config.qk_norm,
+            rotary=config.positions == "rotary", qk_norm=config.qk_norm, recompute=config.recompute,
         )  # fmt: skip
         self.unembed = nn.Linear(width, config.pixel_width * config.patch_size**2)
         self.head = nn.Sequential(
