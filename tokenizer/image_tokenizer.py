@@ -97,6 +97,7 @@ class ImageTokenizer(PretrainedModel):
         self.decoder = config.backbone.decoder(config.image_size)
         self.register_buffer("latent_mean", torch.zeros(config.quantizer.dim))
         self.register_buffer("latent_std", torch.ones(config.quantizer.dim))
+        self._codes_are_frozen = False
 
     @property
     def training_only(self) -> set[str]:
@@ -131,6 +132,20 @@ class ImageTokenizer(PretrainedModel):
         """Number of codes."""
         self.require_codes()
         return cast(QuantizerConfig, self.config.quantizer).size
+
+    def freeze_codes(self) -> None:
+        """Train only the decoder from now on. All else keeps its weights and stays in eval mode, also in training."""
+        self._codes_are_frozen = True
+        self.requires_grad_(False).train(self.training)
+        self.decoder.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode, of the decoder only if the codes are frozen."""
+        super().train(mode)
+        for name, part in self.named_children():
+            if self._codes_are_frozen and name != "decoder":
+                part.eval()  # in training mode, a quantizer may change its codebook without any gradient
+        return self
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Float pictures (B, 3, H, W) in [-1, 1] -> their reconstruction. Gradients pass through the bottleneck, which

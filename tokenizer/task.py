@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data.captioned import CaptionedImages
 from data.grid import grid
+from tokenizer.decoder_only import export_decoder, start_decoder
 from tokenizer.image_tokenizer import ImageTokenizer, Reconstruction, to_float
 from tokenizer.kl import nats_per_dimension
 from tokenizer.losses import TokenizerLoss, psnr
@@ -27,7 +28,9 @@ class TokenizerTask(Task):
         self.config, self.pictures, self.device = config, pictures, device
         self.shown = torch.stack([validation[i] for i in range(len(validation))]).to(device)
         self.model = ImageTokenizer(config.model)
-        if config.init:
+        if config.init and config.decoder_only:
+            start_decoder(self.model, config.init)
+        elif config.init:
             start_from(self.model, config.init)
         self.objective = TokenizerLoss(config.task, config.model.quantizer).to(device)
         super().__init__(self.model, config.optimizer, tokens=config.model.grid**2)
@@ -59,7 +62,13 @@ class TokenizerTask(Task):
         return {"validation_psnr": psnr(to_float(rebuilt), to_float(self.shown)).item()}
 
     def export(self, average: ImageTokenizer, folder: Path) -> None:
-        """Standardise latents again, for the exported weights, and then export as the base class does."""
+        """Standardise latents again, for the exported weights, and then export as the base class does.
+
+        If only the decoder was trained, all else stays as it is, also the mean and standard deviation of latents.
+        """
+        if self.config.decoder_only:
+            export_decoder(average, folder)
+            return
         average.load_state_dict(exported(average))
         sample = range(0, len(self.pictures), max(1, len(self.pictures) // 1024))
         average.calibrate([self.pictures[i][None].to(self.device) for i in sample])

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -122,6 +122,9 @@ class PretrainedModel(nn.Module):
         self.load_state_dict(tensors, assign=True)
 
 
+Model = TypeVar("Model", bound=PretrainedModel)
+
+
 class _NoRandomInit(TorchFunctionMode):
     """Allocates tensors without random initial values, which weights from a file would replace anyway."""
 
@@ -178,11 +181,16 @@ def _require_fit(file: Path, own: Mapping[str, Tensor]) -> None:
 
 
 def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -> None:
-    """Initialises `model` with the weights of another model of its class, in the folder `init`.
+    """Initialises `model`, in place, with the weights of `startable(model, init, free)`."""
+    model.load_state_dict(startable(model, init, free).state_dict())
+
+
+def startable(model: Model, init: Path, free: Collection[str] = ()) -> Model:
+    """Loads another model of the class of `model`, in float32, after checking that `model` can start from it.
 
     Args:
-        model: changed in place.
-        init: the other model.
+        model: the model that is to start.
+        init: the folder of the other model.
         free: dotted names of config fields that may differ, besides `training_only` ones.
 
     Raises:
@@ -197,7 +205,7 @@ def start_from(model: PretrainedModel, init: Path, free: Collection[str] = ()) -
     ]
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
-    model.load_state_dict(other.state_dict())
+    return other
 
 
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
