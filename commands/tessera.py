@@ -29,6 +29,7 @@ COMMANDS = (
     Command("train-text", "tokenizer.train_text", "train the text tokenizer on captions"),
     Command("", "tokenizer/train.py", "train the image tokenizer"),
     Command("convert", "tokenizer.convert", "import the image tokenizer of another code base"),
+    Command("", "tokenizer/train_upsampler.py", "train the upsampler, which enlarges drawn pictures"),
     Command("reconstruct", "evaluation.reconstruct", "measure an image tokenizer's reconstructions"),
     Command("encode", "tokenizer.encode", "encode pictures into image codes"),
     Command("", "seq2seq/train.py", "train the token model"),

@@ -68,9 +68,9 @@ def test_a_decoder_of_the_same_shape_starts_as_it_was(init: Path, train: Train, 
 
 def test_what_shapes_the_codes_must_be_equal(
     init: Path,
-    train: Train,
+    train: Train,  # noqa: F811
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "second"
     assert train("--out", out, "--decoder_only", "true") == 2

@@ -18,6 +18,7 @@ from seq2seq.options import TokenTrainingConfig
 from tokenizer.encode import EncodeOptions
 from tokenizer.options import TokenizerTrainingConfig
 from tokenizer.train_text import TextTrainingOptions
+from tokenizer.upsampler_options import UpsamplerTrainingConfig
 from training import command_line
 from training.command_line import parse
 from training.config import from_dict, options_of, require, to_dict
@@ -28,6 +29,7 @@ ROOMS = ("commands", "data", "diffusion", "evaluation", "sampling", "seq2seq", "
 STAGES = {
     "text": TextTrainingOptions,
     "tokenizer": TokenizerTrainingConfig,
+    "upsampler": UpsamplerTrainingConfig,
     "encode": EncodeOptions,
     "reconstruct": ReconstructOptions,
     "seq2seq": TokenTrainingConfig,

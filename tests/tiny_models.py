@@ -15,6 +15,7 @@ from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.text import PAD, TextTokenizer, TextTokenizerConfig
+from tokenizer.upsampler import Upsampler, UpsamplerConfig
 from tokenizer.vit import ViTConfig
 from training.files import write_json
 from training.strict_json import read_json
@@ -68,6 +69,16 @@ def save_bundle(folder: Path) -> Path:
     bundle.models["autoregressive"].save_pretrained(folder / "autoregressive")
     write_json(folder / "bundle.json", {"version": 1, "parts": ["text", "tokenizer", "autoregressive"]})
     return folder
+
+
+def save_upsampler(folder: Path, scale: int = 4) -> Upsampler:
+    """Write an upsampler that is not a bicubic enlargement, because it is no longer untrained; return it."""
+    torch.manual_seed(0)
+    model = Upsampler(UpsamplerConfig(scale=scale, width=4, groups=1, blocks=1)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    return model
 
 
 def diffusion_model(process: ProcessConfig | None = None, seed: int = 0, **fields: Any) -> DiffusionModel:

@@ -257,8 +257,10 @@ def _refuse(config: type, values: Mapping[str, Any], name: str, value: str | Non
         nearest[whole] = repr(whole)
         nearest.setdefault(whole.rpartition(".")[2], repr(whole))
     for short, part in _short_parts(config, values).items():
-        family = part.registry
         nearest |= {one: repr(one) for one in options_of(part)}
+        if not issubclass(part, Tagged):
+            continue
+        family = part.registry
         for kind, one in ((family.kind_of(other), option) for other in family.loaded for option in options_of(other)):
             if name == one:
                 raise BadInput(f"{called(part)} has no option {name!r}; {kind!r} has it: give --{short} {kind}")
