@@ -43,6 +43,8 @@ class BundleOptions:
     """Image tokenizer: the `model` folder of a run."""
     backend: list[str] = field(default_factory=list)
     """Model that draws, `autoregressive=RUN/model` or `diffusion=RUN/model`; repeat the flag for more models."""
+    upsampler: Path | None = None
+    """Upsampler, to draw with `--upscale`: the `model` folder of a run of `tokenizer/train_upsampler.py`."""
     reconstruction: Path | None = None
     """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the model card."""
     name: str = "Tessera bundle"
@@ -94,7 +96,8 @@ def assemble(options: BundleOptions) -> None:
     - when `out` has files and is not a bundle.
     """
     parts = {"text": options.text, "tokenizer": options.tokenizer, **options.models}
-    if len(parts) == 2:
+    parts |= {"upsampler": options.upsampler} if options.upsampler else {}
+    if not options.models:
         raise BadInput("the bundle would have no model that draws: give --backend autoregressive=RUN/model, or another")
     out = options.out.resolve()
     _require_apart(parts, out)
@@ -230,6 +233,7 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
     """The model card in Markdown, with the front matter that the Hub reads."""
     runs = {"Image tokenizer": read_record(options.tokenizer)}
     runs |= {backend_class(kind).title.capitalize(): read_record(folder) for kind, folder in options.models.items()}
+    runs |= {"Upsampler": read_record(options.upsampler)} if options.upsampler else {}
     data = [str(run.get("data")) for run in runs.values()]
     emoji = [source for source in data if source.partition(":")[0] == "emoji"]
     licence = "cc-by-sa-4.0" if emoji else "other"
@@ -250,6 +254,7 @@ def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
 
 def _contents(bundle: Bundle) -> str:
     titles = [f"a {backend_class(kind).title}" for kind in bundle.models]
+    titles += ["an upsampler"] if bundle.upsampler else []
     *names, last = ["a text tokenizer", "an image tokenizer", *titles]
     return f"{', '.join(names)} and {last}"
 
@@ -273,6 +278,9 @@ def _parts(bundle: Bundle) -> str:
     for kind, model in bundle.models.items():
         name = bundle.backend(kind).image_id
         rows.append((kind, millions(model), f"{name} {getattr(model.config, name)}"))
+    if bundle.upsampler:
+        what = f"{bundle.upsampler.config.scale} times as wide and high, {millions(bundle.upsampler)}"
+        rows.append(("upsampler", what, f"upsampler_id {bundle.upsampler_id}"))
     return tabulated(("part", "what", "ids"), rows)
 
 

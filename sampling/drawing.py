@@ -77,9 +77,11 @@ def draw(
     batch_size: int,
     start: Start | None = None,
     on_batch: Callable[[int, float], None] = lambda count, seconds: None,
+    upscale: int = 1,
 ) -> None:
-    """Draw pictures and write them, a batch at a time; each process of the launcher draws its share.
+    """Draw pictures, enlarge them `upscale` times and write them, a batch at a time.
 
+    Each process of the launcher draws its share.
     Every process must call this with the same list, made before any of them writes. `on_batch` is called after each
     batch of this process is written, with its number of pictures and the seconds that drawing them took.
     """
@@ -92,6 +94,7 @@ def draw(
             batch = mine[first : first + batch_size]
             begin = time.perf_counter()
             pictures = bundle.draw([(one.prompt, one.seed) for one in batch], options, start)
+            pictures = bundle.upscaled(pictures, upscale)
             seconds = time.perf_counter() - begin
             for one, picture in zip(batch, pictures, strict=True):
                 write_picture(one.file, to_pil(picture), one.metadata)

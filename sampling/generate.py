@@ -53,6 +53,8 @@ class GenerateOptions(DrawingOptions):
     fraction; the token model draws this fraction of its rows, from the bottom."""
     mask: Path | None = None
     """Picture that is white where the token model should draw `init_image` again, and black elsewhere."""
+    upscale: int = 1
+    """How many times to enlarge width and height: the scale of the bundle's upsampler, 2 or 4, or 1 for none."""
     columns: int = 0
     """Columns of the grid; 0 chooses."""
     out: Path = Path("outputs")
@@ -60,6 +62,7 @@ class GenerateOptions(DrawingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, "upscale", self.upscale in (1, 2, 4), "1, 2 or 4")
         require(self, "columns", self.columns >= 0, "0 or more")
         require(self, "interpolate", self.interpolate == 0 or self.interpolate >= 2, "2 or more, or 0 for none")
         require(self, "strength", 0 < self.strength <= 1, "above 0, at most 1")
@@ -78,6 +81,7 @@ class GenerateOptions(DrawingOptions):
                 file = getattr(self, name)
                 settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
         settings |= {"interpolate": self.interpolate} if self.interpolate else {}
+        settings |= {"upscale": self.upscale} if self.upscale > 1 else {}
         return redacted(json.loads(json.dumps(settings)))
 
 
@@ -93,6 +97,7 @@ def main(options: GenerateOptions) -> None:
     bundle = options.load()
     start = _start(options, bundle)
     bundle.backend(options.backend.kind).check(start)
+    bundle.check_upscale(options.upscale)
     if options.interpolate:
         if state.num_processes > 1:
             raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")
@@ -109,7 +114,7 @@ def main(options: GenerateOptions) -> None:
         if options.interpolate:
             _interpolate(to_draw, requests, prompts, bundle, options)
         else:
-            draw(to_draw, bundle, options.backend, options.batch_size, start)
+            draw(to_draw, bundle, options.backend, options.batch_size, start, upscale=options.upscale)
         seconds = time.perf_counter() - begin
         state.wait_for_everyone()
         if state.is_main_process:
@@ -163,9 +168,10 @@ def summarize(
 def _origin(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
     """What the pictures are drawn with: model, options, and how steps are computed."""
     backend = bundle.backend(options.backend.kind)
+    enlarged = {"upsampler_id": bundle.upsampler_id} if options.upscale > 1 else {}
     return {
         "backend": backend.kind, "options": options.settings, **bundle.ids, "model_id": backend.model_id,
-        **backend.compute_settings(),
+        **enlarged, **backend.compute_settings(),
     }  # fmt: skip
 
 
@@ -213,7 +219,7 @@ def _interpolate(
         seeds = (seed, seed if len(prompts) == 2 else seed + 1)
         ends = (prompts[0], prompts[-1])
         pictures = bundle.interpolate(ends, seeds, options.interpolate, options.backend, options.batch_size)
-        for one, picture in zip(requests, pictures, strict=True):
+        for one, picture in zip(requests, bundle.upscaled(pictures, options.upscale), strict=True):
             if one in to_draw:
                 write_picture(one.file, to_pil(picture), one.metadata)
 

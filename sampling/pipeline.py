@@ -13,6 +13,7 @@ from sampling.backend import Backend, Start, backend_class
 from sampling.options import BACKENDS, BackendOptions
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
+from tokenizer.upsampler import Upsampler
 from training.device import usable_device
 from training.errors import BadInput
 from training.hub import fetched
@@ -25,15 +26,23 @@ from training.strict_json import read_json
 LONGEST_PROMPT = 1000
 """Characters. A longer prompt is refused as a mistake. One beyond the model's length is cut, with a warning."""
 
+_NO_BACKENDS = ("text", "tokenizer", "upsampler")
+"""Parts of a bundle that do not draw."""
+
 
 @dataclass(kw_only=True)
 class Bundle:
-    """A text tokenizer, an image tokenizer, and the models that draw with them. Several threads may use one at once."""
+    """A text tokenizer, an image tokenizer, the models that draw with them, and perhaps an upsampler.
+
+    Several threads may use one at once.
+    """
 
     text: TextTokenizer
     tokenizer: ImageTokenizer
     models: Mapping[str, PretrainedModel]
     """Models by the name of their backend. The first one is the default."""
+    upsampler: Upsampler | None = None
+    """Enlarges drawn pictures, where that is asked for."""
     engine: str | None = None
     """How steps are computed; None chooses by the machine."""
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -71,9 +80,14 @@ class Bundle:
         """Hashes of the tokenizers: `codes_id` if there are codes, `latents_id`, `pixels_id` and `text_id`."""
         return {**self.tokenizer.ids, "text_id": self.text.text_id}
 
+    @cached_property
+    def upsampler_id(self) -> str:
+        """Hash of the upsampler; empty if there is none."""
+        return self.upsampler.model_id if self.upsampler else ""
+
     @property
     def parameters(self) -> dict[str, int]:
-        """Number of parameters of each part that has any."""
+        """Number of parameters of the image tokenizer and of each model that draws."""
         parts = {"tokenizer": self.tokenizer, **self.models}
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
@@ -85,6 +99,7 @@ class Bundle:
         seed: int = 0,
         options: BackendOptions | None = None,
         start: Start | None = None,
+        upscale: int = 1,
         batch_size: int = 32,
         progress: Callable[[int], Any] = lambda done: None,
     ) -> list[Tensor]:
@@ -95,13 +110,15 @@ class Bundle:
         Args:
             options: how to draw; their class decides the backend. By default those of the bundle's first backend.
             start: a picture to start from.
+            upscale: how many times to enlarge width and height: the scale of the bundle's upsampler, or 1.
             progress: called after each batch with its number of pictures.
 
         Returns:
             uint8 (3, H, W) each, prompt by prompt. A model may end a picture early: H is then less than W.
 
         Raises:
-            BadInput: for an empty, too long or undecodable prompt, an argument out of range, or a missing backend.
+            BadInput: for an empty, too long or undecodable prompt, an argument out of range, or a missing backend or
+                upsampler.
         """
         if isinstance(prompts, str):
             raise BadInput(f"prompts is one text, {prompts[:40]!r}: must be a list of texts")
@@ -110,10 +127,11 @@ class Bundle:
         if not 0 <= seed < 2**62:
             raise BadInput(f"seed is {seed}: must be from 0 to 2**62")
         pairs = [(check_prompt(prompt), seed + i) for prompt in prompts for i in range(num_images)]
+        self.check_upscale(upscale)
         pictures: list[Tensor] = []
         for first in range(0, len(pairs), batch_size):
             batch = pairs[first : first + batch_size]
-            pictures += self.draw(batch, options, start)
+            pictures += self.upscaled(self.draw(batch, options, start), upscale)
             progress(len(batch))
         return pictures
 
@@ -125,6 +143,29 @@ class Bundle:
         captions, seeds = [caption for caption, _ in pairs], torch.tensor([seed for _, seed in pairs])
         backend.check(start)
         return backend.draw(captions, seeds.to(backend.device), options, start)
+
+    def check_upscale(self, upscale: int) -> None:
+        """Raise `BadInput` if pictures cannot be enlarged this many times; 1 is always possible."""
+        if upscale == 1:
+            return
+        if self.upsampler is None:
+            raise BadInput(
+                f"upscale is {upscale}, but this bundle has no upsampler: train one with `accelerate launch "
+                "tokenizer/train_upsampler.py`, then give --upsampler RUN/model to `python -m sampling.bundle`"
+            )
+        scale = self.upsampler.config.scale
+        if upscale != scale:
+            raise BadInput(
+                f"upscale is {upscale}: must be {scale}, the scale of this bundle's upsampler, or 1 for none"
+            )
+
+    def upscaled(self, pictures: Sequence[Tensor], upscale: int) -> list[Tensor]:
+        """Enlarge pictures, uint8 (3, H, W) each -> uint8 (3, upscale * H, upscale * W). Raises as `check_upscale`."""
+        self.check_upscale(upscale)
+        if upscale == 1 or self.upsampler is None:
+            return list(pictures)
+        # one at a time: the sums of a convolution may depend on the batch, and pictures must not
+        return [self.upsampler.upsample(picture[None])[0] for picture in pictures]
 
     def stream(
         self, prompts: Sequence[str], *, seed: int = 0, options: BackendOptions | None = None
@@ -179,8 +220,8 @@ def load(
     """
     device = usable_device(device)
     folder, source = _folder(path)
-    kinds = listed_backends(folder / "bundle.json")
-    for part in part_files(kinds):
+    kinds, parts = listed_backends(folder / "bundle.json"), listed_parts(folder / "bundle.json")
+    for part in parts:
         if not (folder / part).is_dir():
             raise BadInput(f"{folder}: its folder {part} is missing, so it is not a complete bundle")
     models: dict[str, Any] = {}
@@ -192,6 +233,7 @@ def load(
         text=TextTokenizer.from_pretrained(folder / "text"),
         tokenizer=ImageTokenizer.from_pretrained(folder / "tokenizer", device=device),
         models=models,
+        upsampler=Upsampler.from_pretrained(folder / "upsampler", device=device) if "upsampler" in parts else None,
         engine=None if engine == "auto" else engine,
         source=source,
         training={name: found for name in ("tokenizer", *kinds) if (found := read_record(folder / name))},
@@ -199,9 +241,10 @@ def load(
 
 
 def part_files(kinds: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The names of the files in each part of a bundle with these backends."""
+    """The names of the files in each part that a bundle with these backends may have."""
     model = ("config.json", "model.safetensors", RECORD)
-    return {"text": ("config.json", "spiece.model"), "tokenizer": model, **dict.fromkeys(kinds, model)}
+    parts = {"text": ("config.json", "spiece.model"), "tokenizer": model, **dict.fromkeys(kinds, model)}
+    return {**parts, "upsampler": model}
 
 
 def check_prompt(prompt: str) -> str:
@@ -232,11 +275,16 @@ def _folder(path: str | Path) -> tuple[Path, str]:
 
 def listed_backends(index: Path) -> list[str]:
     """The backends that a `bundle.json` lists. Raises `BadInput` unless it lists all parts of a complete bundle."""
+    return [part for part in listed_parts(index) if part not in _NO_BACKENDS]
+
+
+def listed_parts(index: Path) -> list[str]:
+    """All parts that a `bundle.json` lists. Raises `BadInput` as `listed_backends` does."""
     parts = read_json(index).get("parts")
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise BadInput(f"{index}: must list the bundle's parts, text, tokenizer and backends")
     missing = [part for part in ("text", "tokenizer") if part not in parts]
-    kinds = [part for part in parts if part not in ("text", "tokenizer")]
+    kinds = [part for part in parts if part not in _NO_BACKENDS]
     if missing or not kinds:
         raise BadInput(f"{index}: lists no {(*missing, 'backend')[0]}, so it is not a complete bundle")
     for kind in kinds:
@@ -244,4 +292,4 @@ def listed_backends(index: Path) -> list[str]:
             raise BadInput(
                 f"{index}: lists a part {kind!r}, which is not a backend; there are {', '.join(BACKENDS.kinds)}"
             )
-    return kinds
+    return parts
