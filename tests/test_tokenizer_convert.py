@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import VQModel
+from diffusers import AutoencoderKL, VQModel
 from safetensors.torch import save_file
 from test_seq2seq_train import _fresh_accelerator, fit, parts  # noqa: F401
 from torch import Tensor
@@ -148,6 +148,31 @@ def test_pictures_are_those_of_llamagen(original: VQModel, tmp_path: Path) -> No
     torch.testing.assert_close(found.images, expected, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("with_convs", [True, False])
+def test_latents_and_pictures_are_those_of_autoencoder_kl(
+    with_convs: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    original = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=3, sample_size=64, layers_per_block=2,
+        scaling_factor=0.5, shift_factor=0.25, use_quant_conv=with_convs, use_post_quant_conv=with_convs,
+    ).eval()  # fmt: skip
+    original.save_pretrained(tmp_path / "kl")
+    convert(tmp_path / "kl", "--out", tmp_path / "imported")
+    assert "latents are standardised by the scaling_factor" in capsys.readouterr().out
+    made = ImageTokenizer.from_pretrained(tmp_path / "imported")
+    mean = original.encode(to_float(IMAGES)).latent_dist.mean
+    torch.testing.assert_close(made.latents(IMAGES), (mean - 0.25) * 0.5, rtol=1e-4, atol=1e-4)
+    z = mean.permute(0, 2, 3, 1)
+    found = made.decoder(made.quantizer.decoded(z))
+    torch.testing.assert_close(found, original.decode(mean).sample, rtol=1e-4, atol=1e-4)
+    _, _, losses = made.quantizer(made.encoder(to_float(IMAGES)))
+    expected = original.encode(to_float(IMAGES)).latent_dist.kl() / mean[0].numel()
+    torch.testing.assert_close(losses["kl"], expected.mean(), rtol=1e-4, atol=1e-5)
+
+
 def test_the_command_writes_a_model_and_says_what_it_left_out(
     taming: Path, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,10 +261,13 @@ def test_a_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> Non
         ({"decoder.conv_in.bias": None}, "lacks the tensor decoder.first.bias"),
         ({"encoder.conv_in.weight": None}, "lacks the tensor encoder.first.weight"),
         ({"quantize.embedding.weight": None}, "lacks the tensor codebook"),
-        ({"quantize.embedding.weight": torch.ones(3)}, "its codebook has the shape (3,)"),
+        (
+            {"quantize.embedding.weight": torch.ones(3)},
+            "quantize.embedding.weight has the shape (3,): must be 2-dimensional",
+        ),
         ({"decoder.conv_in.bias": torch.ones(5)}, "has decoder.first.bias of shape (5,) and not (16,)"),
         ({"decoder.conv_in.bias": torch.full((16,), torch.nan)}, "has nan or infinite numbers in decoder.first.bias"),
-        ({"encoder.conv_in.weight": torch.ones(())}, "encoder.conv_in.weight has the shape ()"),
+        ({"encoder.conv_in.weight": torch.ones(())}, "encoder.conv_in.weight has the shape (): must be 4-dimensional"),
         ({"encoder.conv_in.weight": torch.ones(5, 3, 3, 3)}, "8, 16 channels: must be multiples of 5"),
     ],
 )

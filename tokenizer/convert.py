@@ -2,7 +2,7 @@
 
 python -m tokenizer.convert vqgan/ --out tokenizer/ --data photos/
 
-It reads `VQModel` of diffusers, VQGANs of taming-transformers, and the tokenizers of LlamaGen.
+It reads `VQModel` and `AutoencoderKL` of diffusers, VQGANs of taming-transformers, and the tokenizers of LlamaGen.
 """
 
 import re
@@ -66,8 +66,9 @@ def main(options: ConvertOptions) -> None:
     foreign = read_foreign(options.source)
     model, layout = imported(foreign, options.image_size)
     config = model.config
+    what = f"codes of {model.codebook_size}" if model.has_codes else "latents"
     print(
-        f"{layout}: {config.image_size} px, {config.grid} x {config.grid} codes of {config.quantizer.size}, "
+        f"{layout}: {config.image_size} px, {config.grid} x {config.grid} {what}, "
         f"{config.quantizer.kind} in {config.quantizer.dim} dimensions"
     )
     if left := left_out(foreign):
@@ -77,7 +78,8 @@ def main(options: ConvertOptions) -> None:
         temporary.mkdir()
         write_text(temporary / "README.md", card(options, layout))
         model.save_pretrained(temporary)
-    print(f"the image tokenizer is in {options.out}, codes_id {model.codes_id}")
+    ids = ", ".join(f"{name} {value}" for name, value in model.ids.items())
+    print(f"the image tokenizer is in {options.out}, {ids}")
 
 
 def left_out(foreign: Foreign) -> Sequence[str]:
@@ -97,6 +99,8 @@ def card(options: ConvertOptions, layout: str) -> str:
 
 def _standardise(model: ImageTokenizer, options: ConvertOptions) -> str:
     """Calibrate the latents by pictures, if any are given. Returns a line that says so."""
+    if not options.data and (model.latent_std != 1).any():
+        return "latents are standardised by the scaling_factor in the settings"
     if not options.data:
         return "latents are not standardised: for a diffusion model, convert again with --data PICTURES"
     size, split = model.config.image_size, "train"

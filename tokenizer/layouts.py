@@ -1,19 +1,22 @@
 """Brings weights of other convolutional tokenizers into our layout, and finds their shape.
 
-Known are the layouts of diffusers (`VQModel`), taming-transformers and LlamaGen. They have the same layers under other
-names.
+Known are the layouts of diffusers (`VQModel`, `AutoencoderKL`), taming-transformers and LlamaGen. They have the same
+layers under other names.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizer.conv import ConvConfig
 from tokenizer.foreign import Foreign
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.kl import KLConfig
+from tokenizer.parts import BottleneckConfig
 from tokenizer.quantizers import CosineVQConfig, VQConfig
 from training.errors import BadInput
 
@@ -57,7 +60,8 @@ def imported(foreign: Foreign, image_size: int | None) -> tuple[ImageTokenizer, 
         image_size: height and width of pictures. None takes it from the checkpoint's settings.
 
     Returns:
-        The tokenizer in eval mode, float32, not calibrated; and the name of the layout.
+        The tokenizer in eval mode, float32, and the name of the layout. Latents are standardised if the settings beside
+        a Gaussian have a `scaling_factor`, and not otherwise.
 
     Raises:
         BadInput: the layout is unknown, or a tensor is missing, unknown, of another shape or not finite.
@@ -70,24 +74,18 @@ def imported(foreign: Foreign, image_size: int | None) -> tuple[ImageTokenizer, 
     ours = _renamed(foreign, theirs)
     try:
         backbone = _backbone(foreign, ours, settings.get("norm_num_groups", 32))
-        codebook = ours.pop("codebook").float()
+        bottleneck = _gaussian(ours) if _is_gaussian(ours) else _quantizer(ours, layout)
     except KeyError as error:
         raise BadInput(f"{foreign.file}: lacks the tensor {error.args[0]}, in our layout") from None
-    if codebook.ndim != 2:
-        raise BadInput(
-            f"{foreign.file}: its codebook has the shape {tuple(codebook.shape)}: must be (codes, dimensions)"
-        )
-    size, dim = codebook.shape
-    if layout == "LlamaGen":
-        quantizer: Any = CosineVQConfig(size=size, dim=dim)
-        codebook = F.normalize(codebook, dim=-1)
-    else:
-        quantizer = VQConfig(size=size, dim=dim)
     config = ImageTokenizerConfig(
-        image_size=image_size or _image_size(foreign, settings), backbone=backbone, quantizer=quantizer
+        image_size=image_size or _image_size(foreign, settings), backbone=backbone, quantizer=bottleneck
     )
-    ours["quantizer._codebook.embed"] = ours["quantizer._codebook.embed_avg"] = codebook[None]
-    return _loaded(foreign, config, ours), layout
+    model = _loaded(foreign, config, ours)
+    scale, shift = settings.get("scaling_factor"), settings.get("shift_factor") or 0.0
+    if isinstance(bottleneck, KLConfig) and isinstance(scale, float) and scale > 0 and isinstance(shift, float):
+        model.latent_std.fill_(1 / scale)
+        model.latent_mean.fill_(shift)
+    return model, layout
 
 
 def _settings(foreign: Foreign) -> dict[str, Any]:
@@ -119,10 +117,13 @@ def _renamed(foreign: Foreign, theirs: Mapping[str, Tensor]) -> dict[str, Tensor
         own = _own_name(name, max(ups, default=0))
         if own is None or own in ours:
             raise BadInput(f"{foreign.file}: has an unknown tensor {name:.200}")
-        if not tensor.ndim or not tensor.numel():
-            raise BadInput(f"{foreign.file}: {name:.200} has the shape {tuple(tensor.shape)}")
-        is_matrix = ".attention" in own or own.startswith("quantizer.")
+        is_matrix = ".attention" in own or own.startswith(("quantizer.", "codebook"))
         ours[own] = tensor.flatten(1) if is_matrix and tensor.shape[2:] == (1, 1) else tensor
+        wanted = 1 if re.search(r"\.bias$|\.norm|\.last\.0\.", own) else 2 if is_matrix else 4
+        if ours[own].ndim != wanted or not tensor.numel():
+            raise BadInput(
+                f"{foreign.file}: {name:.200} has the shape {tuple(tensor.shape)}: must be {wanted}-dimensional"
+            )
     return ours
 
 
@@ -161,6 +162,44 @@ def _backbone(foreign: Foreign, ours: Mapping[str, Tensor], groups: Any) -> Conv
         width=len(ours["encoder.last.2.weight"]),
         groups=groups,
     )
+
+
+def _quantizer(ours: dict[str, Tensor], layout: str) -> BottleneckConfig:
+    """The shape of the quantizer. Puts its codebook into `ours`."""
+    codebook = ours.pop("codebook").float()
+    size, dim = codebook.shape
+    unit = layout == "LlamaGen"
+    if unit:
+        codebook = F.normalize(codebook, dim=-1)
+    ours["quantizer._codebook.embed"] = ours["quantizer._codebook.embed_avg"] = codebook[None]
+    return CosineVQConfig(size=size, dim=dim) if unit else VQConfig(size=size, dim=dim)
+
+
+def _is_gaussian(ours: Mapping[str, Tensor]) -> bool:
+    """Whether the encoder returns mean and log variance: twice as many channels as the decoder takes."""
+    return "codebook" not in ours and len(ours["encoder.last.2.weight"]) == 2 * ours["decoder.first.weight"].shape[1]
+
+
+def _gaussian(ours: dict[str, Tensor]) -> BottleneckConfig:
+    """The shape of the Gaussian. Puts its tensors into `ours`.
+
+    Our encoder and decoder have the same width. So the decoder gets more channels, which are zero.
+    """
+    width = len(ours["encoder.last.2.weight"])
+    half = width // 2
+    nothing = {  # the same as no such layers, which some models leave out
+        "project_in.weight": torch.eye(width), "project_in.bias": torch.zeros(width),
+        "project_out.weight": torch.eye(half), "project_out.bias": torch.zeros(half),
+    }  # fmt: skip
+    given = {name: ours.pop(f"quantizer.{name}", usual) for name, usual in nothing.items()}
+    for kind in ("weight", "bias"):
+        both = given[f"project_in.{kind}"]
+        dim = len(both) // 2
+        ours[f"quantizer.mean.{kind}"], ours[f"quantizer.log_variance.{kind}"] = both[:dim], both[dim:]
+    ours["quantizer.project_out.weight"] = F.pad(given["project_out.weight"], (0, 0, 0, width - half))
+    ours["quantizer.project_out.bias"] = F.pad(given["project_out.bias"], (0, width - half))
+    ours["decoder.first.weight"] = F.pad(ours["decoder.first.weight"], (0, 0, 0, 0, 0, width - half))
+    return KLConfig(dim=dim)
 
 
 def _count(names: Mapping[str, Tensor], pattern: str) -> int:
