@@ -101,7 +101,7 @@ SHORT = [
     "--log_every", "1",
 ]  # fmt: skip
 PARTS = ["--import", "own_backbone.py", "--import", "own_quantizer.py"]
-TASK_GIVEN = ["--import", "own_task.py", "--task", "adversarial", "--task.weight", "0.2"]
+TASK_GIVEN = ["--import", "own_task.py", "--task", "duel", "--task.weight", "0.2"]
 BACKEND_GIVEN = ["--import", "own_backend.py"]
 DATA = ["--import", "own_source.py", "--data", "squares:24", "--cache", "cache"]
 MODEL = [

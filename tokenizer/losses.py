@@ -1,16 +1,18 @@
 """Losses of the image tokenizer: the error of a reconstruction, in pixels and in features."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizer.discriminators import DiscriminatorConfig, PatchConfig
 from tokenizer.features import FeatureNetwork
 from tokenizer.image_tokenizer import Reconstruction
 from tokenizer.parts import BottleneckConfig
 from training.config import require
+from training.options import OptimizerConfig
 from training.parts import Registry
 from training.precision import has_bf16
 from training.task import TaskConfig
@@ -40,6 +42,57 @@ class ReconstructionConfig(TaskConfig):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         size = self.perceptual_size
         require(self, "perceptual_size", size >= 32 and size % 32 == 0, "a multiple of 32, the network's stride")
+
+
+@dataclass(kw_only=True)
+class DiscriminatorOptimizerConfig(OptimizerConfig):
+    """The discriminator's optimizer: as the model's, with other defaults."""
+
+    learning_rate: float = 2e-4
+    """Peak learning rate of AdamW."""
+    beta1: float = 0.5
+    """Decay of AdamW's running mean of the gradient."""
+    beta2: float = 0.9
+    """Decay of AdamW's running mean of the squared gradient."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of tensors with two or more dimensions, so not of biases and norms."""
+
+
+@TASKS.register("adversarial")
+@dataclass(kw_only=True)
+class AdversarialConfig(ReconstructionConfig):
+    """Reconstruct a picture so that a discriminator, which learns too, takes it for a real one."""
+
+    task: ClassVar = "tokenizer.adversarial.AdversarialTask"
+
+    adversarial: float = 0.1
+    """Weight of the adversarial loss. If it is adaptive, the ratio of its gradient to that of the reconstruction."""
+    adaptive: bool = True
+    """Scale the adversarial loss until its gradient at the decoder's last layer has that ratio."""
+    start: int = 1000
+    """Step from which on the discriminator learns and counts. Before, pictures are too blurred to be mistaken."""
+    loss: Literal["hinge", "non-saturating"] = "hinge"
+    """What discriminator and model minimise."""
+    r1: float = 0.0
+    """Weight of the R1 penalty: the squared gradient of the logits of real pictures. Keeps a discriminator smooth; a
+    start is 1 for `patch`, and 10 for `stylegan`. It cannot be computed with a compiled model."""
+    r1_every: int = 16
+    """Compute R1 only every so many steps, with as many times the weight."""
+    lecam: float = 0.0
+    """Weight of LeCAM, which keeps logits near their moving averages. Helps with few pictures; a start is 0.001."""
+    lecam_decay: float = 0.99
+    """Decay of those averages."""
+    discriminator: DiscriminatorConfig = field(default_factory=PatchConfig)
+    """The network that tells real pictures from made ones."""
+    discriminator_optimizer: DiscriminatorOptimizerConfig = field(default_factory=DiscriminatorOptimizerConfig)
+    """Its optimizer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("adversarial", "start", "r1", "lecam"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "r1_every", self.r1_every >= 1, "1 or more")
+        require(self, "lecam_decay", 0 <= self.lecam_decay < 1, "from 0 to below 1")
 
 
 class TokenizerLoss(nn.Module):

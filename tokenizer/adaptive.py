@@ -1,0 +1,23 @@
+"""The adaptive weight of a loss: its gradient becomes as large as that of another loss (VQGAN, arXiv 2012.09841)."""
+
+import torch
+from accelerate.utils import reduce
+from torch import Tensor, nn
+
+
+def last_layer(module: nn.Module) -> nn.Parameter:
+    """The last tensor of two or more dimensions among the module's parameters."""
+    *_, last = (p for p in module.parameters() if p.ndim >= 2)
+    return last
+
+
+def adaptive_weight(reference: Tensor, loss: Tensor, layer: nn.Parameter) -> Tensor:
+    """The ratio of two gradients of `layer`: the norm of the reference's over the norm of the loss's, at most 10,000.
+
+    Takes two scalars and returns one without a gradient. All processes get the same: the norms are root mean squares
+    over processes.
+    """
+    gradients = [torch.autograd.grad(one, layer, retain_graph=True)[0] for one in (reference, loss)]
+    squares = reduce(torch.stack([gradient.float().square().sum() for gradient in gradients]), "mean")
+    ours, theirs = squares.sqrt()
+    return (ours / (theirs + 1e-6)).clamp(max=1e4)  # eq. 7
