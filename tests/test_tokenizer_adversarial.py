@@ -139,10 +139,11 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def assert_same_checkpoints(one: Path, other: Path) -> None:
+def assert_same_checkpoints(one: Path, other: Path, *more: str) -> None:
     files = [file.relative_to(one) for file in (one / "checkpoints").glob("*/*")]
     assert {file.stem for file in files} == {
-        "model", "average", "discriminator", "optimizer", "optimizer_discriminator", "state"
+        "model", "average", "discriminator", "optimizer", "optimizer_discriminator", "state", *more,
+        *(f"optimizer_{name}" for name in more),
     }  # fmt: skip
     assert all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
 

@@ -46,7 +46,8 @@ def test_perceptual_loss_has_gradients_only_for_the_reconstruction(
 
 def test_the_total_is_the_weighted_sum(images: torch.Tensor) -> None:
     config = ReconstructionConfig(l1=2, l2=3, perceptual=0.5, perceptual_size=32)
-    made = Reconstruction(images + 0.5, torch.zeros(2, 4, 4, dtype=torch.int64), {"commitment": torch.tensor(0.25)})
+    codes, z = torch.zeros(2, 4, 4, dtype=torch.int64), torch.zeros(2, 4, 4, 8)
+    made = Reconstruction(images + 0.5, codes, {"commitment": torch.tensor(0.25)}, z)
     total, terms = TokenizerLoss(config, CosineVQConfig(commitment=7))(made, images)
     assert terms.keys() == {"l1", "l2", "perceptual", "commitment"}
     assert terms["l1"].item() == pytest.approx(0.5)

@@ -42,10 +42,10 @@ class AdversarialTask(TokenizerTask):
         made = self.modules["model"](images)
         loss, scalars = self.reconstruction_loss(made, images)
         if step < self.options.start:
-            yield Loss("model", loss, scalars)
+            yield from self.aligned(loss, scalars, made, images)
             return
         added, more = self.fooling(made.images, loss)
-        yield Loss("model", loss + added, {**scalars, **more})
+        yield from self.aligned(loss + added, {**scalars, **more}, made, images)
         yield self.judging(images, made.images.detach(), step)
 
     def fooling(self, made: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -75,6 +75,8 @@ class Reconstruction(NamedTuple):
     """(B, h, w) int64; None with continuous latents."""
     losses: dict[str, Tensor]
     """The bottleneck's losses, scalars by name."""
+    z: Tensor
+    """What the encoder returned, (B, h, w, D)."""
 
 
 class ImageTokenizer(PretrainedModel):
@@ -153,7 +155,7 @@ class ImageTokenizer(PretrainedModel):
         z = self.encoder(images)
         with torch.autocast(z.device.type, enabled=False):  # autocast changed a third of the codes
             quantized, codes, losses = self.quantizer(z.float())
-        return Reconstruction(self.decoder(quantized), codes, losses)
+        return Reconstruction(self.decoder(quantized), codes, losses, z)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

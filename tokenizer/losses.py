@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizer.alignment import STRIDES
 from tokenizer.discriminators import DiscriminatorConfig, PatchConfig
 from tokenizer.features import FeatureNetwork
 from tokenizer.image_tokenizer import Reconstruction
+from tokenizer.lpips import LPIPSLoss
 from tokenizer.parts import BottleneckConfig
 from training.config import require
 from training.options import OptimizerConfig
@@ -36,10 +38,25 @@ class ReconstructionConfig(TaskConfig):
     """Distance between features of the frozen network; 0 does not use the network."""
     perceptual_size: int = 128
     """Size of pictures for the feature network, in pixels. It was trained at 224."""
+    lpips: float = 0.0
+    """LPIPS on VGG. Needs the packages `lpips` and `torchvision`, and the weights of VGG."""
+    alignment: float = 0.0
+    """Distance of the encoder's vectors from features of the frozen network (VF loss). If it is adaptive, the ratio of
+    its gradient to that of the other losses; 0.1 is a start."""
+    alignment_adaptive: bool = True
+    """Scale the alignment loss until its gradient at the encoder's last layer has that ratio."""
+    alignment_stride: int = 16
+    """Stride of the feature map: 4, 8, 16 or 32. Pictures are resized so that it has as many places as codes."""
+    min_usage: float = 0.0
+    """Stop when less than this share of the codes is in use; 0 never stops."""
+    min_usage_after: int = 1000
+    """Step from which on `min_usage` counts."""
 
     def __post_init__(self) -> None:
-        for name in ("l1", "l2", "perceptual"):
+        for name in ("l1", "l2", "perceptual", "lpips", "alignment", "min_usage_after"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "alignment_stride", self.alignment_stride in STRIDES, "4, 8, 16 or 32")
+        require(self, "min_usage", 0 <= self.min_usage <= 1, "from 0 to 1")
         size = self.perceptual_size
         require(self, "perceptual_size", size >= 32 and size % 32 == 0, "a multiple of 32, the network's stride")
 
@@ -102,12 +119,15 @@ class TokenizerLoss(nn.Module):
         super().__init__()
         self.config, self.quantizer = config, quantizer
         self.perceptual = PerceptualLoss(config.perceptual_size) if config.perceptual else None
+        self.lpips = LPIPSLoss() if config.lpips else None
 
     def forward(self, made: Reconstruction, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction and original, (B, 3, H, W) in [-1, 1] -> scalar loss, and its terms by name for the log."""
         terms = {"l1": F.l1_loss(made.images, images), "l2": F.mse_loss(made.images, images), **made.losses}
         if self.perceptual:
             terms["perceptual"] = self.perceptual(made.images, images)
+        if self.lpips:
+            terms["lpips"] = self.lpips(made.images, images)
         weights = {name: getattr(self.quantizer if name in made.losses else self.config, name) for name in terms}
         return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())), terms
 

@@ -82,6 +82,12 @@ class Task(ABC):
     def evaluate(self, average: Any, file: Path) -> dict[str, float]:
         """Writes sample pictures of the averaged model to `file`, a PNG. Returns figures to log."""
 
+    def require_healthy(self, step: int, means: dict[str, float]) -> None:  # noqa: B027 most tasks judge nothing
+        """Raises `BadInput` if the run should stop, judged by the `means` that are logged after `step` steps.
+
+        It is called on all processes, with the same values, before anything of the step is saved.
+        """
+
     def parts(self, *whole: Tensor) -> Iterator[tuple[Any, ...]]:
         """Splits tensors (B, ...) along B for passes of `_TOKENS_A_PASS` tokens; yields (fraction of B, *parts)."""
         pictures = max(1, _TOKENS_A_PASS // self.tokens)

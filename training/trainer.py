@@ -204,7 +204,7 @@ class Trainer:
         """Logs what the meter has collected. Returns the losses as text for the progress bar.
 
         Raises:
-            BadInput: a loss or gradient is nan or infinite.
+            BadInput: a loss or gradient is nan or infinite, or the task finds that the run should stop.
         """
         means, largest_norms = self._meter.read()
         if self._is_main:
@@ -221,6 +221,7 @@ class Trainer:
                     f"by step {done} the {name} is {loss} and the largest gradient norm {norm}: "
                     "start a new run in another --out with a lower optimizer.learning_rate"
                 )
+        self.task.require_healthy(done, means)
         return ", ".join(f"{name} {loss:.4f}" for name, (loss, _) in losses.items())
 
     def _evaluate(self, done: int) -> None:
