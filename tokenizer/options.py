@@ -34,3 +34,5 @@ class TokenizerTrainingConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "decoder_only", not self.decoder_only or self.init is not None, "false without init")
+        aligned = self.decoder_only and self.task.alignment > 0  # the encoder, which stays as it is
+        require(self.task, "alignment", not aligned, "0 with decoder_only")
