@@ -46,7 +46,7 @@ class FrozenFeatures(nn.Module):
 
 def cosine_loss(projected: Tensor, features: Tensor) -> Tensor:
     """Cosine distance of projected vectors from features, (B, h, w, C) both, beyond the margin -> scalar."""
-    return F.relu(1 - COSINE_MARGIN - F.cosine_similarity(projected, features, dim=-1)).mean()  # eq. 5
+    return F.relu(1 - COSINE_MARGIN - F.cosine_similarity(projected, features, dim=-1)).mean()
 
 
 def distance_loss(z: Tensor, features: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def distance_loss(z: Tensor, features: Tensor) -> Tensor:
     Vectors (B, h, w, D), features (B, h, w, C). The mean is over all pairs of places in a picture.
     """
     difference = (_similarities(z) - _similarities(features)).abs()
-    return F.relu(difference - DISTANCE_MARGIN).mean()  # eq. 6
+    return F.relu(difference - DISTANCE_MARGIN).mean()
 
 
 def _similarities(vectors: Tensor) -> Tensor:
