@@ -18,12 +18,13 @@ from torch import nn
 
 from tokenizer.adaptive import adaptive_weight, last_layer
 from tokenizer.adversarial import Judge, discriminator_loss, generator_loss, lecam, r1_penalty
-from tokenizer.discriminators import PatchConfig
+from tokenizer.discriminators import PatchConfig, StyleGANConfig
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.losses import AdversarialConfig, DiscriminatorOptimizerConfig, ReconstructionConfig
 from tokenizer.options import TokenizerTrainingConfig
 from training import files
 from training.batches import Batch
+from training.command_line import parse
 from training.errors import BadInput
 from training.options import OptimizerConfig
 from training.run import RunFolder
@@ -199,3 +200,18 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
 def test_options_out_of_range(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         AdversarialConfig(**options)
+
+
+def test_the_discriminator_is_chosen_by_its_name() -> None:
+    """The name of a part inside a part that a flag chose was not understood: only `--task.discriminator.kind`."""
+    flags = [
+        "--steps",
+        "1",
+        "--task",
+        "adversarial",
+        "--task.discriminator",
+        "stylegan",
+        "--task.discriminator.group",
+        "2",
+    ]
+    assert parse(TokenizerTrainingConfig, flags).task == AdversarialConfig(discriminator=StyleGANConfig(group=2))

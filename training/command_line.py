@@ -49,10 +49,12 @@ def parse(config: type[Config], argv: Sequence[str], prog: str | None = None) ->
         except BadInput as error:
             raise BadInput(f"{file}: {error}") from None
         values = merged(config, values, layer)
-    flags = [(_kind_of(config, values, name), value) for name, value in flags if name != "config" or value is None]
-    kinds = _nested((name, value) for name, value in flags if name.endswith(".kind") and value)
-    require_fields(config, kinds)
-    values = merged(config, values, kinds)
+    flags = [(name, value) for name, value in flags if name != "config" or value is None]
+    for _ in range(2):  # the kind of a part may decide that it has a part of several kinds itself
+        flags = [(_kind_of(config, values, name), value) for name, value in flags]
+        kinds = _nested((name, value) for name, value in flags if name.endswith(".kind") and value)
+        require_fields(config, kinds)
+        values = merged(config, values, kinds)
     options = _options(config, values)
     flags = [(_full_name(config, values, name), value) for name, value in flags]
     for name, value in flags:
