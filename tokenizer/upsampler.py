@@ -67,9 +67,7 @@ class Upsampler(PretrainedModel):
         )
 
     @classmethod
-    def from_pretrained(
-        cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, path: Any, *, dtype: torch.dtype | None = torch.float32, **kwargs: Any) -> Self:
         """Load as the base class does, but in float32 whatever the file's dtype."""
         return super().from_pretrained(path, dtype=dtype, **kwargs)
 
