@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
-from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from tokenizer.parts import BACKBONES, BackboneConfig
@@ -190,18 +189,25 @@ class PatchEmbedding(nn.Linear):
         return super().forward(rearrange(images, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p))
 
 
-def conv_stem(patch_size: int, width: int) -> nn.Sequential:
-    """Convolutions that halve height and width (arXiv 2106.14881): (B, 3, h * p, w * p) -> (B, h, w, D).
+class ConvStem(nn.Module):
+    """Convolutions that halve height and width (arXiv 2106.14881), instead of an embedding of patches.
 
     Each code sees up to a patch of pixels around its own patch. Channels double with every halving, up to the width.
     """
-    halvings = patch_size.bit_length() - 1
-    channels = [3, *(max(1, width >> i) for i in reversed(range(halvings)))]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(channels):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU()]
-    last = channels[-1]
-    return nn.Sequential(*layers, Rearrange("b d h w -> b h w d"), nn.LayerNorm(last), nn.Linear(last, width))
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        halvings = patch_size.bit_length() - 1
+        channels = [3, *(max(1, width >> i) for i in reversed(range(halvings)))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU()]
+        self.convolutions = nn.Sequential(*layers)
+        self.norm, self.out = nn.LayerNorm(channels[-1]), nn.Linear(channels[-1], width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, h * p, w * p) -> (B, h, w, D)."""
+        return self.out(self.norm(rearrange(self.convolutions(images), "b d h w -> b h w d")))
 
 
 class Encoder(nn.Module):
@@ -209,9 +215,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ViTConfig, image_size: int) -> None:
         super().__init__()
-        self.embed: nn.Module = (PatchEmbedding if config.stem == "patch" else conv_stem)(
-            config.patch_size, config.width
-        )
+        stem = PatchEmbedding if config.stem == "patch" else ConvStem
+        self.embed = stem(config.patch_size, config.width)
         self.transformer = Transformer(
             image_size // config.patch_size, config.width, config.encoder_depth, config.heads,
             rotary=config.positions == "rotary", qk_norm=config.qk_norm, recompute=config.recompute,
