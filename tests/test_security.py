@@ -16,6 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy.testing  # noqa: F401 # numpy 2.0 runs lscpu when it is first imported, here by `datasets`
 import pyarrow as pa
 import pytest
 from PIL import Image
