@@ -37,7 +37,7 @@ bench() { # name, limit, options
 }
 
 if [ "$DEVICE" = cpu ]; then
-  small=(--width 64 --depth 1 --grid 2 --batch 1,2 --repeats 1) large=("${small[@]}") training=(--shape debug)
+  small=(--width 64 --depth 1 --grid 2 --batch 1,2 --repeats 1) large=("${small[@]}") training=(--shape debug --compiled false)
 else
   small=(--width 1024 --depth 12 --grid 32 --batch 1,8,64 --repeats 1)
   large=(--width 1024 --depth 36 --grid 32 --batch 1,64 --repeats 1) training=(--shape parti-350m)
