@@ -270,7 +270,8 @@ class Traffic(TorchDispatchMode):
         self.bytes += sum(_bytes_of(tensor) for tensor in (*taken, *new))
         inputs = {id(tensor) for tensor in taken}
         self.largest = max([self.largest, *(_bytes_of(tensor) for tensor in new if id(tensor) not in inputs)])
-        self.copies += len({tensor.device.type for tensor in (*taken, *new) if tensor.ndim}) > 1
+        moves = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        self.copies += len({tensor.device.type for tensor in (*taken, *new) if tensor.ndim or moves}) > 1
         return made
 
 
@@ -378,6 +379,9 @@ def test_a_step_runs_on_one_device(device: str) -> None:
             step(model, cache, state, draw, None, until=4)
         assert traffic.copies == 0
         if device == "cuda:0":
+            with traffic:
+                torch.tensor(3, device=device)  # as once the position of every step
+            assert traffic.copies == 1
             given.tokens = torch.ones(2, 10, dtype=torch.int64)
             with pytest.raises(RuntimeError, match=r"same device|different devices"):
                 step(model, cache, state, draw, given)

@@ -12,6 +12,7 @@ from tokenizer.usage import CountingQuantizer
 class FSQ(vector_quantize_pytorch.FSQ, CountingQuantizer):  # type: ignore[misc]
     """Bounds each dimension by tanh and rounds it to one of its levels. It has no loss of its own."""
 
+    latents_tensors = ("project_in.",)
     codes_tensors = ("project_in.",)
     pixels_tensors = ("project_out.",)
 

@@ -12,6 +12,7 @@ from tokenizer.usage import CountingQuantizer
 class IBQ(CountingQuantizer):
     """Chooses the code with the largest inner product. The gradient of the choice is that of a softmax."""
 
+    latents_tensors = ("project_in.",)
     codes_tensors = ("project_in.", "codebook.")
     pixels_tensors = ("project_out.", "codebook.")
 

@@ -16,6 +16,7 @@ class LFQ(CountingQuantizer):
     vector, and with several processes divides the mean by their number without summing it over them.
     """
 
+    latents_tensors = ("project_in.",)
     codes_tensors = ("project_in.",)
     pixels_tensors = ("project_out.",)
 

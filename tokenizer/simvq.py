@@ -13,6 +13,7 @@ from tokenizer.usage import CountingQuantizer
 class SimVQ(vector_quantize_pytorch.SimVQ, CountingQuantizer):  # type: ignore[misc]
     """Trains the map alone. Every step moves all codes together, so that none is left behind unused."""
 
+    latents_tensors = ("project_in.",)
     codes_tensors = ("project_in.", "code_transform.", "frozen_codebook.")
     pixels_tensors = ("project_out.", "code_transform.", "frozen_codebook.")
 

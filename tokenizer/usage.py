@@ -12,14 +12,15 @@ _STEPS = 100
 class CountingQuantizer(Quantizer):
     """Counts the codes of all processes, as a moving average over about the last hundred training steps.
 
-    The counts are not saved with the model.
+    The counts are saved with the model, so that a run that is resumed does not begin at 0 and stop for it
+    (`task.min_usage`).
     """
 
     counts: Tensor
 
     def init_counts(self, size: int) -> None:
         """Start to count `size` codes. Call it in the constructor."""
-        self.register_buffer("counts", torch.zeros(size), persistent=False)
+        self.register_buffer("counts", torch.zeros(size))
 
     @torch.no_grad()
     def count(self, codes: Tensor) -> None:
