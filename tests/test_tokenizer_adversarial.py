@@ -3,6 +3,9 @@
 import errno
 import gc
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_training_trainer import IMAGES, PICTURES, Examples, _fresh_accelerator, assert_same_run, fail_at, log  # noqa: F401
 from torch import nn
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from tokenizer.adaptive import adaptive_weight, last_layer
 from tokenizer.adversarial import Judge, discriminator_loss, generator_loss, lecam, r1_penalty
@@ -187,6 +191,44 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         fit(tmp_path, replace(ADVERSARIAL, discriminator_optimizer=hot))
     kept = load_file(tmp_path / "checkpoints" / "step-00000004" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+def train_in_float64(out: Path) -> None:
+    """Train for 50 steps with two optimizers, without restarts of dead codes, which are random.
+
+    What the code computes in float32 whatever the dtype is, is float64 too: a rounding to float32 that falls on either
+    side of a half would be seen.
+    """
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    Codebook.expire_codes_ = lambda *given, **options: None
+    fit(out, ADVERSARIAL, steps=50, checkpoint_every=50, log_every=10)
+
+
+if __name__ == "__main__":  # one of two processes, or the only one
+    train_in_float64(Path(sys.argv[1]))
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_follow_one(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    """Halves of a batch meet in the codebook, in both gradients, in the adaptive weight and in LeCAM's averages."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", str(port)]  # on CPUs too
+    launchers = [launch(Path(__file__), tmp_path / "two", options=options), launch(Path(__file__), tmp_path / "one")]
+    for launcher in launchers:
+        _, errors = launcher.communicate(timeout=150)
+        assert launcher.returncode == 0, errors
+    for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
+        assert two.keys() == one.keys()
+        for name in one.keys() - {"flops", "batch", "precision", "psnr"}:  # which is a logarithm of each half's mean
+            assert two[name] == pytest.approx(one[name], rel=1e-9, abs=1e-9), name
+    for name in ("model", "discriminator", "average"):
+        one, two = (
+            load_file(tmp_path / out / "checkpoints/step-00000050" / f"{name}.safetensors") for out in ("one", "two")
+        )
+        torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
 """A task with two modules: each learns from its own losses, and interruptions change nothing."""
 
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,25 +136,3 @@ def test_every_optimizer_follows_the_schedule_from_its_own_peak(tmp_path: Path) 
     assert rates[:2] == [[0.0005, 0.05], [0.001, 0.1]]
     assert all(judge == pytest.approx(100 * model) for model, judge in rates)
     assert rates[-1][0] < 0.0001
-
-
-@pytest.mark.timeout(300)
-def test_two_processes_train_as_one(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", str(port)]  # on CPUs too
-    launcher = launch(Path(__file__), tmp_path / "two", options=options)
-    _, errors = launcher.communicate(timeout=150)
-    assert launcher.returncode == 0, errors
-    fit(tmp_path / "one", task=Duel)
-    for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
-        assert two.keys() == one.keys()
-        for name in one.keys() - {"flops", "batch", "precision"}:
-            assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
-    for name in ("model", "judge"):
-        torch.testing.assert_close(kept(tmp_path / "two", 12, name), kept(tmp_path / "one", 12, name))
-
-
-if __name__ == "__main__":  # one of the two processes
-    fit(Path(sys.argv[1]), task=Duel, accumulation=2)

@@ -14,10 +14,9 @@ def last_layer(module: nn.Module) -> nn.Parameter:
 def adaptive_weight(reference: Tensor, loss: Tensor, layer: nn.Parameter) -> Tensor:
     """The ratio of two gradients of `layer`: the norm of the reference's over the norm of the loss's, at most 10,000.
 
-    Takes two scalars and returns one without a gradient. All processes get the same: the norms are root mean squares
-    over processes.
+    Takes two scalars and returns one without a gradient. Gradients are first averaged over processes. So all processes
+    get the same, and the same as one process does with the whole batch.
     """
     gradients = [torch.autograd.grad(one, layer, retain_graph=True)[0] for one in (reference, loss)]
-    squares = reduce(torch.stack([gradient.float().square().sum() for gradient in gradients]), "mean")
-    ours, theirs = squares.sqrt()
+    ours, theirs = reduce(torch.stack(gradients).float(), "mean").flatten(1).norm(dim=1)
     return (ours / (theirs + 1e-6)).clamp(max=1e4)  # eq. 7
