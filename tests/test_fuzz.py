@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pyarrow import parquet
 from test_evaluation_damaged import RESULT
-from tiny_models import add_diffusion, save_bundle
+from tiny_models import add_diffusion, add_upsampler, save_bundle
 
 from data.files import text_lines
 from data.metadata import captioned
@@ -38,6 +38,7 @@ from sampling.pipeline import load
 from seq2seq.model import TokenModel
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
+from tokenizer.upsampler import Upsampler
 from training.command_line import parse
 from training.errors import BadInput
 from training.record import read_record
@@ -134,10 +135,13 @@ def fuzzed(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return add_diffusion(save_bundle(tmp_path_factory.mktemp("fuzz") / "bundle"))
+    return add_upsampler(add_diffusion(save_bundle(tmp_path_factory.mktemp("fuzz") / "bundle")))
 
 
-MODELS = {"autoregressive": TokenModel, "diffusion": DiffusionModel, "tokenizer": ImageTokenizer, "text": TextTokenizer}
+MODELS = {
+    "autoregressive": TokenModel, "diffusion": DiffusionModel, "tokenizer": ImageTokenizer, "text": TextTokenizer,
+    "upsampler": Upsampler,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("part", MODELS)

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
-from tiny_models import add_diffusion, save_bundle
+from tiny_models import add_diffusion, add_upsampler, save_bundle
 
 ROOT = Path(__file__).parents[1]
 EVIL = "evil_notes"
@@ -45,7 +45,7 @@ def foreign_text(bundle: Path) -> None:
 
 def hostile_bundles(folder: Path) -> Iterator[Path]:
     """Bundles that each try one attack."""
-    good = add_diffusion(save_bundle(folder / "good"))
+    good = add_upsampler(add_diffusion(save_bundle(folder / "good")))
 
     def bundle(name: str) -> Path:
         return Path(shutil.copytree(good, folder / name))
@@ -56,6 +56,7 @@ def hostile_bundles(folder: Path) -> Iterator[Path]:
         ("autoregressive", "width"),
         ("tokenizer", "backbone"),
         ("tokenizer", "quantizer"),
+        ("upsampler", "width"),
     ):
         made = bundle(f"class-in-{part}-{field}")
         edited(made / part / "config.json", **{field: CLASS})
@@ -87,8 +88,11 @@ def hostile_bundles(folder: Path) -> Iterator[Path]:
     made = bundle("claims-much")
     edited(made / "autoregressive" / "config.json", width=2**16, mlp_width=2**17, decoder_depth=999)
     yield made
+    made = bundle("upsampler-claims-much")
+    edited(made / "upsampler" / "config.json", width=2**16, groups=999, blocks=999)
+    yield made
     made = bundle("no-numbers")
-    for part in ("autoregressive", "diffusion"):
+    for part in ("autoregressive", "diffusion", "upsampler"):
         tensors = load_file(made / part / "model.safetensors")
         next(iter(tensors.values())).view(-1)[0] = float("nan")
         save_file(tensors, made / part / "model.safetensors")

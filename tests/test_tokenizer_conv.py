@@ -47,6 +47,7 @@ def test_an_option_of_one_half_changes_only_its_id() -> None:
     ("options", "said"),
     [
         ({"multipliers": []}, "multipliers is ()"),
+        ({"encoder_blocks": 251}, "encoder_blocks is 251: must be at most 250"),  # a stranger's would take minutes
         ({"multipliers": [1, 0]}, "multipliers is (1, 0): must be 1 to 15 numbers from 1 to 1024"),
         ({"attention": [4]}, "attention is (4,): must be levels from 0 to 3"),
         ({"groups": 0}, "groups is 0: must be from 1"),

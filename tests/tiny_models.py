@@ -104,3 +104,11 @@ def add_diffusion(folder: Path, process: ProcessConfig | None = None) -> Path:
     index = read_json(folder / "bundle.json")
     write_json(folder / "bundle.json", {**index, "parts": [*index["parts"], "diffusion"]})
     return folder
+
+
+def add_upsampler(folder: Path) -> Path:
+    """Add an upsampler to the bundle in `folder`; return it."""
+    save_upsampler(folder / "upsampler")
+    index = read_json(folder / "bundle.json")
+    write_json(folder / "bundle.json", {**index, "parts": [*index["parts"], "upsampler"]})
+    return folder

@@ -60,6 +60,8 @@ class ConvConfig(BackboneConfig):
         levels, most = len(self.multipliers), MAX_WIDTH // self.channels
         fits = 1 <= levels <= _MAX_LEVELS and 1 <= min(self.multipliers) <= max(self.multipliers) <= most
         require(self, "multipliers", fits, f"1 to {_MAX_LEVELS} numbers from 1 to {most}")
+        for name in ("encoder_blocks", "decoder_blocks"):
+            require(self, name, getattr(self, name) * levels <= MAX_DEPTH, f"at most {MAX_DEPTH // levels}")
         known = {*self.attention} <= {*range(levels)}
         require(self, "attention", known, f"levels from 0 to {levels - 1}")
 

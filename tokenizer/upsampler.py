@@ -33,6 +33,8 @@ class UpsamplerConfig:
     def __post_init__(self) -> None:
         require(self, "scale", self.scale in (2, 4), "2 or 4")
         require_sizes(self, width=MAX_WIDTH, groups=MAX_DEPTH, blocks=MAX_DEPTH)
+        most = MAX_DEPTH // self.groups
+        require(self, "blocks", self.blocks <= most, f"at most {most} with groups {self.groups}")
 
 
 class Residual(nn.Module):
