@@ -22,7 +22,7 @@ class CodesInfo:
     rows: int
     """Rows of codes per picture."""
     columns: int
-    """Codes per row."""
+    """Codes per row: as many as rows, or with a residual quantizer several times as many."""
     views: int
     """Augmented views per picture. The first is the picture itself."""
     seed: int

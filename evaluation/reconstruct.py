@@ -140,13 +140,17 @@ def _mapped(
 
 
 def _of_codes(codes: Tensor, model: ImageTokenizer) -> dict[str, Metric]:
-    """Metrics of codes (N, h, w), which a tokenizer with continuous latents does not have."""
-    size = model.codebook_size
-    return {
-        "codebook_usage": Metric(value=usage(codes, size)),
-        "codebook_perplexity": Metric(value=perplexity(codes, size)),
-        "bits_per_pixel": Metric(value=log2(size) / model.config.backbone.factor**2, higher_is_better=False),
-    }
+    """Metrics of codes (N, h, columns), which a tokenizer with continuous latents does not have.
+
+    With several codes of a place: of the depth that uses the fewest, and of each depth.
+    """
+    size, depth, found = model.codebook_size, model.depth, {}
+    for name, measured in (("codebook_usage", usage), ("codebook_perplexity", perplexity)):
+        by_depth = [Metric(value=measured(codes[..., n::depth], size)) for n in range(depth)]
+        found[name] = min(by_depth, key=lambda metric: metric.value)
+        found |= {f"{name}_{n}": metric for n, metric in enumerate(by_depth, 1)} if depth > 1 else {}
+    bits = depth * log2(size) / model.config.backbone.factor**2
+    return {**found, "bits_per_pixel": Metric(value=bits, higher_is_better=False)}
 
 
 def _each(

@@ -102,7 +102,7 @@ def measure(
             here = passes[row["window"]]
             row[f"batch_{batch}"] = {
                 "seconds_a_picture": statistics.median(times[row["window"]]), "passes": statistics.mean(here),
-                "tokens_a_pass": backend.tokenizer.config.grid**2 / statistics.mean(here),
+                "tokens_a_pass": backend.model.config.length / statistics.mean(here),
             }  # fmt: skip
     return rows
 

@@ -266,12 +266,13 @@ def _parts(bundle: Bundle) -> str:
     tokenizer = bundle.tokenizer
     image = tokenizer.config
     what = f"tokens of {tokenizer.codebook_size} codes" if tokenizer.has_codes else f"latents of {image.quantizer.dim}"
+    columns = tokenizer.columns if tokenizer.has_codes else image.grid
     rows = [
         ("text", f"SentencePiece, {bundle.text.vocab_size} pieces", f"text_id {bundle.text.text_id}"),
         (
             "tokenizer",
             f"{image.backbone.kind} with {image.quantizer.kind}, {image.image_size} px, "
-            f"{image.grid}x{image.grid} {what}, {millions(tokenizer)}",
+            f"{image.grid}x{columns} {what}, {millions(tokenizer)}",
             ", ".join(f"{name} {value}" for name, value in tokenizer.ids.items()),
         ),
     ]

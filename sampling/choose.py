@@ -21,7 +21,7 @@ def likelihoods(model: TokenModel, text: Tensor, codes: Sequence[Tensor]) -> Ten
     Args:
         model: in eval mode.
         text: caption ids (B, S) int64.
-        codes: (h, w) int64 each, of any heights.
+        codes: (h, columns) int64 each, of any heights.
     """
     scores = torch.empty(len(codes), device=text.device)
     for height in {len(grid) for grid in codes}:

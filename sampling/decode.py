@@ -81,7 +81,7 @@ class Sampler:
                 known token.
 
         Returns:
-            Codes of each picture, (h, w) int64 on the CPU, h from 1 to the model's grid.
+            Codes of each picture, (h, columns) int64 on the CPU, h from 1 to the model's grid.
 
         Raises:
             BadInput: when the options ask for parallel decoding and tokens are known.
@@ -99,8 +99,8 @@ class Sampler:
         return self.pictures(tokens)
 
     def pictures(self, tokens: Tensor) -> list[Tensor]:
-        """The complete rows before each picture's first EOS, on the CPU: (B, T so far) -> (h, w) each."""
-        return [_until_eos(row, self.model.config.eos, self.model.config.grid) for row in tokens.cpu()]
+        """The complete rows before each picture's first EOS, on the CPU: (B, T so far) -> (h, columns) each."""
+        return [_until_eos(row, self.model.config.eos, self.model.config.columns) for row in tokens.cpu()]
 
     @torch.no_grad()
     def rows(
@@ -120,9 +120,9 @@ class Sampler:
                 if position == guided_length:
                     cache = cache.without_guidance()  # without null captions a step costs half
                 self._advance(buffers, cache, position, known_tokens)
-                if (position + 1) % config.grid == 0:
+                if (position + 1) % config.columns == 0:
                     yield state.tokens[:pictures, : position + 1].clone()
-                elif position and position % config.grid == 0 and all_ended(state.finished[:pictures]):
+                elif position and position % config.columns == 0 and all_ended(state.finished[:pictures]):
                     yield state.tokens[:pictures, : position + 1].clone()
                     return
 
@@ -307,7 +307,7 @@ def engines(device: torch.device, dtype: torch.dtype = torch.float32) -> list[En
     return [engine for engine, there in found.items() if there]
 
 
-def _until_eos(tokens: Tensor, eos: int, grid: int) -> Tensor:
-    """The rows before the first EOS: (T,) -> (h, w)."""
+def _until_eos(tokens: Tensor, eos: int, columns: int) -> Tensor:
+    """The rows before the first EOS: (T,) -> (h, columns)."""
     ended = (tokens == eos).nonzero()
-    return tokens[: int(ended[0]) if len(ended) else None].view(-1, grid)
+    return tokens[: int(ended[0]) if len(ended) else None].view(-1, columns)

@@ -81,14 +81,17 @@ def one_pass(
     # A token is right if all guesses before it in the window were: count the leading guesses that the pass confirmed.
     confirmed = (found == tokens.gather(1, positions + 1)).cumprod(1).sum(1)
     tokens.scatter_(1, positions + 1, found)
-    _guess(tokens, first + window, config.grid)
+    _guess(tokens, first + window, config.columns)
     return first + (confirmed + 1).clamp(max=window)
 
 
-def _guess(tokens: Tensor, last: Tensor, grid: int) -> None:
-    """Guess, in place, all tokens after column `last` (B,): the token above; in the first row the token at `last`."""
+def _guess(tokens: Tensor, last: Tensor, row: int) -> None:
+    """Guess, in place, all tokens after column `last` (B,): the token above; in the first row the token at `last`.
+
+    A row of the picture has `row` tokens.
+    """
     columns = torch.arange(tokens.shape[1], device=tokens.device)
-    above = torch.where(columns > grid, tokens.roll(grid, 1), tokens.gather(1, last[:, None]))
+    above = torch.where(columns > row, tokens.roll(row, 1), tokens.gather(1, last[:, None]))
     tokens.copy_(torch.where(columns > last[:, None], above, tokens))
 
 

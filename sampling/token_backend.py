@@ -109,7 +109,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
 
     def _pixels(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """Codes (h, w) -> uint8 (3, H, W) each; one at a time, because in a batch a pixel may round differently."""
+        """Codes (h, n) -> uint8 (3, H, W) each; one at a time, because in a batch a pixel may round differently."""
         return [self.tokenizer.decode(one[None].to(self.device))[0].cpu() for one in codes]
 
 
@@ -120,5 +120,5 @@ def known_tokens(start: Start, tokenizer: ImageTokenizer) -> Tensor:
         codes[:, round((1 - start.strength) * codes.shape[1]) :] = -1
     else:
         redrawn = F.max_pool2d(start.mask[None].float(), tokenizer.config.backbone.factor)[0].bool()
-        codes[:, redrawn.to(codes.device)] = -1
+        codes[:, redrawn.repeat_interleave(tokenizer.depth, 1).to(codes.device)] = -1
     return codes.flatten(1)

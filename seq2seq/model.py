@@ -1,5 +1,8 @@
 """The token model of Parti (arXiv 2206.10789): caption ids -> image tokens in raster order, then EOS.
 
+With a residual quantizer, all tokens of a place come before those of the next place. The embedding of the column tells
+the depth.
+
 Dimension names: B batch, S caption ids, T image tokens, D width, K codes of the image tokenizer.
 """
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from seq2seq.cache import KVCache, Positions
 from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm, Text
+from tokenizer.quantizers import MAX_RESIDUAL_DEPTH
 from tokenizer.text import NULL, PAD
 from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
@@ -43,7 +47,9 @@ class TokenModelConfig:
     codebook_size: int = 2048
     """Number of codes of the image tokenizer, K. The trainer sets it."""
     grid: int = 8
-    """Codes in a row, and largest number of rows in a picture. The trainer sets it."""
+    """Places in a row, and largest number of rows in a picture. The trainer sets it."""
+    depth: int = 1
+    """Codes of a place; more than 1 with a residual quantizer. The trainer sets it."""
     codes_id: str = ""
     """Id of the image tokenizer whose codes the model predicts. The trainer sets it."""
     text_id: str = ""
@@ -53,6 +59,7 @@ class TokenModelConfig:
         require_sizes(
             self, width=MAX_WIDTH, mlp_width=4 * MAX_WIDTH, heads=MAX_WIDTH, encoder_depth=MAX_DEPTH,
             decoder_depth=MAX_DEPTH, text_vocab_size=2**24, text_length=MAX_WIDTH, codebook_size=2**24, grid=1024,
+            depth=MAX_RESIDUAL_DEPTH,
         )  # fmt: skip
         require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
         divides = self.key_heads is None or (self.key_heads >= 1 and self.heads % self.key_heads == 0)
@@ -70,9 +77,14 @@ class TokenModelConfig:
         return self.codebook_size + 1
 
     @property
+    def columns(self) -> int:
+        """Image tokens in a row."""
+        return self.grid * self.depth
+
+    @property
     def length(self) -> int:
         """Largest number of image tokens in a picture, without EOS."""
-        return self.grid**2
+        return self.grid * self.columns
 
 
 class TokenModel(PretrainedModel):
@@ -183,7 +195,7 @@ class ImageTokenDecoder(nn.Module):
         c = self.config = config
         self.embed = nn.Embedding(c.codebook_size + 2, c.width)
         self.rows = nn.Parameter(torch.randn(c.grid + 1, c.width) * 0.02)
-        self.columns = nn.Parameter(torch.randn(c.grid, c.width) * 0.02)
+        self.columns = nn.Parameter(torch.randn(c.columns, c.width) * 0.02)
         self.dropout = nn.Dropout(c.dropout)
         self.blocks: Sequence[DecoderBlock] = nn.ModuleList(  # type: ignore[assignment]
             DecoderBlock(c.width, c.heads, c.mlp_width, c.dropout, c.key_heads) for _ in range(c.decoder_depth)
@@ -203,15 +215,15 @@ class ImageTokenDecoder(nn.Module):
         return self.mask_impossible(self.head(self.norm(x)), positions.at)
 
     def positions(self, t: Tensor) -> Tensor:
-        """Positions t (..., T) -> (..., T, D): the embeddings of row t // grid and column t % grid, summed."""
-        return self.rows[t // self.config.grid] + self.columns[t % self.config.grid]
+        """Positions t (..., T) -> (..., T, D): the embeddings of their rows and columns, summed."""
+        return self.rows[t // self.config.columns] + self.columns[t % self.config.columns]
 
     def mask_impossible(self, logits: Tensor, t: Tensor) -> Tensor:
         """Set impossible tokens to -inf: EOS inside rows, and codes after the last row.
 
         Logits (B, T, K + 1) at positions (..., T) -> (B, T, K + 1) float32.
         """
-        at_row_end = (t > 0) & (t % self.config.grid == 0)
+        at_row_end = (t > 0) & (t % self.config.columns == 0)
         is_eos = torch.arange(logits.shape[-1], device=logits.device) == self.config.eos
         allowed = torch.where(is_eos, at_row_end[..., None], (t < self.config.length)[..., None])
         return logits.float().masked_fill(~allowed, -torch.inf)

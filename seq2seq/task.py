@@ -22,10 +22,10 @@ from training.task import Draw, Loss, Task
 
 def resolve_config(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
     """Fill in what the text tokenizer and the codes decide. Raises `BadInput` where the config sets another grid."""
-    require_matching_grid(config, codes.columns)
+    require_matching_grid(config, codes.rows)
     return dataclasses.replace(
         config, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
-        codebook_size=codes.codebook_size, grid=codes.columns, codes_id=codes.codes_id,
+        codebook_size=codes.codebook_size, grid=codes.rows, depth=codes.columns // codes.rows, codes_id=codes.codes_id,
     )  # fmt: skip
 
 

@@ -301,5 +301,5 @@ def test_a_grid_that_a_preset_sets_is_not_overwritten() -> None:
     require_matching_grid(TokenModelConfig(), 16)  # the default: no grid is set
     require_matching_grid(TokenModelConfig(grid=32), 32)
     for config in (TokenModelConfig(grid=32), DiffusionModelConfig(grid=32)):
-        with pytest.raises(BadInput, match="grid is 32, but the image tokenizer makes 8 codes a row"):
+        with pytest.raises(BadInput, match="grid is 32, but the image tokenizer makes 8 rows"):
             require_matching_grid(config, 8)

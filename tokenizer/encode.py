@@ -121,7 +121,7 @@ def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedSto
     def info(pictures: CaptionedImages, views: int) -> CodesInfo:
         return CodesInfo(
             codes_id=model.codes_id, codebook_size=model.codebook_size, rows=model.config.grid,
-            columns=model.config.grid, views=views, seed=options.seed, source=pictures.name,
+            columns=model.columns, views=views, seed=options.seed, source=pictures.name,
             fingerprint=pictures.fingerprint,
         )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Every tokenizer has latents; one with a quantizer has codes too.
 
-Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions of a latent.
+Dimension names: B batch, H and W pixels, h and w places (H / factor), n codes in a row (w, with a residual quantizer
+w * depth: see `tokenizer.parts`), D width, C dimensions of a latent.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ class ImageTokenizerConfig:
 
     @property
     def grid(self) -> int:
-        """Codes in a row of a picture, and rows in a picture."""
+        """Rows of a picture, and places in a row."""
         return self.image_size // self.backbone.factor
 
     def options(self, group: str) -> set[str]:
@@ -61,7 +62,7 @@ def require_matching_grid(model: Any, grid: int) -> None:
     default = next(field.default for field in dataclasses.fields(model) if field.name == "grid")
     if model.grid not in (default, grid):
         raise BadInput(
-            f"model.grid is {model.grid}, but the image tokenizer makes {grid} codes a row: "
+            f"model.grid is {model.grid}, but the image tokenizer makes {grid} rows: "
             f"leave it out, or train the image tokenizer for pictures of that size"
         )
 
@@ -72,7 +73,7 @@ class Reconstruction(NamedTuple):
     images: Tensor
     """Reconstructed pictures (B, 3, H, W), about [-1, 1], not clamped."""
     codes: Tensor | None
-    """(B, h, w) int64; None with continuous latents."""
+    """(B, h, n) int64; None with continuous latents."""
     losses: dict[str, Tensor]
     """The bottleneck's losses, scalars by name."""
     z: Tensor
@@ -131,9 +132,20 @@ class ImageTokenizer(PretrainedModel):
 
     @property
     def codebook_size(self) -> int:
-        """Number of codes."""
+        """Number of codes, at each depth."""
         self.require_codes()
         return cast(QuantizerConfig, self.config.quantizer).size
+
+    @property
+    def depth(self) -> int:
+        """Number of codes of a place."""
+        self.require_codes()
+        return cast(QuantizerConfig, self.config.quantizer).depth
+
+    @property
+    def columns(self) -> int:
+        """Codes in a row of a picture."""
+        return self.config.grid * self.depth
 
     def freeze_codes(self) -> None:
         """Train only the decoder from now on. All else keeps its weights and stays in eval mode, also in training."""
@@ -159,22 +171,23 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) uint8 -> codes (B, h, w) int64, the same as in training."""
+        """Pictures (B, 3, H, W) uint8 -> codes (B, h, n) int64, the same as in training."""
         quantizer, vectors = self.require_codes(), self._vectors(images)
         with torch.autocast(vectors.device.type, enabled=False):
             return quantizer.nearest(vectors.float())
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 -> pictures (B, 3, h * factor, w * factor) uint8; h may be less than w.
+        """Codes (B, h, n) int64 -> pictures (B, 3, h * factor, w * factor) uint8; h may be less than w.
 
         Raises `BadInput` for another shape or dtype, or codes out of range.
         """
-        quantizer, size, grid = self.require_codes(), self.codebook_size, self.config.grid
-        if codes.dtype != torch.int64 or codes.ndim != 3 or not self._is_grid(*codes.shape[1:]):
+        quantizer, size, rows, columns = self.require_codes(), self.codebook_size, self.config.grid, self.columns
+        fits = codes.ndim == 3 and 1 <= codes.shape[1] <= rows and codes.shape[2] == columns
+        if codes.dtype != torch.int64 or not fits:
             raise BadInput(
                 f"codes are {codes.dtype} of shape {tuple(codes.shape)}: "
-                f"must be int64 (B, h, {grid}) with h from 1 to {grid}"
+                f"must be int64 (B, h, {columns}) with h from 1 to {rows}"
             )
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
             raise BadInput(f"codes must be from 0 to {size - 1}")
@@ -194,7 +207,8 @@ class ImageTokenizer(PretrainedModel):
         """Standardised latents (B, C, h, w) -> pictures uint8; with a quantizer through the nearest codes, as
         `decode(encode(.))`."""
         channels, grid = self.config.quantizer.dim, self.config.grid
-        if latents.ndim != 4 or latents.shape[1] != channels or not self._is_grid(*latents.shape[2:]):
+        fits = latents.ndim == 4 and latents.shape[1::2] == (channels, grid) and 1 <= latents.shape[2] <= grid
+        if not fits:
             raise BadInput(
                 f"latents of shape {tuple(latents.shape)}: must be (B, {channels}, h, {grid}) with h from 1 to {grid}"
             )
@@ -255,9 +269,6 @@ class ImageTokenizer(PretrainedModel):
         with torch.autocast(vectors.device.type, enabled=False):
             z = self.quantizer.decoded(vectors.float())
         return to_uint8(self.decoder(z))
-
-    def _is_grid(self, rows: int, columns: int) -> bool:
-        return 1 <= rows <= self.config.grid == columns
 
     def _hash(self, names: Iterable[str], bottleneck: Iterable[str], without: str) -> str:
         """Hash of tensors by the prefixes of their names, some of them of the bottleneck, and the options but those in

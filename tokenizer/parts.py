@@ -2,7 +2,11 @@
 
 A bottleneck turns the encoder's output into few dimensions. Most are quantizers, which have codes.
 
-Dimension names: B batch, H and W pixels, h and w codes (H / factor), D width, C dimensions of a latent.
+A place of the encoder's output has one code, or as many as the quantizer's depth. Then a row of codes has all of its
+first place, from coarse to fine, then those of the next.
+
+Dimension names: B batch, H and W pixels, h and w places (H / factor), n codes in a row (w * depth), D width,
+C dimensions of a latent.
 """
 
 from abc import ABC, abstractmethod
@@ -42,7 +46,7 @@ class BackboneConfig(PartConfig):
     @property
     @abstractmethod
     def factor(self) -> int:
-        """Height and width in pixels that one code represents."""
+        """Height and width in pixels of a place."""
 
     @abstractmethod
     def encoder(self, image_size: int) -> nn.Module:
@@ -75,12 +79,17 @@ class BottleneckConfig(PartConfig):
 
 @dataclass(kw_only=True)
 class QuantizerConfig(BottleneckConfig):
-    """Config of a quantizer. `size` is an option or a property too."""
+    """Config of a quantizer. `size` is an option or a property too; so is `depth`, where it is not 1."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """Number of codes."""
+        """Number of codes, at each depth."""
+
+    @property
+    def depth(self) -> int:
+        """Number of codes of a place."""
+        return 1
 
     @abstractmethod
     def build(self, width: int) -> "Quantizer":
@@ -124,7 +133,7 @@ class Quantizer(Bottleneck):
 
     @abstractmethod
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(B, h, w, D) -> quantized (B, h, w, D), with gradients for z; codes (B, h, w) int64; losses by name."""
+        """(B, h, w, D) -> quantized (B, h, w, D), with gradients for z; codes (B, h, n) int64; losses by name."""
 
     @abstractmethod
     def vectors(self, z: Tensor) -> Tensor:
@@ -132,11 +141,11 @@ class Quantizer(Bottleneck):
 
     @abstractmethod
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Vectors from `vectors`, (B, h, w, C) -> codes (B, h, w) int64, the same as `forward` returns."""
+        """Vectors from `vectors`, (B, h, w, C) -> codes (B, h, n) int64, the same as `forward` returns."""
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 -> quantized (B, h, w, D), the same as `forward` returns."""
+        """Codes (B, h, n) int64 -> quantized (B, h, w, D), the same as `forward` returns."""
 
     def decoded(self, vectors: Tensor) -> Tensor:
         """As `Bottleneck`, through the nearest codes."""

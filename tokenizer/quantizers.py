@@ -9,6 +9,8 @@ from training.config import MAX_WIDTH, require, require_sizes
 
 MAX_SIZE = 2**24
 """Most codes of a quantizer."""
+MAX_RESIDUAL_DEPTH = 16
+"""Most codes of a place."""
 
 
 @QUANTIZERS.register("cosine-vq")
