@@ -44,7 +44,7 @@ def test_forward_agrees_with_vectors_nearest_and_lookup(kind: str, training: boo
     quantized, codes, losses = model(Z)
     assert vectors.shape == (*Z.shape[:3], config.dim)
     assert torch.equal(codes, expected)
-    assert (codes.shape, codes.dtype) == (Z.shape[:3], torch.int64)
+    assert (codes.shape, codes.dtype) == ((4, 6, 8 * config.depth), torch.int64)
     assert 0 <= int(codes.min()) < int(codes.max()) < config.size
     torch.testing.assert_close(quantized, found, rtol=1e-4, atol=1e-5)
     assert all(loss.ndim == 0 and getattr(config, name) >= 0 for name, loss in losses.items())

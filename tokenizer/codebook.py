@@ -41,6 +41,12 @@ class Codebook(VectorQuantize, Quantizer):  # type: ignore[misc]
 
     def health(self) -> dict[str, Tensor]:
         """Share of the codes in use, and their perplexity, over about the last hundred training steps."""
-        counts = self._codebook.cluster_size.flatten()
-        p = counts / counts.sum().clamp_min(1e-10)
-        return {"usage": (counts > 0.1).float().mean(), "perplexity": torch.exp(torch.special.entr(p).sum())}
+        return use_of_codes(self._codebook.cluster_size)
+
+
+def use_of_codes(cluster_size: Tensor) -> dict[str, Tensor]:
+    """The `cluster_size` of the library's codebook -> `usage`, the share of the codes in use, and their `perplexity`,
+    over about the last hundred training steps."""
+    counts = cluster_size.flatten()
+    p = counts / counts.sum().clamp_min(1e-10)
+    return {"usage": (counts > 0.1).float().mean(), "perplexity": torch.exp(torch.special.entr(p).sum())}
