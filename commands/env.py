@@ -18,7 +18,7 @@ import torch
 
 from sampling.backend import backend_class
 from sampling.decode import engines
-from seq2seq.packed import packed_dtypes
+from seq2seq.packed import named, packing
 from training.cli import command
 from training.device import usable_device
 from training.errors import install
@@ -125,14 +125,13 @@ def _sampler(device: torch.device) -> str:
     """The engine that the token model's sampler uses by default, and why."""
     dtype = backend_class("autoregressive").dtype_on(device.type)
     engine = engines(device, dtype=dtype)[-1]
-    names = [str(one).removeprefix("torch.") for one in packed_dtypes()]
+    dtypes = packing(dtype) if engine == "packed" else {1: dtype}
     why = {
-        "packed": f"this processor and torch can pack weights in {', '.join(names)}",
+        "packed": "this processor and torch can pack weights",
         "graph": f"{device.type} replays a whole step as one graph",
         "plain": f"{device.type} cannot run a step as one graph, and weights cannot be packed here",
     }
-    number_format = names[0] if engine == "packed" else str(dtype).removeprefix("torch.")
-    return f"engine {engine} in {number_format} on {device.type}: {why[engine]}"
+    return f"engine {engine} in {named(dtypes)} on {device.type}: {why[engine]}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ doubled batch, with a dynamic and a static cache. All variants take turns in one
 machine affects all.
 """
 
+import copy
 import itertools
 import platform
 import statistics
@@ -35,6 +36,8 @@ OPTIONS = SamplingOptions(guidance=2.0, temperature=1.0, parallel=0)
 """One token a pass, because parallel decoding gains by what a model has learned, and these models are untrained."""
 CAPTION = 24
 """Ids in each caption, a common length in the emoji corpus."""
+BFLOAT16 = "packed bfloat16"
+"""The variant that computes in bfloat16 on a CPU: the others there compute in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +89,25 @@ def main(options: BenchOptions) -> None:
     for row in rows:
         if "bytes_per_step" in row:
             row["bandwidth_share"] = row["bytes_per_step"] / (row["ms_per_step"] / 1e3) / bandwidth
-    times_as_fast = {
-        grid: ratios([row for row in rows if row["tokens"] == grid**2], "ms_per_step", "transformers")
-        for grid in options.grid
-    }
+    exact = [row for row in rows if row["variant"] != f"tessera {BFLOAT16}"]
+    times_as_fast, in_float32 = (
+        {
+            grid: ratios([row for row in some if row["tokens"] == grid**2], "ms_per_step", "transformers")
+            for grid in options.grid
+        }
+        for some in (rows, exact)
+    )
     result = {
         "machine": machine(options.device), "model": {"width": options.width, "depth": options.depth},
         "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": times_as_fast[options.grid[0]],
-        "ratios_by_tokens": {str(grid**2): values for grid, values in times_as_fast.items()}, "rows": rows,
+        "ratios_by_tokens": {str(grid**2): values for grid, values in times_as_fast.items()},
+        "float32_ratios_by_tokens": {str(grid**2): values for grid, values in in_float32.items()}, "rows": rows,
     }  # fmt: skip
     write_json(options.json, result)
     print(table(rows))
     for grid, values in times_as_fast.items():
         print(f"{grid**2} tokens, time of the fastest transformers over the fastest tessera, by batch: {values}")
+        print(f"    without {BFLOAT16}: {in_float32[grid]}")
     if options.plot:
         plot(rows, options.plot)
     if options.readme:
@@ -114,12 +123,8 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
         grid=grid,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = TokenModel(config).eval().to(options.device)
-    if options.device.startswith("cuda"):
-        model = model.to(torch.bfloat16)
-    samplers = {
-        engine: Sampler(model, engine) for engine in engines(model.decoder.rows.device, model.decoder.rows.dtype)
-    }
+    model = TokenModel(config).eval().to(torch.bfloat16).to(options.device)  # as shipped weights are
+    samplers = samplers_of(model)
     variants: dict[str, Variant] = {f"tessera {name}": _tessera(sampler, batch) for name, sampler in samplers.items()}
     if options.rivals:
         variants |= _transformers(config, batch, options.device)
@@ -134,8 +139,8 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
         }  # fmt: skip
         engine = name.removeprefix("tessera ")
         if engine in samplers:
-            row["dtype"] = str(samplers[engine].dtype).removeprefix("torch.")
-            row["bytes_per_step"] = bytes_per_step(model, samplers[engine])
+            row["dtype"] = str(samplers[engine].dtype_at(2 * batch)).removeprefix("torch.")
+            row["bytes_per_step"] = bytes_per_step(samplers[engine], 2 * batch)
             row["cache_bytes"] = samplers[engine].cache_bytes
             if options.profile:
                 row["profile_ms_per_step"] = profile(variants[name], grid**2)
@@ -143,17 +148,32 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
     return rows
 
 
-def bytes_per_step(model: TokenModel, sampler: Sampler) -> int:
-    """The bytes that a step has to read at least.
+def samplers_of(model: TokenModel) -> dict[str, Sampler]:
+    """A sampler by the name of its variant: of each engine that the machine allows, with weights in bfloat16.
+
+    A CPU computes in float32 with them; where it multiplies in bfloat16 too, there is `packed bfloat16` as well.
+    """
+    device = model.decoder.rows.device
+    if device.type != "cpu":
+        return {engine: Sampler(model, engine) for engine in engines(device, torch.bfloat16)}
+    exact = copy.deepcopy(model).float()
+    samplers = {str(engine): Sampler(exact, engine) for engine in engines(device)}
+    if "packed" in samplers and has_bf16("cpu"):
+        samplers[BFLOAT16] = Sampler(model, "packed")
+    return samplers
+
+
+def bytes_per_step(sampler: Sampler, rows: int) -> int:
+    """The bytes that a step has to read at least, with that many rows.
 
     These are the weights of the decoder's linear layers, except those that compute the caption's keys and values once,
     and on average half of the cache, captions included.
     """
-    decoder = model.decoder
+    decoder = getattr(sampler.model.decoder, "decoder", sampler.model.decoder)  # the packed one keeps what it packed
     linears = [module for module in decoder.modules() if isinstance(module, nn.Linear)]
     weights = sum(linear.weight.numel() for linear in linears)
     weights -= sum(block.cross.key_value.weight.numel() for block in decoder.blocks)
-    return weights * sampler.dtype.itemsize + sampler.cache_bytes // 2
+    return weights * sampler.dtype_at(rows).itemsize + sampler.cache_bytes // 2
 
 
 def _tessera(sampler: Sampler, batch: int) -> Variant:
@@ -252,14 +272,16 @@ def markdown(result: dict[str, Any]) -> str:
     rows = result["rows"]
     names = list(dict.fromkeys(row["variant"] for row in rows))
     sizes = list(dict.fromkeys((row["tokens"], row["batch"]) for row in rows))
-    head = ["tokens", "pictures at a time", *names, "times as fast", "of the bandwidth"]
+    head = ["tokens", "pictures at a time", *names, "times as fast", "without bfloat16", "of the bandwidth"]
     lines = []
     for tokens, batch in sizes:
         here = {row["variant"]: row for row in rows if (row["tokens"], row["batch"]) == (tokens, batch)}
         fastest = min((row for row in here.values() if "bandwidth_share" in row), key=lambda row: row["ms_per_step"])
         lines.append([
             str(tokens), str(batch), *(f"{here[name]['ms_per_step']:.1f}" if name in here else "" for name in names),
-            f"{result['ratios_by_tokens'][str(tokens)][str(batch)]:.2f}", f"{fastest['bandwidth_share']:.0%}",
+            f"{result['ratios_by_tokens'][str(tokens)][str(batch)]:.2f}",
+            f"{result['float32_ratios_by_tokens'][str(tokens)][str(batch)]:.2f}",
+            f"{fastest['bandwidth_share']:.0%}",
         ])  # fmt: skip
     machine, model = result["machine"], result["model"]
     caption = (

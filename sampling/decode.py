@@ -21,7 +21,7 @@ from sampling.options import SamplingOptions
 from sampling.parallel import decode_in_parallel
 from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
-from seq2seq.packed import packed, packed_dtypes
+from seq2seq.packed import Packing, dtype_at, named, packed, packing
 from tokenizer.text import PAD, trim_padding
 from training.errors import BadInput
 
@@ -44,31 +44,37 @@ class Sampler:
     Each call borrows a set of buffers (`_borrowed`). Returned buffers serve the next call that they fit.
     """
 
-    def __init__(self, model: TokenModel, engine: Engine | None = None, dtype: torch.dtype | None = None) -> None:
-        """By default, engine and dtype are the best for the machine.
+    def __init__(self, model: TokenModel, engine: Engine | None = None, dtypes: Packing | None = None) -> None:
+        """By default, engine and dtypes are the best for the machine and the model's dtype.
 
         Args:
             model: in eval mode.
             engine: how to compute.
-            dtype: what the packed engine multiplies in.
+            dtypes: what the packed engine multiplies in, by number of rows.
 
         Raises:
             BadInput: for an engine that this machine, or the model's dtype, does not allow.
         """
         self.model = model
         self.device = model.decoder.rows.device
-        self.dtype = model.decoder.rows.dtype
-        usable = engines(self.device, dtype=self.dtype)
+        self.dtypes: Packing = {1: model.decoder.rows.dtype}
+        """What matrices are multiplied in, by the number of rows from which that is so."""
+        usable = engines(self.device, dtype=self.dtypes[1])
         if engine not in (None, *usable):
-            where = f"{self.device} with {str(self.dtype).removeprefix('torch.')} weights"
-            raise BadInput(f"engine {engine}: not available on {where}; take plain")
+            raise BadInput(
+                f"engine {engine}: not available on {self.device} with {named(self.dtypes)} weights; take plain"
+            )
         self.engine = engine or usable[-1]
         if self.engine == "packed":
-            self.dtype = dtype or packed_dtypes()[0]
-            self.model = packed(model, self.dtype)
+            self.dtypes = dtypes or packing(self.dtypes[1])
+            self.model = packed(model, self.dtypes)
         self._lock = threading.RLock()  # reentrant: an abandoned stream may be collected while the lock is held
         self._spare: list[Buffers] = []
         self._passes: deque[int] = deque(maxlen=10_000)
+
+    def dtype_at(self, rows: int) -> torch.dtype:
+        """What matrices are multiplied in for that many rows."""
+        return dtype_at(rows, self.dtypes)
 
     def draw(self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None = None) -> list[Tensor]:
         """Draw tokens until every picture of the batch has reached its EOS.
@@ -299,10 +305,10 @@ class DelayedAll:
 def engines(device: torch.device, dtype: torch.dtype = torch.float32) -> list[Engine]:
     """The engines that a device allows for weights of `dtype`, the best one last.
 
-    `packed` needs float32 weights, which it rounds itself. Apple's GPU has only `plain`. The order is fixed and not
+    `packed` is for a CPU and weights in float32 or bfloat16. Apple's GPU has only `plain`. The order is fixed and not
     timed, so that the same machine always draws the same picture.
     """
-    packs = device.type == "cpu" and dtype == torch.float32 and bool(packed_dtypes())
+    packs = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and bool(packing(dtype))
     found: dict[Engine, bool] = {"plain": True, "graph": device.type == "cuda", "packed": packs}
     return [engine for engine, there in found.items() if there]
 

@@ -15,6 +15,7 @@ from sampling.decode import Sampler
 from sampling.options import SamplingOptions
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel
+from seq2seq.packed import named
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.errors import BadInput
 
@@ -96,7 +97,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
 
     def compute_settings(self) -> dict[str, str]:
         """As `Backend`."""
-        return {"engine": self.prepared.engine, "dtype": str(self.prepared.dtype).removeprefix("torch.")}
+        return {"engine": self.prepared.engine, "dtype": named(self.prepared.dtypes)}
 
     def check(self, start: Start | None) -> None:
         """As `Backend`."""

@@ -121,12 +121,12 @@ def test_env_names_the_engine_that_the_sampler_uses(monkeypatch: pytest.MonkeyPa
     from tiny_models import token_model
 
     from sampling.decode import Sampler
+    from seq2seq.packed import named
 
     device = torch.device("cpu")
     sampler = Sampler(token_model())
-    number_format = str(sampler.dtype).removeprefix("torch.")
     assert TokenBackend.dtype_on("cpu") == torch.float32
-    assert env._sampler(device).startswith(f"engine {sampler.engine} in {number_format} on cpu: ")
+    assert env._sampler(device).startswith(f"engine {sampler.engine} in {named(sampler.dtypes)} on cpu: ")
 
 
 def test_env_lists_the_dependencies_of_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,12 +30,13 @@ from sampling.pipeline import load
 from seq2seq.cache import KVCache, Positions
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel, TokenModelConfig
-from seq2seq.packed import PackedDecoder, packed, packed_dtypes
+from seq2seq.packed import BF16_ROWS, PackedDecoder, packed, packing
 from tokenizer.text import NULL, PAD, trim_padding
 from training.errors import BadInput
 
 NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
 PLAIN = SamplingOptions(guidance=1.0, temperature=1.0)
+FLOAT32 = {1: torch.float32}
 
 
 def decode(
@@ -73,7 +74,7 @@ def draw_of(options: SamplingOptions, config: TokenModelConfig = TOKENS) -> Opti
 @torch.no_grad()
 def test_it_draws_what_the_simple_sampler_draws(engine: Engine, key_heads: int | None) -> None:
     """With cache, batches and guidance in one pass, against none of them. Guidance 1 skips the second half."""
-    if engine == "packed" and not packed_dtypes():
+    if engine == "packed" and not packing(torch.float32):
         pytest.skip("this processor cannot pack linear layers")
     model = token_model(dataclasses.replace(TOKENS, key_heads=key_heads))
     text, seeds = captions(4), torch.tensor([3, 1, 4, 1])
@@ -83,7 +84,7 @@ def test_it_draws_what_the_simple_sampler_draws(engine: Engine, key_heads: int |
         SamplingOptions(guidance=3.0, temperature=1.0, guidance_from=0.2, guidance_until=0.6, min_p=0.01),
         SamplingOptions(guidance=3.0, temperature=0.0, guidance_schedule="linear"),
     ):
-        codes = Sampler(model, engine, dtype=torch.float32).draw(text, seeds, options)
+        codes = Sampler(model, engine, dtypes=FLOAT32).draw(text, seeds, options)
         for i in range(4):
             expected = one_by_one(model, text[i : i + 1], int(seeds[i]), options)
             assert codes[i].flatten().tolist() == expected
@@ -104,12 +105,12 @@ def test_batch_size_and_order_leave_a_picture_unchanged() -> None:
 @torch.no_grad()
 def test_batched_guidance_equals_two_passes(engine: Engine) -> None:
     """Over several steps; the attention on the null caption is computed once and equals attention on it."""
-    if engine == "packed" and not packed_dtypes():
+    if engine == "packed" and not packing(torch.float32):
         pytest.skip("this processor cannot pack linear layers")
     model, text = token_model(), captions(3)
     null = NULL_CAPTION.expand_as(text)
     tokens = torch.cat([torch.full((3, 1), TOKENS.bos), torch.randint(TOKENS.codebook_size, (3, 4))], dim=1)
-    fast = packed(model, torch.float32) if engine == "packed" else model
+    fast = packed(model, FLOAT32) if engine == "packed" else model
     together, apart = fast.read(text, guide=True), [model.read(text), model.read(null)]
     for position, token in enumerate(tokens.split(1, dim=1)):
         both = fast.extend(token.repeat(2, 1), all_at(position, 6), together)
@@ -172,10 +173,10 @@ def test_the_picture_so_far_after_each_row() -> None:
 @torch.no_grad()
 def test_a_picture_may_start_while_others_continue(engine: Engine) -> None:
     """One picture restarts after 4 steps and is as if drawn alone; a picture that has ended does not change."""
-    if engine == "packed" and not packed_dtypes():
+    if engine == "packed" and not packing(torch.float32):
         pytest.skip("this processor cannot pack linear layers")
     text, seeds, options = captions(2), torch.arange(2), SamplingOptions(guidance=2.0, parallel=0)
-    sampler = Sampler(token_model(), engine, dtype=torch.float32)
+    sampler = Sampler(token_model(), engine, dtypes=FLOAT32)
     *_, alone = sampler.rows(text, seeds, options)
     state, cache = State(2, TOKENS.length, seeds.device), sampler.model.read(text, guide=True)
     state.restart(seeds, TOKENS.bos, TOKENS.eos)
@@ -438,19 +439,27 @@ def trained_looking_model(dtype: torch.dtype) -> TokenModel:
     return model.to(dtype).float()
 
 
-@pytest.mark.parametrize("dtype", packed_dtypes())
+def available(*dtypes: torch.dtype) -> list[torch.dtype]:
+    """Those of `dtypes` that this machine can pack weights in."""
+    return [one for one in dtypes if one in {*packing(torch.float32).values(), *packing(torch.bfloat16).values()}]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *available(torch.float16, torch.bfloat16)])
+@pytest.mark.parametrize("model_dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_packed_log_probabilities(dtype: torch.dtype) -> None:
+def test_packed_log_probabilities(dtype: torch.dtype, model_dtype: torch.dtype) -> None:
     """Step by step, and many positions at once, against teacher forcing: equal within rounding.
 
     With weights that bfloat16 holds, as all that are shipped, float16 is no rounding at all.
     """
+    if not packing(torch.float32):
+        pytest.skip("this processor cannot pack linear layers")
     model = trained_looking_model(torch.bfloat16)
     text, tokens = captions(5), torch.randint(TOKENS.codebook_size, (5, TOKENS.length))
-    tolerance = 0.1 if dtype == torch.bfloat16 else 1e-4
+    tolerance = 0.1 if torch.bfloat16 in (dtype, model_dtype) else 1e-4
     expected = model(text, tokens).log_softmax(-1)[:, :-1]
     before = torch.cat([torch.full((5, 1), TOKENS.bos), tokens[:, :-1]], dim=1)
-    twin = packed(model, dtype)
+    twin = packed(model.to(model_dtype), {1: dtype})
     cache = twin.read(text)
     steps = torch.cat([twin.extend(before[:, [t]], all_at(t, 5), cache) for t in range(TOKENS.length)], dim=1)
     at_once = twin.extend(before, Positions(torch.arange(TOKENS.length).expand(5, -1)), twin.read(text))
@@ -458,7 +467,7 @@ def test_packed_log_probabilities(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found.log_softmax(-1), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")
+@pytest.mark.skipif(torch.float16 not in packing(torch.float32).values(), reason="this build of torch has no fbgemm")
 @torch.no_grad()
 def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
     """Greedy decoding of 100 captions gives the plain path's tokens, except where two are equally likely to 1e-3."""
@@ -482,11 +491,11 @@ def test_the_fast_path_draws_the_shipped_model_s_pictures() -> None:
         assert logits.max() - logits[token] < 1e-3
 
 
-@pytest.mark.skipif(torch.float16 not in packed_dtypes(), reason="this build of torch has no fbgemm")
+@pytest.mark.skipif(torch.float16 not in packing(torch.float32).values(), reason="this build of torch has no fbgemm")
 @torch.no_grad()
-def test_packed_blocks_are_traced_once_for_all_sizes() -> None:
+def test_packed_layers_are_traced_once_for_all_sizes() -> None:
     """With guidance and without, one token a pass and many: four paths through the code, and no further recording."""
-    twin = packed(trained_looking_model(torch.bfloat16), torch.float16)
+    twin = packed(trained_looking_model(torch.bfloat16), {1: torch.float16})
     assert isinstance(twin.decoder, PackedDecoder)
     for batch, guide in ((1, True), (4, True), (3, False), (2, False)):
         text, rows = captions(batch), batch * (2 if guide else 1)
@@ -497,24 +506,46 @@ def test_packed_blocks_are_traced_once_for_all_sizes() -> None:
             made = twin.extend(tokens, positions, cache)
             apart = untraced(twin).extend(tokens, positions, as_it_is)
             torch.testing.assert_close(made, apart, atol=1e-6, rtol=0)
-    traces = twin.decoder.blocks.traces
-    assert len(traces) == 4
-    assert all(isinstance(blocks, torch.jit.ScriptModule) for blocks in traces.values())
+    (layers,) = twin.decoder.layers.values()
+    assert len(layers.traces) == 4
+    assert all(isinstance(graph, torch.jit.ScriptModule) for graph in layers.traces.values())
 
 
 def untraced(model: TokenModel) -> TokenModel:
     """A copy that shares everything except the traced graphs."""
     twin = copy.copy(model)
     decoder = copy.copy(model.decoder)
-    decoder.blocks = lambda kind, arguments: model.decoder.blocks.module(*arguments)
+    decoder.layers = {
+        dtype: lambda kind, arguments, traced=traced: traced.module(traced.module.opaque, *arguments)
+        for dtype, traced in model.decoder.layers.items()
+    }
     twin._modules = {**model._modules, "decoder": decoder}
     return twin
+
+
+@pytest.mark.skipif(len(packing(torch.bfloat16)) < 2, reason="one dtype is the best for any number of rows here")
+@torch.no_grad()
+def test_the_number_of_rows_decides_what_weights_are_packed_in() -> None:
+    """Nothing else does, and each dtype is packed when it is first needed."""
+    sampler, text = Sampler(token_model().to(torch.bfloat16)), captions(9)
+    few, many = sampler.dtypes
+    assert (few, many) == (1, BF16_ROWS)
+    for pictures, then in ((7, {torch.float16}), (8, {torch.float16, torch.bfloat16})):
+        sampler.draw(text[:pictures], torch.arange(pictures), SamplingOptions(guidance=2.0, parallel=0))
+        assert isinstance(sampler.model.decoder, PackedDecoder)
+        assert sampler.model.decoder.layers.keys() == then
+    alone = Sampler(token_model().to(torch.bfloat16), dtypes={1: torch.bfloat16})
+    seeds, options = torch.arange(9), SamplingOptions(guidance=2.0, parallel=0)
+    for one, other in zip(sampler.draw(text, seeds, options), alone.draw(text, seeds, options), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_packing_leaves_the_model_as_it_was() -> None:
     model, tokens = token_model(), torch.zeros(1, 9, dtype=torch.int64)
     before, parameters = model(captions(1), tokens), len(model.state_dict())
-    packed(model, packed_dtypes()[0])
+    with torch.no_grad():
+        twin = packed(model, packing(torch.float32))
+        twin.extend(tokens[:, :1], all_at(0, 1), twin.read(captions(1)))
     assert torch.equal(model(captions(1), tokens), before)
     assert len(model.state_dict()) == parameters
 
@@ -524,10 +555,12 @@ def test_an_engine_that_is_not_available() -> None:
         Sampler(TokenModel(TOKENS).to("meta"), "packed")
 
 
-def test_16_bit_weights_on_a_cpu_use_the_plain_engine() -> None:
-    model = token_model().to(torch.bfloat16)
-    sampler = Sampler(model)
-    assert (sampler.engine, sampler.dtype) == ("plain", torch.bfloat16)
+def test_16_bit_weights_on_a_cpu() -> None:
+    """In bfloat16 they are packed; in float16 the CPU has only the plain engine."""
+    sampler = Sampler(token_model().to(torch.bfloat16))
+    assert (sampler.engine, sampler.dtypes) == (engines(sampler.device)[-1], packing(torch.bfloat16))
     assert sampler.draw(captions(2), torch.arange(2), PLAIN)[0].shape[1] == TOKENS.grid
-    with pytest.raises(BadInput, match="engine packed: not available on cpu with bfloat16 weights"):
-        Sampler(model, "packed")
+    half = token_model().to(torch.float16)
+    assert Sampler(half).engine == "plain"
+    with pytest.raises(BadInput, match="engine packed: not available on cpu with float16 weights"):
+        Sampler(half, "packed")

@@ -14,9 +14,9 @@ from diffusion.traced import with_traced_denoiser
 from sampling.decode import Engine, Sampler
 from sampling.diffuse import denoiser, sample, seeded_noise
 from sampling.options import DiffusionOptions, SamplingOptions
-from seq2seq.packed import packed_dtypes
+from seq2seq.packed import packing
 
-ENGINES: list[Engine] = ["plain", *(["packed"] if packed_dtypes() else [])]  # type: ignore[list-item]
+ENGINES: list[Engine] = ["plain", *(["packed"] if packing(torch.float32) else [])]  # type: ignore[list-item]
 GUIDED, ALONE = SamplingOptions(guidance=2.0, parallel=0), SamplingOptions(guidance=1.0, temperature=1.0, parallel=0)
 
 
