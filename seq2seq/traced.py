@@ -39,7 +39,7 @@ class _WithOpaqueInputs(nn.Module):
     def forward(self, opaque: list[Tensor], *arguments: Any) -> Tensor:
         self._hold(opaque)
         try:
-            return self.module(*arguments)  # type: ignore[no-any-return]
+            return self.module(*arguments)
         finally:  # what was traced must not outlive the trace
             self._hold(self.opaque)
 
