@@ -122,8 +122,8 @@ def main(options: RunOptions) -> None:
         to_draw = [missing(_requests(suite, bundle, one)) for one in runs]
         state.wait_for_everyone()
         for one, requests, turn in zip(runs, to_draw, turns, strict=True):
-            log = functools.partial(_log_batch, one, state, turn)
-            draw(requests, bundle, one.backend, one.batch_size, on_batch=log)
+            log = functools.partial(_log_drawn, one, state, turn)
+            draw(requests, bundle, one.backend, one.batch_size, on_drawn=log)
         state.wait_for_everyone()
         if state.is_main_process:  # the others end here: scoring may take longer than a process group waits
             setup = open_setup(suite, bundle.tokenizer.config.image_size, options)
@@ -144,8 +144,8 @@ def _requests(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Request
     ]  # fmt: skip
 
 
-def _log_batch(options: RunOptions, state: "PartialState", turn: int, count: int, seconds: float) -> None:
-    """Log a batch that this process has drawn. A turn is one invocation of the command."""
+def _log_drawn(options: RunOptions, state: "PartialState", turn: int, count: int, seconds: float) -> None:
+    """Log pictures that this process has drawn. A turn is one invocation of the command."""
     line = {
         "images": count, "seconds": seconds, "device": options.device, "threads": torch.get_num_threads(),
         "batch_size": options.batch_size, "processes": state.num_processes,

@@ -4,8 +4,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from functools import cached_property, partial
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,6 +47,25 @@ class Start:
             raise BadInput(
                 f"the mask is {tuple(self.mask.shape)}, the picture {tuple(self.image.shape[1:])}: must be one size"
             )
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """A picture to draw, one of any number (`Backend.draw_jobs`)."""
+
+    caption: str
+    seed: int
+    cancelled: bool = False
+    """Any thread may set it to True. Then the picture is not drawn any further."""
+
+
+class Progress(NamedTuple):
+    """What there is of a job's picture."""
+
+    job: Job
+    picture: Callable[[], Tensor]
+    """Makes it, uint8 (3, H so far, W) on the CPU. That takes time, so call it only for a picture that is wanted."""
+    finished: bool
 
 
 class Backend(ABC, Generic[Model, Options]):
@@ -100,6 +119,21 @@ class Backend(ABC, Generic[Model, Options]):
     @abstractmethod
     def draw(self, captions: Sequence[str], seeds: Tensor, options: Options, start: Start | None) -> list[Tensor]:
         """Draw one batch: a picture, uint8 (3, H, W) on the CPU, for each caption and its seed (B,) int64."""
+
+    def draw_jobs(
+        self, more: Callable[[int], Sequence[Job]], options: Options, start: Start | None, rows: int
+    ) -> Iterator[Progress]:
+        """Draw any number of pictures, `rows` at a time, and yield each as soon as it is finished, in any order.
+
+        `more` returns new jobs, at most as many as it is asked for. It is asked whenever there is room for them.
+        Drawing ends when it has none and all others are finished. Some backends yield unfinished pictures too. By
+        default pictures are drawn batch by batch.
+        """
+        while jobs := more(rows):
+            seeds = torch.tensor([job.seed for job in jobs], device=self.device)
+            pictures = self.draw([job.caption for job in jobs], seeds, options, start)
+            for job, picture in zip(jobs, pictures, strict=True):
+                yield Progress(job, partial(torch.clone, picture), finished=True)
 
     def stream(self, captions: Sequence[str], seeds: Tensor, options: Options) -> Iterator[list[Tensor]]:
         """Yield the unfinished pictures of a batch after each stage of drawing; the last ones are those of `draw`."""

@@ -6,14 +6,15 @@ Dimension names: B pictures, S caption ids, T image tokens.
 import functools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sampling.continuous import Picture, Rows
 from sampling.graphs import Graphs, padded, padded_batch, padded_length
 from sampling.logits import OptionTensors, draw_tokens, guided
 from sampling.noise import gumbel
@@ -22,9 +23,10 @@ from sampling.parallel import decode_in_parallel
 from seq2seq.cache import KVCache, Positions
 from seq2seq.model import TokenModel
 from seq2seq.packed import Packing, dtype_at, named, packed, packing
-from tokenizer.text import PAD, trim_padding
+from tokenizer.text import NULL, PAD, trim_padding
 from training.errors import BadInput
 
+Label = TypeVar("Label")
 Engine = Literal["plain", "packed", "graph"]
 """How a step is computed: as written; with the linear layers laid out for this CPU; or as written, but recorded as a
 CUDA graph (`sampling.graphs`)."""
@@ -94,7 +96,7 @@ class Sampler:
         """
         if options.parallel and known is not None:
             raise BadInput("parallel is for whole pictures: it does not go with a picture to start from")
-        window = self._default_window(len(seeds)) if options.parallel is None else options.parallel
+        window = self.window(len(seeds), options)
         if window and known is None:
             tokens, passes = self._in_parallel(text, seeds, options, window)
         else:
@@ -125,22 +127,77 @@ class Sampler:
             for position in range(config.length):  # after the last token only EOS is possible
                 if position == guided_length:
                     cache = cache.without_guidance()  # without null captions a step costs half
-                self._advance(buffers, cache, position, known_tokens)
+                self._advance(buffers, cache, position, known_tokens, together=True)
                 if (position + 1) % config.columns == 0:
                     yield state.tokens[:pictures, : position + 1].clone()
                 elif position and position % config.columns == 0 and all_ended(state.finished[:pictures]):
                     yield state.tokens[:pictures, : position + 1].clone()
                     return
 
-    def _advance(self, buffers: "Buffers", cache: KVCache, position: int, known: "KnownTokens | None") -> None:
-        """Draw the token at `position` of all pictures. Where tokens are known, no graph is recorded."""
+    @torch.no_grad()
+    def continuously(
+        self,
+        more: Callable[[int], Sequence[Picture]],
+        options: SamplingOptions,
+        rows: int,
+        known: Tensor | None = None,
+    ) -> Iterator[tuple[Picture, Tensor, bool]]:
+        """Draw any number of pictures, `rows` at a time; a row whose picture has ended is given to the next one.
+
+        The host decides that after each step; on a GPU once a row of tokens, from what was so two rows ago.
+
+        Args:
+            more: returns new pictures, at most as many as it is asked for. It is asked whenever rows are free. Drawing
+                ends when it has none and all others are drawn.
+            options: how to draw, without parallel decoding.
+            rows: how many pictures are drawn at a time.
+            known: as in `draw`, (1, T), for all pictures.
+
+        Yields:
+            after each row of a picture's tokens, and when it has ended: the picture, its tokens so far (T,) on the
+            model's device (`pictures` makes codes of them), and whether it has ended.
+        """
+        config = self.model.config
+        guided_length = options.guided_length(config.length)
+        known_tokens = None if known is None else KnownTokens(known.expand(rows, -1))
+        if self.engine == "graph" and known is None:
+            rows = padded_batch(rows)
+        stride = 1 if self.device.type == "cpu" else config.columns
+        late: DelayedRead[dict[int, Picture]] = DelayedRead(self.device)
+        nothing = torch.full((rows, 1), NULL, device=self.device)
+        with self._borrowed(nothing, options, guided_length > 0) as buffers:
+            buffers.state.restart(nothing[:, 0], config.bos, config.eos)
+            batch = Rows(self.model, buffers.cache, buffers.state)
+            while batch.fill(more):
+                for _ in range(stride):
+                    first, last = batch.positions
+                    cache = buffers.cache if first < guided_length else buffers.cache.without_guidance()
+                    self._advance(buffers, cache, last, known_tokens, together=first == last)
+                    batch.moved()
+                for picture, tokens, ended in batch.drawn(late(buffers.state.finished, {**batch.live})):
+                    if ended:
+                        with self._lock:
+                            self._passes.append(picture.position)
+                    yield picture, tokens, ended
+
+    def _advance(
+        self, buffers: "Buffers", cache: KVCache, position: int, known: "KnownTokens | None", *, together: bool
+    ) -> None:
+        """Draw the next token of all pictures, the last of which is at `position`, or all of them are, `together`.
+
+        Where tokens are known, no graph is recorded.
+        """
         step_of = functools.partial(step, self.model, cache, buffers.state, buffers.options, known)
         if self.engine == "graph" and known is None:
             until = padded_length(position, cache.positions)
             key = (cache.guided, buffers.options.filtered, until)
             buffers.graphs.run(key, lambda: step_of(until), buffers.state.changing)
         else:
-            step_of(position + 1, together=True)
+            step_of(position + 1, together=together)
+
+    def window(self, batch: int, options: SamplingOptions) -> int:
+        """Tokens a pass in which `draw` draws this many pictures together; 0 is one at a time."""
+        return self._default_window(batch) if options.parallel is None else options.parallel
 
     def _default_window(self, batch: int) -> int:
         """Tokens a pass where the options leave it open; 0 is one at a time.
@@ -161,7 +218,7 @@ class Sampler:
 
     @property
     def passes(self) -> list[int]:
-        """Passes of the decoder that each of the last 10,000 batches took."""
+        """Passes of the decoder for each of the last 10,000 batches or, if drawn continuously, pictures."""
         with self._lock:
             return [*self._passes]
 
@@ -216,13 +273,13 @@ class State:
         """The tensors that a step changes."""
         return [self.token, self.position, self.tokens, self.finished]
 
-    def restart(self, seeds: Tensor, bos: int, eos: int) -> None:
-        """Set all pictures to their start, with new seeds (B,) int64."""
-        self.seeds.copy_(seeds)
-        self.token.fill_(bos)
-        self.position.zero_()
-        self.tokens.fill_(eos)
-        self.finished.fill_(False)
+    def restart(self, seeds: Tensor, bos: int, eos: int, rows: slice = slice(None)) -> None:
+        """Set the pictures in `rows`, by default all, to their start, with new seeds (B,) int64."""
+        self.seeds[rows].copy_(seeds)
+        self.token[rows].fill_(bos)
+        self.position[rows].zero_()
+        self.tokens[rows].fill_(eos)
+        self.finished[rows].fill_(False)
 
 
 class Buffers:
@@ -277,29 +334,41 @@ def step(
     state.position.add_(1).clamp_(max=model.config.length)
 
 
-class DelayedAll:
-    """`all()` of a bool tensor without stopping a GPU: the answer is that of the call before the previous one.
+class DelayedRead(Generic[Label]):
+    """Reads a tensor without stopping a GPU: the answer is that of the call before the previous one.
 
     Waiting for that one also keeps the host from queueing more than two calls' work ahead.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._delayed = device.type == "cuda"
-        self._answers: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+        self._answers: deque[tuple[Tensor, Label, torch.cuda.Event]] = deque()
+
+    def __call__(self, values: Tensor, label: Label) -> tuple[Tensor, Label] | None:
+        """`values` on the CPU, and their label; on a GPU those of two calls ago, None in the first two calls."""
+        if not self._delayed:
+            return values, label
+        answer = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._answers.append((answer, label, event))
+        if len(self._answers) < 3:
+            return None
+        answer, label, event = self._answers.popleft()
+        event.synchronize()
+        return answer, label
+
+
+class DelayedAll:
+    """`all()` of a bool tensor without stopping a GPU, by `DelayedRead`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._read: DelayedRead[None] = DelayedRead(device)
 
     def __call__(self, values: Tensor) -> bool:
         """Whether all of `values`, bool (B,), are true; on a GPU, whether they were two calls ago."""
-        if not self._delayed:
-            return bool(values.all())
-        answer = torch.zeros((), dtype=torch.bool, pin_memory=True).copy_(values.all(), non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._answers.append((answer, event))
-        if len(self._answers) < 3:
-            return False
-        answer, event = self._answers.popleft()
-        event.synchronize()
-        return bool(answer)
+        answer = self._read(values.all(), None)
+        return answer is not None and bool(answer[0])
 
 
 def engines(device: torch.device, dtype: torch.dtype = torch.float32) -> list[Engine]:

@@ -76,27 +76,25 @@ def draw(
     options: BackendOptions,
     batch_size: int,
     start: Start | None = None,
-    on_batch: Callable[[int, float], None] = lambda count, seconds: None,
+    on_drawn: Callable[[int, float], None] = lambda count, seconds: None,
     upscale: int = 1,
 ) -> None:
-    """Draw pictures, enlarge them `upscale` times and write them, a batch at a time.
+    """Draw pictures, `batch_size` at a time, enlarge them `upscale` times, and write each as soon as it is finished.
 
-    Each process of the launcher draws its share.
-    Every process must call this with the same list, made before any of them writes. `on_batch` is called after each
-    batch of this process is written, with its number of pictures and the seconds that drawing them took.
+    Each process of the launcher draws its share. Every process must call this with the same list, made before any of
+    them writes. `on_drawn` is called after pictures of this process are written, with their number and the seconds that
+    drawing them took.
     """
     from accelerate import PartialState
 
     state = PartialState()
     mine = requests[state.process_index :: state.num_processes]
     with tqdm(total=len(mine), unit="image", desc="drawing", disable=not state.is_main_process) as bar:
-        for first in range(0, len(mine), batch_size):
-            batch = mine[first : first + batch_size]
-            begin = time.perf_counter()
-            pictures = bundle.draw([(one.prompt, one.seed) for one in batch], options, start)
-            pictures = bundle.upscaled(pictures, upscale)
+        begin = time.perf_counter()
+        for i, picture in bundle.draw_each([(one.prompt, one.seed) for one in mine], batch_size, options, start):
+            (picture,) = bundle.upscaled([picture], upscale)
             seconds = time.perf_counter() - begin
-            for one, picture in zip(batch, pictures, strict=True):
-                write_picture(one.file, to_pil(picture), one.metadata)
-            on_batch(len(batch), seconds)
-            bar.update(len(batch))
+            write_picture(mine[i].file, to_pil(picture), mine[i].metadata)
+            on_drawn(1, seconds)
+            bar.update()
+            begin = time.perf_counter()

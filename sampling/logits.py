@@ -51,11 +51,11 @@ def guided(logits: Tensor, scale: float | Tensor) -> Tensor:
     """Apply classifier-free guidance (arXiv 2207.12598, eq. 6, on logits): u + scale * (c - u).
 
     `logits` (2 B, V) hold the conditional batch, then the unconditional one; returns (B, V). A token at -inf in the
-    conditional batch stays at -inf.
+    conditional batch stays at -inf. At scale 1 the result is exactly the conditional batch, whatever the other one is.
     """
     conditional, unconditional = logits.chunk(2)
     mixed = unconditional + scale * (conditional - unconditional)
-    return torch.where(conditional == -torch.inf, conditional, mixed)
+    return torch.where((conditional == -torch.inf) | (scale == 1), conditional, mixed)
 
 
 def draw_tokens(logits: Tensor, noise: Tensor, options: OptionTensors) -> Tensor:

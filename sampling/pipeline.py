@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from sampling.backend import Backend, Start, backend_class
+from sampling.backend import Backend, Job, Start, backend_class
 from sampling.options import BACKENDS, BackendOptions
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
@@ -111,7 +112,8 @@ class Bundle:
             options: how to draw; their class decides the backend. By default those of the bundle's first backend.
             start: a picture to start from.
             upscale: how many times to enlarge width and height: the scale of the bundle's upsampler, or 1.
-            progress: called after each batch with its number of pictures.
+            batch_size: pictures to draw at a time, at most.
+            progress: called whenever pictures are finished, with their number.
 
         Returns:
             uint8 (3, H, W) each, prompt by prompt. A model may end a picture early: H is then less than W.
@@ -124,22 +126,41 @@ class Bundle:
             raise BadInput(f"prompts is one text, {prompts[:40]!r}: must be a list of texts")
         if num_images < 1 or batch_size < 1:
             raise BadInput(f"num_images is {num_images} and batch_size {batch_size}: both must be 1 or more")
-        if not 0 <= seed < 2**62:
-            raise BadInput(f"seed is {seed}: must be from 0 to 2**62")
+        check_seed(seed)
         pairs = [(check_prompt(prompt), seed + i) for prompt in prompts for i in range(num_images)]
         self.check_upscale(upscale)
-        pictures: list[Tensor] = []
-        for first in range(0, len(pairs), batch_size):
-            batch = pairs[first : first + batch_size]
-            pictures += self.upscaled(self.draw(batch, options, start), upscale)
-            progress(len(batch))
-        return pictures
+        pictures: dict[int, Tensor] = {}
+        for i, picture in self.draw_each(pairs, batch_size, options, start):
+            (pictures[i],) = self.upscaled([picture], upscale)
+            progress(1)
+        return [pictures[i] for i in range(len(pairs))]
+
+    def draw_each(
+        self,
+        pairs: Sequence[tuple[str, int]],
+        batch_size: int,
+        options: BackendOptions | None = None,
+        start: Start | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Draw pictures from pairs of prompt and seed, and yield each with its index as soon as it is finished.
+
+        Otherwise as `generate`.
+        """
+        backend, options = self.with_defaults(options)
+        backend.check(start)
+        jobs = [Job(caption=caption, seed=seed) for caption, seed in pairs]
+        index, waiting = {job: i for i, job in enumerate(jobs)}, iter(jobs)
+        turns = max(1, -(-len(jobs) // batch_size))  # of equal size, so that few rows are empty in the last one
+        rows = max(1, -(-len(jobs) // turns))
+        for job, picture, finished in backend.draw_jobs(lambda n: [*islice(waiting, n)], options, start, rows):
+            if finished:
+                yield index[job], picture()
 
     def draw(
         self, pairs: Sequence[tuple[str, int]], options: BackendOptions | None = None, start: Start | None = None
     ) -> list[Tensor]:
         """Draw one batch from pairs of prompt and seed; otherwise as `generate`."""
-        backend, options = self._with_defaults(options)
+        backend, options = self.with_defaults(options)
         captions, seeds = [caption for caption, _ in pairs], torch.tensor([seed for _, seed in pairs])
         backend.check(start)
         return backend.draw(captions, seeds.to(backend.device), options, start)
@@ -175,7 +196,7 @@ class Bundle:
         The last ones are those that `generate` returns for the same prompts, seed and options; with `best_of` they
         are its first candidates.
         """
-        backend, options = self._with_defaults(options)
+        backend, options = self.with_defaults(options)
         captions = [check_prompt(prompt) for prompt in prompts]
         yield from backend.stream(captions, torch.full((len(captions),), seed, device=backend.device), options)
 
@@ -193,12 +214,12 @@ class Bundle:
         """
         if count < 2:
             raise BadInput(f"interpolate is {count}: must be 2 or more")
-        backend, options = self._with_defaults(options)
+        backend, options = self.with_defaults(options)
         ends = (check_prompt(prompts[0]), check_prompt(prompts[1]))
         parts = torch.split(torch.linspace(0, 1, count, device=backend.device), batch_size)
         return [picture for part in parts for picture in backend.interpolate(ends, seeds, part, options)]
 
-    def _with_defaults(self, options: BackendOptions | None) -> tuple[Backend[Any, Any], BackendOptions]:
+    def with_defaults(self, options: BackendOptions | None) -> tuple[Backend[Any, Any], BackendOptions]:
         """The backend that the options are for, and the options; for None, the first backend and its defaults."""
         options = options or next(iter(self._backends.values())).options_class()
         return self.backend(options.kind), options
@@ -261,6 +282,13 @@ def check_prompt(prompt: str) -> str:
     except UnicodeEncodeError:
         raise BadInput(f"the prompt {shown} is not UTF-8 text") from None
     return prompt.strip()
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed. Raises `BadInput` for one out of range."""
+    if not 0 <= seed < 2**62:
+        raise BadInput(f"seed is {seed}: must be from 0 to 2**62")
+    return seed
 
 
 def _folder(path: str | Path) -> tuple[Path, str]:

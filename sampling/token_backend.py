@@ -1,6 +1,8 @@
 """The token model as a backend."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import log
 from typing import Any
 
@@ -8,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sampling.backend import Backend, Start, backend
+from sampling.backend import Backend, Job, Progress, Start, backend
 from sampling.choose import candidate_seeds, likelihoods
 from sampling.clip import clip_at, clip_similarity
+from sampling.continuous import Picture
 from sampling.decode import Sampler
 from sampling.options import SamplingOptions
 from seq2seq.loss import log_likelihood
@@ -56,16 +59,73 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         """
         text = self.text.encode(captions).to(self.device)
         known = known_tokens(start, self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
-        clip = clip_at(options.scorer, str(self.device)) if options.scorer else None
+        self._require_scorer(options)
         candidates = self._candidates(text, seeds, options, known)
         if options.best_of == 1:
             return self._pixels(candidates[0])
-        if clip is not None:
-            scores = [clip_similarity(clip, captions, self._pixels(codes)) for codes in candidates]
-        else:
-            scores = [likelihoods(self.model, text, codes) for codes in candidates]
+        scores = [self._scores(captions, text, codes, options) for codes in candidates]
         best = torch.stack(scores).argmax(0).tolist()
         return self._pixels([candidates[n][i] for i, n in enumerate(best)])
+
+    def draw_jobs(
+        self, more: Callable[[int], Sequence[Job]], options: SamplingOptions, start: Start | None, rows: int
+    ) -> Iterator[Progress]:
+        """As `Backend`: a row whose picture has ended is given to the next one. Candidates of `best_of` are rows.
+
+        Unfinished pictures are yielded after each row of tokens; with `best_of`, those of the first candidate.
+        """
+        if self.prepared.window(rows, options):
+            yield from super().draw_jobs(more, options, start, rows)
+            return
+        self._require_scorer(options)
+        known = known_tokens(start, self.tokenizer).to(self.device) if start else None
+        waiting: deque[Picture] = deque()
+
+        def more_pictures(free: int) -> list[Picture]:
+            jobs = more(-(-(free - len(waiting)) // options.best_of)) if free > len(waiting) else []
+            for job, text in zip(jobs, self.text.encode([job.caption for job in jobs]), strict=True):
+                seeds = [candidate_seeds(torch.tensor(job.seed), n) for n in range(options.best_of)]
+                drawn: dict[int, Tensor] = {}
+                waiting.extend(
+                    Picture(job=job, text=text, seed=int(s), number=n, drawn=drawn) for n, s in enumerate(seeds)
+                )
+            return [waiting.popleft() for _ in range(min(free, len(waiting)))]
+
+        rows = rows if options.best_of == 1 else max(ROWS, rows)
+        for picture, tokens, ended in self.prepared.continuously(more_pictures, options, rows, known):
+            if ended:
+                picture.drawn[picture.number] = tokens
+                if len(picture.drawn) == options.best_of:
+                    yield Progress(picture.job, partial(self._best, picture, options), finished=True)
+            elif picture.number == 0:
+                yield Progress(picture.job, partial(self._picture, tokens), finished=False)
+
+    def _picture(self, tokens: Tensor) -> Tensor:
+        """Tokens so far (T,) -> uint8 (3, H, W)."""
+        return self._pixels(self.prepared.pictures(tokens[None]))[0]
+
+    def _best(self, picture: Picture, options: SamplingOptions) -> Tensor:
+        """The best of the drawn candidates of one job."""
+        candidates = [picture.drawn[n] for n in range(options.best_of)]
+        if len(candidates) == 1:
+            return self._picture(candidates[0])
+        codes = [self.prepared.pictures(tokens[None])[0] for tokens in candidates]
+        text = picture.text.to(self.device).expand(len(codes), -1)
+        scores = self._scores([picture.job.caption] * len(codes), text, codes, options)
+        return self._pixels([codes[int(scores.argmax())]])[0]
+
+    def _scores(
+        self, captions: Sequence[str], text: Tensor, codes: Sequence[Tensor], options: SamplingOptions
+    ) -> Tensor:
+        """How good a candidate for its caption each picture is, (N,)."""
+        if options.scorer:
+            return clip_similarity(clip_at(options.scorer, str(self.device)), captions, self._pixels(codes))
+        return likelihoods(self.model, text, codes)
+
+    def _require_scorer(self, options: SamplingOptions) -> None:
+        """Raise `BadInput` if the scorer cannot be loaded. Drawing may take long."""
+        if options.scorer:
+            clip_at(options.scorer, str(self.device))
 
     def _candidates(
         self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, G, S, K): G heads of width K."""
@@ -101,6 +102,19 @@ class KVCache:
         view.guided = False
         view.keys, view.values = ([tensor[:captions] for tensor in tensors] for tensors in (self.keys, self.values))
         return view
+
+    def captions(self, rows: slice) -> "KVCache":
+        """A view of some captions, into which as many others can be read. Null captions are not in it."""
+        view = copy.copy(self)
+        view.guided = False
+        view.text_mask, view.text = self.text_mask[rows], [tensor[rows] for tensor in self.text]
+        return view
+
+    def widen(self, ids: int) -> None:
+        """Make room for captions of this many ids, if there is less: as padding after the present ones."""
+        if (more := ids - self.text_mask.shape[3]) > 0:
+            self.text_mask = F.pad(self.text_mask, (0, more))
+            self.text = [F.pad(tensor, (0, 0, 0, more)) for tensor in self.text]
 
     def at(self, positions: Positions) -> "list[BlockCache]":
         """The part of each block, for a pass over new tokens at `positions`."""
