@@ -87,7 +87,7 @@ class Rows:
         `answer` says which rows had an EOS, bool (B,), and what pictures were in them.
         """
         config = self.model.config
-        had_eos, then = answer or (torch.empty(0), {})
+        had_eos, then = (answer[0].tolist(), answer[1]) if answer else ([], {})
         have_eos = {picture for row, picture in then.items() if had_eos[row]}
         ended = {row for row, picture in self.live.items() if picture.position >= config.length or picture in have_eos}
         shown = {row: one for row, one in self.live.items() if row in ended or one.position % config.columns == 0}

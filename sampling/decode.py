@@ -171,7 +171,8 @@ class Sampler:
             while batch.fill(more):
                 for _ in range(stride):
                     first, last = batch.positions
-                    cache = buffers.cache if first < guided_length else buffers.cache.without_guidance()
+                    unguided = buffers.cache.guided and first >= guided_length
+                    cache = buffers.cache.without_guidance() if unguided else buffers.cache
                     self._advance(buffers, cache, last, known_tokens, together=first == last)
                     batch.moved()
                 for picture, tokens, ended in batch.drawn(late(buffers.state.finished, {**batch.live})):

@@ -44,15 +44,16 @@ class Stream:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield pictures, uint8 (3, H so far, W); then raise as `result` does, if there is no finished one."""
-        shown: Callable[[], Tensor] | None = None
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda seen=shown: self._picture.done() or self._latest is not seen)
-                shown = self._latest
-            if self._picture.done() or shown is None:
-                break
+        shown = None
+        while (shown := self._later_than(shown)) is not None:
             yield shown()
         yield self.result()
+
+    def _later_than(self, shown: Callable[[], Tensor] | None) -> Callable[[], Tensor] | None:
+        """Wait for another unfinished picture; None if there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._picture.done() or self._latest is not shown)
+            return None if self._picture.done() else self._latest
 
     def _show(self, picture: Callable[[], Tensor] | None) -> None:
         with self._changed:

@@ -170,7 +170,11 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         return {"passes_by_batch": passes, "tokens_a_pass": [round(length / count, 2) for count in passes]}
 
     def _pixels(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """Codes (h, n) -> uint8 (3, H, W) each; one at a time, because in a batch a pixel may round differently."""
+        """Codes (h, n) -> uint8 (3, H, W) each; one at a time, because in a batch a pixel may round differently.
+
+        On a CPU with AVX-512, two threads gave other pixels from three pictures at a time on. One thread gave the same
+        ones, but was no faster: 7.8 ms a picture alone, 7.1 in a batch of 4, 8.6 in one of 16.
+        """
         return [self.tokenizer.decode(one[None].to(self.device))[0].cpu() for one in codes]
 
 

@@ -71,7 +71,7 @@ def test_a_picture_is_as_if_drawn_alone(engine: Any, options: SamplingOptions) -
     """In rows that others of other lengths had before, beside others at other positions."""
     if engine == "packed" and not packed_dtypes():
         pytest.skip("this processor cannot pack linear layers")
-    sampler = Sampler(ending_model(), engine, dtype=torch.float32)
+    sampler = Sampler(ending_model(), engine, dtypes={1: torch.float32})
     expected = alone(sampler, options)
     assert {len(codes) for codes in expected} == {1, 2, 3}
     for rows in (3, COUNT):

@@ -95,6 +95,8 @@ def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None
     loaded = load(bundle)
     together = loaded.generate(PROMPTS, num_images=3, seed=1)
     apart = loaded.generate(PROMPTS, num_images=3, seed=1, batch_size=1)
+    in_turns = loaded.generate(PROMPTS, num_images=3, seed=1, batch_size=2)
+    assert all(torch.equal(a, b) for a, b in zip(together, in_turns, strict=True))
     assert all(a.dtype == torch.uint8 and a.shape[0] == 3 and a.shape[2] == 12 for a in together)
     assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
     assert not torch.equal(together[0], together[1])
