@@ -14,8 +14,7 @@ from sampling.backend import Job
 from sampling.continuous import Picture
 from sampling.decode import DelayedRead, Sampler
 from sampling.options import SamplingOptions
-from seq2seq.model import TokenModel
-from seq2seq.packed import packed_dtypes
+from seq2seq.packed import packing
 
 COUNT = 8
 WAYS = [
@@ -24,13 +23,14 @@ WAYS = [
 ]
 
 
-def ending_model() -> TokenModel:
-    """A model that ends many pictures early, after one row or two."""
-    model = token_model()
-    mask, bias = model.decoder.mask_impossible, torch.zeros(TOKENS.codebook_size + 1)
+@pytest.fixture
+def early_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pictures end after one row or two."""
+    draw, bias = sampling.decode.draw_tokens, torch.zeros(TOKENS.codebook_size + 1)
     bias[TOKENS.eos] = 3.0
-    model.decoder.mask_impossible = lambda logits, t: mask(logits + bias, t)  # type: ignore[method-assign]
-    return model
+    monkeypatch.setattr(
+        sampling.decode, "draw_tokens", lambda logits, noise, options: draw(logits + bias, noise, options)
+    )
 
 
 def asked() -> list[Picture]:
@@ -67,17 +67,19 @@ def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 
 @pytest.mark.parametrize("options", WAYS, ids=["unguided", "guided"])
 @pytest.mark.parametrize("engine", ["plain", "packed"])
+@pytest.mark.usefixtures("early_ends")
 def test_a_picture_is_as_if_drawn_alone(engine: Any, options: SamplingOptions) -> None:
     """In rows that others of other lengths had before, beside others at other positions."""
-    if engine == "packed" and not packed_dtypes():
+    if engine == "packed" and not packing(torch.float32):
         pytest.skip("this processor cannot pack linear layers")
-    sampler = Sampler(ending_model(), engine, dtypes={1: torch.float32})
+    sampler = Sampler(token_model(), engine, dtypes={1: torch.float32})
     expected = alone(sampler, options)
     assert {len(codes) for codes in expected} == {1, 2, 3}
     for rows in (3, COUNT):
         assert same(drawn(sampler, asked(), options, rows), expected)
 
 
+@pytest.mark.usefixtures("early_ends")
 def test_graphs_and_late_answers(graphs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """As on a GPU: with recorded steps, and with a host that learns two steps late what has ended."""
 
@@ -87,7 +89,7 @@ def test_graphs_and_late_answers(graphs: list[Any], monkeypatch: pytest.MonkeyPa
             return answers.pop(0) if len(answers) == 3 else None
 
     answers: list[Any] = []
-    sampler = graph_sampler(ending_model())
+    sampler = graph_sampler(token_model())
     expected = alone(sampler, WAYS[1])
     monkeypatch.setattr(sampling.decode, "DelayedRead", Late)
     assert same(drawn(sampler, asked(), WAYS[1], 3), expected)  # in four rows, the size of a recorded batch
@@ -102,9 +104,10 @@ def steps_of(sampler: Sampler, draw: Callable[[], Any], monkeypatch: pytest.Monk
     return len(calls)
 
 
+@pytest.mark.usefixtures("early_ends")
 def test_no_row_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps are those of the tokens that are drawn, shared between the rows, and what the last pictures take."""
-    sampler, options, pictures = Sampler(ending_model(), "plain"), WAYS[0], asked()
+    sampler, options, pictures = Sampler(token_model(), "plain"), WAYS[0], asked()
     steps = steps_of(sampler, lambda: drawn(sampler, pictures, options, 2), monkeypatch)
     tokens = sum(picture.position for picture in pictures)
     assert tokens / 2 <= steps < tokens / 2 + TOKENS.length
@@ -114,6 +117,7 @@ def test_no_row_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps < apart
 
 
+@pytest.mark.usefixtures("early_ends")
 def test_the_row_of_a_cancelled_picture_is_given_away() -> None:
     sampler, pictures = Sampler(token_model(), "plain"), asked()
     expected = alone(sampler, WAYS[0])
@@ -127,8 +131,9 @@ def test_the_row_of_a_cancelled_picture_is_given_away() -> None:
     assert same([found[i] for i in range(1, COUNT)], expected[1:])
 
 
+@pytest.mark.usefixtures("early_ends")
 def test_known_tokens() -> None:
-    sampler, known = Sampler(ending_model(), "plain"), torch.full((1, TOKENS.length), -1)
+    sampler, known = Sampler(token_model(), "plain"), torch.full((1, TOKENS.length), -1)
     known[0, 4] = 7
     for picture, tokens, ended in sampler.continuously(given(asked()[:3]), WAYS[0], 2, known):
         if ended:
