@@ -18,8 +18,13 @@ hypothesis.settings.register_profile("all")  # what `make test-all` loads: ten t
 
 os.environ.pop("TESSERA_BUNDLE", None)  # the one in the clone
 os.environ["NPM_CONFIG_OFFLINE"] = "true"  # no test reaches a network, whatever it calls
+os.environ["OMP_WAIT_POLICY"] = "passive"  # commands that tests start do not spin while other tests need the cores
 
-torch.set_num_threads(1)  # enough for tiny models; more wait for each other where something else runs beside the tests
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Enough for tiny models; more wait for each other where something else runs beside the tests. Trainers set it."""
+    torch.set_num_threads(1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -38,12 +38,10 @@ SPEED = {"images_per_second", "tokens_per_second"}
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -55,12 +55,10 @@ def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     One core is enough for such small models. With more they are slow when another training runs on the same machine.
     """
-    threads = torch.get_num_threads()
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(threads)
 
 
 def config(out: Path, **options: Any) -> TrainingConfig:
