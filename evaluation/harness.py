@@ -60,7 +60,9 @@ class EvaluationSetup:
 
     judge: Judge
     originals: Sequence[Tensor] = ()
-    """The real picture of each prompt, if the prompts are captions of pictures."""
+    """The real picture of each prompt, if the prompts are captions of pictures; a square, white below a low one."""
+    heights: Sequence[int] = ()
+    """The height in pixels of each of them."""
     training: CaptionedImages | None = None
     """Captioned training pictures, for the control row of nearest captions."""
 
@@ -109,35 +111,40 @@ def open_setup(suite: Suite | None, size: int, options: JudgeOptions) -> Evaluat
 def score_with_controls(
     setup: EvaluationSetup,
     pictures: Pictures,
+    heights: Sequence[int] | None,
     prompts: Sequence[Prompt],
     repeats: int,
     tokenizer: ImageTokenizer | None,
 ) -> tuple[Scores, dict[str, Scores], dict[str, list[Tensor]]]:
     """Score pictures, `repeats` in a row for each prompt, and the control rows that there are.
 
-    The controls are `real`, `reconstruction` (with a tokenizer) and `nearest_caption` (with prompts and training
-    pictures).
+    `heights` are those of the pictures in pixels, if they are squares of white with lower pictures at their top. The
+    controls are `real`, `reconstruction` (with a tokenizer) and `nearest_caption` (with prompts and training pictures).
 
     Returns:
         the scores of the pictures; the scores of each control; the pictures of each control.
     """
-    originals = list(setup.originals)
+    originals, of_originals = list(setup.originals), setup.heights or None
     repeated = [prompt for prompt in prompts for _ in range(repeats)]
-    scores = setup.judge.score(pictures, repeated, paired=bool(originals), label="the pictures")
+    scores = setup.judge.score(pictures, repeated, heights=heights, paired=bool(originals), label="the pictures")
     controls: dict[str, list[Tensor]] = {}
     controls["real"] = originals or [setup.judge.reference[i] for i in range(len(setup.judge.reference))]
+    its_heights = {"real": of_originals, "reconstruction": of_originals}
     if tokenizer is not None:
         controls["reconstruction"] = list(reconstructed(tokenizer, controls["real"]))
     if setup.training is not None and prompts:
         captions = [setup.training.captions(i)[0] for i in range(len(setup.training))]
         nearest = nearest_captions([prompt.text for prompt in prompts], captions)
         controls["nearest_caption"] = [setup.training[i] for i in nearest]
+        its_heights["nearest_caption"] = _heights(setup.training, nearest)
     control_scores = {}
     for name, control in controls.items():
         its_prompts = prompts if originals or name == "nearest_caption" else ()
         paired = name == "reconstruction" or (bool(originals) and name == "nearest_caption")
-        label = name.replace("_", " ")
-        control_scores[name] = setup.judge.score(control, its_prompts, real=name == "real", paired=paired, label=label)
+        control_scores[name] = setup.judge.score(
+            control, its_prompts, heights=its_heights[name], real=name == "real", paired=paired,
+            label=name.replace("_", " "),
+        )  # fmt: skip
     return scores, control_scores, controls
 
 
@@ -172,9 +179,9 @@ def _same(reference: str, source: str) -> bool:
     return Path(reference).resolve() == Path(source).resolve()
 
 
-def _to_its_height(pictures: CaptionedImages, i: int) -> Tensor:
-    """Picture `i` without the white below it, as a model draws it."""
-    return pictures[i][:, : round(pictures.height(i) * pictures.size)]
+def _heights(pictures: CaptionedImages, indices: Sequence[int]) -> list[int]:
+    """Heights in pixels; the squares are white below them."""
+    return [round(pictures.height(i) * pictures.size) for i in indices]
 
 
 def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> EvaluationSetup:
@@ -184,7 +191,8 @@ def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> Evaluatio
     missing = [prompt.key for prompt in suite.prompts if prompt.key not in rows]
     if missing:
         raise BadInput(f"{suite.source}: has no picture {missing[0]}, which suite {suite.name} asks for")
-    originals = [_to_its_height(everything, rows[prompt.key]) for prompt in suite.prompts]
+    places = [rows[prompt.key] for prompt in suite.prompts]
+    originals = [everything[i] for i in places]
     has_concepts = all(prompt.concept for prompt in suite.prompts) and suite.source == SOURCE
     gallery_size = options.gallery_size
     if has_concepts and gallery_size > (most := len(everything) // (2 * len(ORIGINALS))):
@@ -194,7 +202,9 @@ def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> Evaluatio
         emoji_gallery(everything, suite.prompts, gallery_size) if has_concepts else None,
     )  # fmt: skip
     training = open_source(suite.source, size=size, split=TRAIN, cache=options.cache)
-    return EvaluationSetup(judge=judge, originals=originals, training=training)
+    return EvaluationSetup(
+        judge=judge, originals=originals, heights=_heights(everything, places), training=training
+    )  # fmt: skip
 
 
 def _setup_of_reference(reference: str, size: int, options: JudgeOptions) -> EvaluationSetup:

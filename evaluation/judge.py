@@ -84,6 +84,7 @@ class Judge:
         pictures: Pictures,
         prompts: Sequence[Prompt] = (),
         *,
+        heights: Sequence[int] | None = None,
         real: bool = False,
         paired: bool = False,
         label: str = "",
@@ -95,6 +96,7 @@ class Judge:
         Args:
             pictures: N pictures.
             prompts: N prompts, or none.
+            heights: their heights in pixels, N, if below them the pictures are filled with white; by default H.
             real: the pictures are the reference itself. Its two halves are then compared with each other; metrics that
                 depend on the number of pictures get names that end in `_halves`. Other sets get these metrics too,
                 against the second half, so that they can be read beside the reference's own.
@@ -127,7 +129,11 @@ class Judge:
             if prompts and network.name in self._gallery_features:
                 self._retrieve(scores, network.name, features, prompts, excluded)
         if prompts and all(prompt.attribute for prompt in prompts):
-            right = [is_right(p.attribute, p.expected, x) for x, p in zip(pictures, prompts, strict=True)]
+            own = [heights[i] if heights else None for i in order]
+            right = [
+                is_right(p.attribute, p.expected, x[:, :height])
+                for x, p, height in zip(pictures, prompts, own, strict=True)
+            ]
             scores.pictures["attribute_accuracy"] = torch.tensor(right)
         _add_means(scores, prompts)
         scores.pictures = {name: values[place] for name, values in scores.pictures.items()}

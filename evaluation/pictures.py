@@ -61,6 +61,11 @@ def read_pictures(files: Sequence[Path], *, ended_early: bool = False) -> Tensor
     return torch.stack(pictures)
 
 
+def read_heights(files: Sequence[Path]) -> list[int]:
+    """The heights of picture files in pixels. Raises `BadInput` for a file that cannot be read."""
+    return [readable(whole, file).shape[1] for file in files]
+
+
 def list_prompted(folder: Path) -> tuple[list[Path], list[str]]:
     """The picture files of a folder and their prompts, from `generation.json` or `metadata.jsonl`.
 

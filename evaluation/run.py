@@ -32,7 +32,7 @@ from evaluation.harness import (
     summary,
 )
 from evaluation.metrics import mean
-from evaluation.pictures import read_pictures
+from evaluation.pictures import read_heights, read_pictures
 from evaluation.result import differences, header, read_result, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.drawing import DrawingOptions, Request, draw, missing
@@ -170,9 +170,11 @@ def evaluate(suite: Suite, bundle: Bundle, setup: EvaluationSetup, options: RunO
         print(f"scored before: {out / 'result.json'}")
         return
     scores, controls, control_pictures = score_with_controls(
-        setup, read_pictures(files, ended_early=True), suite.prompts, options.num_images, bundle.tokenizer
-    )
-    if setup.originals:
+        setup, read_pictures(files, ended_early=True), read_heights(files), suite.prompts, options.num_images,
+        bundle.tokenizer,
+    )  # fmt: skip
+    whole = all(height == bundle.tokenizer.config.image_size for height in setup.heights)
+    if setup.originals and whole:  # the likelihood is of whole pictures
         captions, originals = [prompt.text for prompt in suite.prompts], torch.stack(list(setup.originals))
         backend = bundle.backend(options.backend.kind)
         bits = backend.likelihood(captions, originals)

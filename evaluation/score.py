@@ -17,7 +17,7 @@ from evaluation.harness import (
     score_with_controls,
     summary,
 )
-from evaluation.pictures import list_pictures, list_prompted, read_pictures
+from evaluation.pictures import list_pictures, list_prompted, read_heights, read_pictures
 from evaluation.result import header, write_result
 from evaluation.suites import Prompt, Suite, open_suite
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -61,7 +61,8 @@ def main(options: ScoreOptions) -> None:
         raise BadInput(f"{files[0]}: {width}x{height} pixels; pictures must be square")
     setup = open_setup(suite, width, options)
     tokenizer = ImageTokenizer.from_pretrained(options.tokenizer, device=options.device) if options.tokenizer else None
-    scores, controls, _ = score_with_controls(setup, pictures, prompts, repeats, tokenizer)
+    heights = read_heights(files) if ours else None
+    scores, controls, _ = score_with_controls(setup, pictures, heights, prompts, repeats, tokenizer)
     protocol = {
         **setup.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)} if suite else None,

@@ -24,7 +24,7 @@ from evaluation.gallery import RealGallery, emoji_gallery
 from evaluation.harness import JudgeOptions, open_networks, require_reference
 from evaluation.judge import Judge
 from evaluation.measure import MEASUREMENTS
-from evaluation.pictures import Folder, list_pictures, list_prompted, padded, read_pictures
+from evaluation.pictures import Folder, list_pictures, list_prompted, padded, read_heights, read_pictures
 from evaluation.result import differences
 from evaluation.suites import SUITES, Prompt, Suite, open_suite
 from training.errors import BadInput
@@ -517,6 +517,21 @@ def test_a_picture_that_ended_early_is_padded_with_white() -> None:
     assert square.shape == (3, 12, 12)
     assert square[:, :4].max() == 0
     assert square[:, 4:].min() == 255
+
+
+def test_a_low_picture_in_a_square_has_its_own_height(tmp_path: Path) -> None:
+    """Pictures of several heights were refused, so the suite `scenes/low` could not be scored."""
+    low, heights = [padded(picture[:, : 8 * (i % 8 + 1)]) for i, picture in enumerate(pictures(1, size=64))], []
+    for i, picture in enumerate(low):
+        heights.append(8 * (i % 8 + 1))
+        to_pil(picture[:, : heights[-1]]).save(tmp_path / f"{i:02d}.png")
+    prompts = [Prompt(text="a", attribute="height", expected=str(i % 8 + 1)) for i in range(len(low))]
+    files = sorted(tmp_path.glob("*.png"))
+    assert read_heights(files) == heights
+    assert torch.equal(read_pictures(files, ended_early=True), torch.stack(low))
+    for given, right in ((heights, 1), (None, 1 / 8)):
+        scores = judge(tmp_path / "cache").score(low, prompts, heights=given)
+        assert scores.metrics["attribute_accuracy"].value == right
 
 
 def test_a_missing_source_gives_one_line() -> None:
