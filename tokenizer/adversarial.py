@@ -95,7 +95,8 @@ class Judge(nn.Module):
 
     def forward(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """Batches of pictures (B, 3, H, W) in [-1, 1] -> the logits (B, N) of each batch, which do not mix."""
-        return tuple(self.network(images) for images in batches)
+        # Convolutions are faster in this format, here and in the backward pass.
+        return tuple(self.network(images.contiguous(memory_format=torch.channels_last)) for images in batches)
 
     @torch.no_grad()
     def track(self, real: Tensor, made: Tensor, decay: float) -> None:
