@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.losses import ReconstructionConfig
+from tokenizer.parts import QUANTIZERS
 from training.errors import BadInput
 
 ALIGNED = replace(ADVERSARIAL, alignment=0.5, alignment_stride=4, lecam=0.0, r1=0.0)
@@ -57,6 +58,18 @@ def test_adaptive_alignment_and_a_discriminator_resume_exactly(tmp_path: Path) -
     assert_same_run(tmp_path / "straight", tmp_path / "died")
     assert_same_checkpoints(tmp_path / "straight", tmp_path / "died", "projection")
     assert all(line["alignment_weight"] > 0 for line in log(tmp_path / "died"))
+
+
+@pytest.mark.parametrize("kind", sorted({*QUANTIZERS.kinds} - {IMAGES.quantizer.kind}))  # that one does above
+def test_every_quantizer_resumes_exactly(kind: str, tmp_path: Path) -> None:
+    """With the codebooks that gradients or averages move, and the random choices of those that restart codes."""
+    model = replace(IMAGES, quantizer=QUANTIZERS[kind](**({"dim": 16} if kind in ("ibq", "simvq", "vq") else {})))
+    task = ReconstructionConfig(perceptual=0)
+    fit(tmp_path / "straight", task, steps=4, model=model)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "died", task, steps=4, model=model, at=fail_at(3))
+    fit(tmp_path / "died", task, steps=4, model=model)
+    assert_same_run(tmp_path / "straight", tmp_path / "died")
 
 
 def test_too_few_codes_in_use_stop_the_run_before_it_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
