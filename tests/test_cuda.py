@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_sampling_continuous import WAYS, alone, asked, drawn, early_ends  # noqa: F401
 from test_seq2seq_train import _fresh_accelerator, fit, parts  # noqa: F401
 from tiny_models import TOKENS, captions, diffusion_model, token_model
 from torch import Tensor
@@ -52,6 +53,15 @@ def test_a_picture_is_the_same_in_every_batch_of_a_size() -> None:
     eight = sampler.draw(captions(8).cuda(), torch.arange(8).cuda(), GUIDED)
     five = sampler.draw(captions(8)[:5].cuda(), torch.arange(5).cuda(), GUIDED)
     assert all(torch.equal(a, b) for a, b in zip(five, eight, strict=False))
+
+
+@pytest.mark.usefixtures("early_ends")
+@pytest.mark.parametrize("options", WAYS)
+def test_continuous_batches_draw_what_a_cpu_draws_alone(options: SamplingOptions) -> None:
+    """Rows that are free get the next captions while the other rows' graphs are replayed."""
+    found = drawn(Sampler(token_model().cuda(), "graph"), asked(), options, rows=2)
+    for here, expected in zip(found, alone(Sampler(token_model(), "plain"), options), strict=True):
+        assert torch.equal(here.cpu(), expected.cpu())
 
 
 def test_no_step_waits_for_the_device() -> None:

@@ -26,11 +26,13 @@ WAYS = [
 @pytest.fixture
 def early_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many pictures end after one row or two."""
-    draw, bias = sampling.decode.draw_tokens, torch.zeros(TOKENS.codebook_size + 1)
-    bias[TOKENS.eos] = 3.0
-    monkeypatch.setattr(
-        sampling.decode, "draw_tokens", lambda logits, noise, options: draw(logits + bias, noise, options)
-    )
+    draw = sampling.decode.draw_tokens
+
+    def ends_early(logits: Tensor, *others: Any) -> Tensor:
+        eos = torch.arange(logits.shape[-1], device=logits.device) == TOKENS.eos
+        return draw(logits + 3.0 * eos, *others)
+
+    monkeypatch.setattr(sampling.decode, "draw_tokens", ends_early)
 
 
 def asked() -> list[Picture]:
