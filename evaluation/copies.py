@@ -132,7 +132,7 @@ def _compared(
     metrics = {"distance": mean(distance, higher_is_better=False), "same_codes": mean(same),
                "nearest_is_asked_for": mean(asked_for)}  # fmt: skip
     if (column.folder / "controls" / "reconstruction").is_dir():
-        metrics["distance_real"] = mean(_real(column, prompts, captions, known), higher_is_better=False)
+        metrics["distance_real"] = mean(_real(column, captions, known), higher_is_better=False)
     return {
         "metrics": metrics_to_dict(metrics),
         "pictures": [
@@ -143,11 +143,11 @@ def _compared(
     }  # fmt: skip
 
 
-def _real(column: Column, prompts: Sequence[str], captions: Sequence[Sequence[str]], known: Tensor) -> Tensor:
+def _real(column: Column, captions: Sequence[Sequence[str]], known: Tensor) -> Tensor:
     """The distance of each reconstructed real picture of the suite to the nearest training picture but itself, (N,)."""
-    unique = list(dict.fromkeys(prompts))
-    files = [inside(column.folder, f"controls/reconstruction/{i:05d}.png") for i in range(len(unique))]
-    is_other = torch.tensor([[text not in texts for texts in captions] for text in unique])
+    first = column.first_pictures()
+    files = [inside(column.folder, column.control("reconstruction", i)) for i in first.values()]
+    is_other = torch.tensor([[text not in texts for texts in captions] for text in first])
     return nearest(read_pictures(files), known, is_other)[1]
 
 

@@ -47,6 +47,17 @@ class Column:
     result: Mapping[str, Any]
     pictures: Sequence[Mapping[str, Any]]
 
+    def first_pictures(self) -> dict[str, int]:
+        """The index of the first picture of each prompt. A suite may have several prompts of the same words."""
+        indices: dict[str, int] = {}
+        for index, picture in enumerate(self.pictures):
+            indices.setdefault(str(picture["prompt"]), index)
+        return indices
+
+    def control(self, name: str, index: int) -> str:
+        """File of a control for the picture at `index`. Controls are numbered by prompt, not by picture."""
+        return f"controls/{name}/{index // len(self.result['protocol'].get('seeds', [0])):05d}.png"
+
 
 def index_by_prompt(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int], int]:
     """The index of each picture by prompt, seed, and the number of earlier pictures with both."""
@@ -278,9 +289,7 @@ def _control_names(column: Column) -> list[str]:
 
 
 def _controls(column: Column, index: int) -> list[str]:
-    """The control pictures for the picture at `index`. They are numbered by prompt, not by picture."""
-    prompt = index // len(column.result["protocol"].get("seeds", [0]))
-    return [data_uri(column.folder, f"controls/{name}/{prompt:05d}.png") for name in _control_names(column)]
+    return [data_uri(column.folder, column.control(name, index)) for name in _control_names(column)]
 
 
 def data_uri(folder: Path, name: str) -> str:

@@ -27,7 +27,6 @@ from data.splits import fraction
 from evaluation.compare import mismatches, open_column, with_unique_names
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
-from evaluation.report import Column
 from training.cli import command
 from training.config import require
 from training.errors import BadInput
@@ -104,10 +103,15 @@ def _make(options: SheetOptions) -> int:
     columns = with_unique_names([open_column(path) for path in options.result])
     if wrong := mismatches(columns):
         raise BadInput(f"these results are not of the same prompts: {'; '.join(wrong)}")
-    kinds = {column.name: _first_pictures(column) for column in columns}
-    captions = list(next(iter(kinds.values())))
-    controls = {name: dict(zip(captions, _control(columns[0], name, len(captions)), strict=True)) for name in CONTROLS}
-    kinds |= controls
+    kinds = {
+        column.name: {
+            caption: inside(column.folder, column.pictures[i]["file"]) for caption, i in column.first_pictures().items()
+        }
+        for column in columns
+    }
+    first, captions = columns[0], columns[0].first_pictures()
+    for name in CONTROLS:
+        kinds[name] = {caption: inside(first.folder, first.control(name, i)) for caption, i in captions.items()}
     chosen = sorted(captions, key=lambda caption: fraction(f"sheet {caption}"))[: options.count]
     names = list(kinds)
     pictures: dict[str, dict[str, str]] = {}
@@ -125,18 +129,6 @@ def _make(options: SheetOptions) -> int:
         write_text(folder / "answers.csv", _written(_ANSWER, answers))
     write_json(options.out / "key.json", {"kinds": names, "pictures": pictures})
     return len(names)
-
-
-def _first_pictures(column: Column) -> dict[str, Path]:
-    """The first picture of each prompt."""
-    found: dict[str, Path] = {}
-    for picture in column.pictures:
-        found.setdefault(str(picture["prompt"]), inside(column.folder, picture["file"]))
-    return found
-
-
-def _control(column: Column, name: str, count: int) -> list[Path]:
-    return [inside(column.folder, f"controls/{name}/{i:05d}.png") for i in range(count)]
 
 
 def _sheet(file: Path, pictures: Tensor) -> None:

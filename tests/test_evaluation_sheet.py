@@ -17,25 +17,26 @@ from evaluation.result import header, write_result
 from training.cli import command
 
 SUBJECT = {"backend": "x", "codes_id": "x", "pixels_id": "x", "model_id": "x", "options": {}}
-CAPTIONS = [f"picture {i}" for i in range(5)]
+CAPTIONS = ["a fox", "a fox", "a cat", "a dog", "a bee"]
 
 
 def result(folder: Path, name: str, shade: int) -> Path:
-    """A result of five prompts; its pictures have one shade, and so has each control."""
+    """A result of five prompts, two with the same words, and two seeds. Its pictures have one shade and a little."""
     for where, colour in (("pictures", shade), ("controls/real", 200), ("controls/reconstruction", 100)):
         (folder / where).mkdir(parents=True)
         for i in range(len(CAPTIONS)):
-            picture = torch.full((3, 16, 16), colour + i, dtype=torch.uint8)
-            to_pil(picture).save(folder / where / f"{i:05d}.png")
+            picture = to_pil(torch.full((3, 16, 16), colour + i, dtype=torch.uint8))
+            for number in (2 * i, 2 * i + 1) if where == "pictures" else (i,):
+                picture.save(folder / where / f"{number:05d}.png")
     protocol = {
         "metrics_version": 5, "reference": {"name": "r", "fingerprint": "f", "count": 5}, "networks": {},
-        "resizer": "z", "suite": {"name": "s", "hash": "h", "count": 5}, "seeds": [0], "count": 5, "image_size": 16,
+        "resizer": "z", "suite": {"name": "s", "hash": "h", "count": 5}, "seeds": [0, 1], "count": 10, "image_size": 16,
     }  # fmt: skip
-    scored = {"count": 5, "metrics": {}, "categories": {}, "notes": [], "controls": {}}
+    scored = {"count": 10, "metrics": {}, "categories": {}, "notes": [], "controls": {}}
     write_result(folder / "result.json", {
         **header("generation", name, protocol), "subject": SUBJECT, **scored,
-        "pictures": [{"file": f"pictures/{i:05d}.png", "prompt": text, "seed": 0, "scores": {}}
-                     for i, text in enumerate(CAPTIONS)],
+        "pictures": [{"file": f"pictures/{2 * i + seed:05d}.png", "prompt": text, "seed": seed, "scores": {}}
+                     for i, text in enumerate(CAPTIONS) for seed in range(2)],
     })  # fmt: skip
     return folder
 
