@@ -109,9 +109,9 @@ def _make(options: SheetOptions) -> int:
         }
         for column in columns
     }
-    first, captions = columns[0], columns[0].first_pictures()
+    one, captions = columns[0], columns[0].first_pictures()
     for name in CONTROLS:
-        kinds[name] = {caption: inside(first.folder, first.control(name, i)) for caption, i in captions.items()}
+        kinds[name] = {caption: inside(one.folder, one.control(name, i)) for caption, i in captions.items()}
     chosen = sorted(captions, key=lambda caption: fraction(f"sheet {caption}"))[: options.count]
     names = list(kinds)
     pictures: dict[str, dict[str, str]] = {}
