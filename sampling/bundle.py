@@ -21,6 +21,7 @@ from tokenizer.text import TextTokenizer
 from training.cli import command
 from training.errors import BadInput
 from training.files import copy, holds_files, locked, put, remove, write_bytes, write_json, write_text
+from training.hub import fetched
 from training.markdown import fenced, plain, tabulated
 from training.record import FILE as RECORD
 from training.record import read_record
@@ -38,7 +39,7 @@ class BundleOptions:
     """Copy trained models into one folder with an index and a model card, after checking that they fit together."""
 
     text: Path
-    """Text tokenizer folder."""
+    """Text tokenizer: a folder. Each of the parts may also be on the Hub, `hf://owner/name@commit`."""
     tokenizer: Path
     """Image tokenizer: the `model` folder of a run."""
     backend: list[str] = field(default_factory=list)
@@ -91,15 +92,16 @@ def assemble(options: BundleOptions) -> None:
 
     In an existing bundle only these files are replaced. Raises `BadInput`, and leaves an existing bundle as it is:
 
-    - when the parts do not fit together, or one of their files is a link;
+    - when the parts do not fit together, or one of their files is a link to outside its folder;
     - when a part lies inside `out` (other than as that part of the bundle), or `out` inside a part;
     - when `out` has files and is not a bundle.
     """
-    parts = {"text": options.text, "tokenizer": options.tokenizer, **options.models}
-    parts |= {"upsampler": options.upsampler} if options.upsampler else {}
+    given = {"text": options.text, "tokenizer": options.tokenizer, **options.models}
+    given |= {"upsampler": options.upsampler} if options.upsampler else {}
     if not options.models:
         raise BadInput("the bundle would have no model that draws: give --backend autoregressive=RUN/model, or another")
-    out = options.out.resolve()
+    out, files = options.out.resolve(), part_files(options.models)
+    parts = {name: fetched(path, files[name])[0] for name, path in given.items()}
     _require_apart(parts, out)
     if out.exists() and not _is_bundle(out) and not (out.is_dir() and not holds_files(out)):
         raise BadInput(f"{options.out}: is there already and is not a bundle; choose another --out")
@@ -108,7 +110,7 @@ def assemble(options: BundleOptions) -> None:
     with locked(out), TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         new, old = Path(work) / "new", Path(work) / "old"
         for name, folder in parts.items():
-            _copy(folder, new / name, part_files(options.models)[name])
+            _copy(folder, new / name, files[name])
         write_json(new / "bundle.json", {"version": 1, "parts": list(parts)})
         bundle = _loaded(new, parts)
         if report and report["pixels_id"] != bundle.tokenizer.pixels_id:
@@ -116,7 +118,7 @@ def assemble(options: BundleOptions) -> None:
                 f"{options.reconstruction}: is of the image tokenizer {report['pixels_id']}, "
                 f"but this one is {bundle.tokenizer.pixels_id}"
             )
-        write_text(new / "README.md", _signed(card(options, bundle, report)))
+        write_text(new / "README.md", _signed(card(options.name, parts, bundle, report)))
         _replace(out, new, old)
 
 
@@ -132,10 +134,8 @@ def _loaded(copies: Path, parts: Mapping[str, Path]) -> Bundle:
 
 
 def _require_apart(parts: Mapping[str, Path], out: Path) -> None:
-    """Raise `BadInput` for a part that is missing, lies inside `out` or contains it, or whose place is a link."""
+    """Raise `BadInput` for a part that lies inside `out` or contains it, or whose place is a link."""
     for name, folder in parts.items():
-        if not folder.is_dir():
-            raise BadInput(f"--{name} {folder}: no such folder")
         part = folder.resolve()
         if part != out / name and (part.is_relative_to(out) or out.is_relative_to(part)):
             raise BadInput(f"--{name} {folder}: this folder and --out lie in one another; choose another --out")
@@ -149,8 +149,8 @@ def _copy(part: Path, to: Path, names: Iterable[str]) -> None:
     to.mkdir(parents=True)
     for name in names:
         file = part / name
-        if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise BadInput(f"{file}: must be a regular file, not a link or a folder; put a copy in its place")
+        if file.exists() and not file.is_file():
+            raise BadInput(f"{file}: must be a regular file")
         if name == RECORD and file.exists():
             write_json(to / name, read_record(part))  # which removes the paths of this machine
         elif file.exists():
@@ -229,17 +229,18 @@ def _report(file: Path) -> dict[str, Any]:
     return report
 
 
-def card(options: BundleOptions, bundle: Bundle, report: dict[str, Any]) -> str:
+def card(title: str, parts: Mapping[str, Path], bundle: Bundle, report: dict[str, Any]) -> str:
     """The model card in Markdown, with the front matter that the Hub reads."""
-    runs = {"Image tokenizer": read_record(options.tokenizer)}
-    runs |= {backend_class(kind).title.capitalize(): read_record(folder) for kind, folder in options.models.items()}
-    runs |= {"Upsampler": read_record(options.upsampler)} if options.upsampler else {}
+    names = {"tokenizer": "image tokenizer", **{kind: backend_class(kind).title for kind in bundle.models}}
+    runs = {
+        names.get(part, part).capitalize(): read_record(folder) for part, folder in parts.items() if part != "text"
+    }
     data = [str(run.get("data")) for run in runs.values()]
     emoji = [source for source in data if source.partition(":")[0] == "emoji"]
     licence = "cc-by-sa-4.0" if emoji else "other"
     sections = [
         f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
-        f"# {plain(options.name)}",
+        f"# {plain(title)}",
         f"Text to image: {_contents(bundle)}, which fit together.\nAssembled {datetime.now(UTC):%Y-%m-%d}.",
         "```python\nfrom sampling import load\n\npictures = load(PATH).generate([PROMPT])\n```",
         "## Parts\n\n" + _parts(bundle),

@@ -1,5 +1,6 @@
 """Access to the Hub: only by an explicit form, at a fixed commit, and only for the needed files. Uses no network."""
 
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from tiny_models import save_bundle
 
 from data.source import open_source
 from diffusion.text import TextConfig, resolve_text_config, transformers_encoder
+from sampling.bundle import BundleOptions, assemble
 from sampling.clip import Clip
 from sampling.pipeline import load
 from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.text import TextTokenizer
 from training.errors import BadInput
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -109,6 +112,27 @@ def test_a_model_is_two_files(remote: Hub) -> None:
     model = ImageTokenizer.from_pretrained("hf://some/thing", dtype=torch.float32)
     assert model.config.quantizer.size == 20
     assert remote.asked[0]["allow_patterns"] == ["config.json", "model.safetensors"]
+
+
+def test_a_part_of_a_bundle_may_be_on_the_hub(remote: Hub, tmp_path: Path) -> None:
+    """Its files are links into the Hub's cache."""
+    made, blobs = save_bundle(tmp_path / "made"), tmp_path / "blobs"
+    shutil.move(made / "tokenizer", blobs)
+    for file in blobs.iterdir():
+        (remote.folder / file.name).symlink_to(file)
+    parts = {"text": made / "text", "tokenizer": Path("hf://some/thing"), "out": tmp_path / "out"}
+    assemble(BundleOptions(**parts, backend=[f"autoregressive={made / 'autoregressive'}"]))
+    copies = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert len(copies) == 8
+    assert not any(file.is_symlink() for file in copies)
+    assert load(tmp_path / "out").generate(["a fox"])
+
+
+def test_a_text_tokenizer_is_two_files(remote: Hub, tmp_path: Path) -> None:
+    there = save_bundle(tmp_path / "made") / "text"
+    for file in there.iterdir():
+        shutil.copy(file, remote.folder)
+    assert TextTokenizer.from_pretrained("hf://some/thing").text_id == TextTokenizer.from_pretrained(there).text_id
 
 
 def test_a_data_set_is_pinned_and_its_pictures_come_from_any_depth(

@@ -14,6 +14,7 @@ from torch import Tensor
 from training.config import MAX_WIDTH, from_dict, require, to_dict
 from training.errors import BadInput
 from training.files import write_bytes, write_json
+from training.hub import fetched
 from training.strict_json import read_bytes, read_json
 
 PAD, EOS, NULL, UNKNOWN = range(4)
@@ -69,9 +70,12 @@ class TextTokenizer:
         return cls(config, model.getvalue())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "TextTokenizer":
-        """Load a folder of `config.json` and `spiece.model`. Raises `BadInput` when either is missing or damaged."""
-        folder = Path(folder)
+    def from_pretrained(cls, path: str | Path) -> "TextTokenizer":
+        """Load a folder of `config.json` and `spiece.model`, or a model on the Hub, `hf://owner/name@commit`.
+
+        Raises `BadInput` when a file is missing or damaged.
+        """
+        folder, _ = fetched(path, ("config.json", "spiece.model"))
         values = read_json(folder / "config.json")
         if values.pop("model", None) != cls.__name__:
             raise BadInput(f"{folder / 'config.json'}: does not describe a text tokenizer")
