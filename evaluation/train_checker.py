@@ -22,7 +22,7 @@ from data.emoji.corpus import EmojiCorpus
 from data.scenes.corpus import things
 from data.scenes.sprites import Sprites, tinted
 from data.scenes.vocabulary import BACKGROUNDS, THINGS, Thing
-from evaluation.checker import WEIGHTS, ThingNetwork, crop
+from evaluation.checker import ThingNetwork, crop
 from evaluation.segment import background, pieces
 from training.cli import command
 from training.config import require
@@ -35,7 +35,7 @@ _CANVAS = 64
 class TrainCheckerOptions:
     """Trains the network that names the things in pictures of scenes."""
 
-    out: Path = WEIGHTS
+    out: Path = Path("outputs/checker.safetensors")
     """File to write."""
     steps: int = 2500
     """Batches to train on."""

@@ -75,9 +75,10 @@ def main(options: BundleOptions) -> None:
 def samples_by(kind: str, text: TextTokenizer, tokenizer: ImageTokenizer) -> Callable[[Any, list[str]], list[Tensor]]:
     """The function by which a trainer draws sample pictures: (model, captions) -> uint8 (3, H, W) each."""
     # engine "plain": preparing another one for the current weights takes longer than drawing twelve pictures
+    # `draw` and not `generate`, because captions may be longer than prompts
     return lambda model, captions: Bundle(
         text=text, tokenizer=tokenizer, models={kind: model}, engine="plain"
-    ).generate(captions)
+    ).draw([(caption, 0) for caption in captions])
 
 
 def bundle_run(kind: str, run: RunFolder, text: str, tokenizer: str) -> None:

@@ -18,13 +18,14 @@ from PIL import Image
 from tiny_models import save_bundle
 
 from sampling import Bundle, SamplingOptions, Start, load
-from sampling.bundle import BundleOptions
+from sampling.bundle import BundleOptions, samples_by
 from sampling.bundle import assemble as assemble_bundle
 from sampling.choose import candidate_seeds, likelihoods
 from sampling.decode import Sampler
 from sampling.generate import GenerateOptions, main
 from sampling.picture_files import file_name, read_png, require_replaceable, write_picture
 from sampling.token_backend import TokenBackend, known_tokens
+from tokenizer.text import CaptionCut
 from training.cli import command
 from training.command_line import parse
 from training.errors import BadInput
@@ -577,6 +578,13 @@ def test_a_changed_init_image_is_drawn_from_again(bundle: Path, tmp_path: Path) 
     for color in ("red", "blue"):
         Image.new("RGB", (12, 12), color).save(tmp_path / "it.png")
         assert "1 pictures in" in generate(*ask, "--out", tmp_path / "out")
+
+
+def test_a_trainer_draws_captions_that_are_longer_than_prompts(bundle: Path) -> None:
+    its = load(bundle)
+    draw = samples_by("autoregressive", its.text, its.tokenizer)
+    with pytest.warns(CaptionCut):
+        assert len(draw(its.models["autoregressive"], ["a very long fox " * 100, "a fox"])) == 2
 
 
 def test_processes_share_the_work_and_draw_the_same(bundle: Path, tmp_path: Path) -> None:
