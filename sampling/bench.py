@@ -272,7 +272,7 @@ def markdown(result: dict[str, Any]) -> str:
     rows = result["rows"]
     names = list(dict.fromkeys(row["variant"] for row in rows))
     sizes = list(dict.fromkeys((row["tokens"], row["batch"]) for row in rows))
-    head = ["tokens", "pictures at a time", *names, "times as fast", "without bfloat16", "of the bandwidth"]
+    head = ["tokens", "pictures at a time", *names, "speed-up over transformers", "in float32", "share of bandwidth"]
     lines = []
     for tokens, batch in sizes:
         here = {row["variant"]: row for row in rows if (row["tokens"], row["batch"]) == (tokens, batch)}
