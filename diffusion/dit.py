@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from diffusion.condition import CaptionCache, TimeEmbedding, mean_state, view_per_reader
 from seq2seq.layers import CrossBlock, Memory, RMSNorm
 from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
+from training.recompute import call
 
 _EMBEDDING_STD = 0.4
 """Standard deviation of initial position embeddings. Smaller ones are lost in what blocks add, as with text."""
@@ -35,6 +36,8 @@ class DiTConfig:
     """Number of blocks."""
     dropout: float = 0.1
     """Dropout on the output of every attention and MLP."""
+    recompute: bool = False
+    """Compute activations again in the backward pass instead of keeping them, to save memory."""
 
     def __post_init__(self) -> None:
         require_sizes(self, mlp_width=4 * MAX_WIDTH, heads=MAX_WIDTH, depth=MAX_DEPTH)
@@ -55,6 +58,7 @@ class DiT(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(width, config.heads, config.mlp_width, config.dropout) for _ in range(config.depth)
         )
+        self.recompute = config.recompute
         self.norm = RMSNorm(width)
         self.last_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, out_channels)
@@ -78,7 +82,8 @@ class DiT(nn.Module):
         time = nn.functional.silu(self.time(t) + caption.pooled)
         modulation = rearrange(self.modulation(time), "b (six d) -> b six d", six=6)
         for i, block in enumerate(self.blocks):
-            y = block(y, modulation, views[i], caption.mask, partial(caption.keep, i))
+            arguments = (y, modulation, views[i], caption.mask, partial(caption.keep, i))
+            y = call(block, *arguments, recompute=self.recompute)
         shift, scale = self.last_modulation(time)[:, None].chunk(2, dim=-1)
         return rearrange(self.head(_modulated(self.norm(y), shift, scale)), "b (h w) c -> b c h w", h=h)
 

@@ -55,7 +55,8 @@ class DiffusionModel(PretrainedModel):
 
     config_class = DiffusionModelConfig
     training_only = frozenset({
-        "dit.dropout", "unet.dropout", "text.dropout", "process.times", "process.times_mean", "process.min_snr"
+        "dit.dropout", "dit.recompute", "unet.dropout", "text.dropout", "process.times", "process.times_mean",
+        "process.min_snr",
     })  # fmt: skip
     config: DiffusionModelConfig
 

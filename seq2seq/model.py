@@ -19,6 +19,7 @@ from tokenizer.quantizers import MAX_RESIDUAL_DEPTH
 from tokenizer.text import NULL, PAD
 from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
+from training.recompute import call
 
 
 @dataclass(kw_only=True)
@@ -40,6 +41,8 @@ class TokenModelConfig:
     """Blocks of the image-token decoder."""
     dropout: float = 0.1
     """Dropout on the output of every attention and MLP."""
+    recompute: bool = False
+    """Compute activations again in the backward pass instead of keeping them, to save memory."""
     text_vocab_size: int = 4096
     """Number of ids of the text tokenizer. The trainer sets it."""
     text_length: int = 64
@@ -91,7 +94,7 @@ class TokenModel(PretrainedModel):
     """Text encoder and image-token decoder."""
 
     config_class = TokenModelConfig
-    training_only = frozenset({"dropout"})
+    training_only = frozenset({"dropout", "recompute"})
     config: TokenModelConfig
 
     def __init__(self, config: TokenModelConfig) -> None:
@@ -174,6 +177,7 @@ class TextEncoder(nn.Module):
             EncoderBlock(c.width, c.heads, c.mlp_width, c.dropout) for _ in range(c.encoder_depth)
         )
         self.norm = RMSNorm(c.width)
+        self.recompute = c.recompute
         self.apply(_initialize)
         # At first, a word must be larger than what the blocks add to it. At 0.02, as elsewhere, a model that had seen
         # every picture 16 times ignored captions; at 0.4 it followed them.
@@ -183,7 +187,7 @@ class TextEncoder(nn.Module):
         """Ids (B, S), mask (B, 1, 1, S) -> (B, S, D)."""
         x = self.dropout(self.embed(text) + self.positions[: text.shape[1]])
         for block in self.blocks:
-            x = block(x, mask)
+            x = call(block, x, mask, recompute=self.recompute)
         return self.norm(x)
 
 
@@ -211,7 +215,7 @@ class ImageTokenDecoder(nn.Module):
         x = self.dropout(self.embed(tokens) + self.positions(positions.at))
         caches = cache.at(positions) if cache else [None] * len(self.blocks)
         for block, its_cache in zip(self.blocks, caches, strict=True):
-            x = block(x, text, its_cache)
+            x = call(block, x, text, its_cache, recompute=self.config.recompute)
         return self.mask_impossible(self.head(self.norm(x)), positions.at)
 
     def positions(self, t: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizer.parts import BACKBONES, BackboneConfig
-from tokenizer.recompute import through
 from training.attention import attention
 from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
+from training.recompute import call
 
 _MAX_LEVELS = 15
 """A picture has at most 2**14 pixels a row, and each level but the last halves it."""
@@ -160,7 +160,9 @@ class Encoder(nn.Module):
         # channels last is the layout in which convolutions are fastest, on a CPU too
         x = self.first(images.contiguous(memory_format=torch.channels_last))
         blocks = [block for part in (*self.levels, self.middle) for block in part.values()]
-        return rearrange(self.last(through(blocks, x, recompute=self.recompute)), "b d h w -> b h w d")
+        for block in blocks:
+            x = call(block, x, recompute=self.recompute)
+        return rearrange(self.last(x), "b d h w -> b h w d")
 
 
 class Decoder(nn.Module):
@@ -184,7 +186,9 @@ class Decoder(nn.Module):
         """(B, h, w, D) -> images (B, 3, h * factor, w * factor) about [-1, 1], not clamped."""
         x = self.first(rearrange(z, "b h w d -> b d h w"))
         blocks = [block for part in (self.middle, *self.levels) for block in part.values()]
-        return self.last(through(blocks, x, recompute=self.recompute)).contiguous()
+        for block in blocks:
+            x = call(block, x, recompute=self.recompute)
+        return self.last(x).contiguous()
 
 
 def _norm(channels: int, groups: int) -> nn.GroupNorm:

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.parts import BACKBONES, BackboneConfig
-from tokenizer.recompute import through
 from training.attention import attention
 from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
+from training.recompute import call
 
 _ROTARY_BASE = 100.0
 """Ratio of the fastest rotation to the slowest, about: grids have tens of rows, and not thousands as texts have."""
@@ -172,7 +172,8 @@ class Transformer(nn.Module):
         if not self.rotary:
             x = x + self.rows[:h] + self.columns[:, :w]
         x = rearrange(x, "b h w d -> b (h w) d")
-        x = through(self.blocks, x, angles, recompute=self.recompute)
+        for block in self.blocks:
+            x = call(block, x, angles, recompute=self.recompute)
         return rearrange(self.norm(x), "b (h w) d -> b h w d", h=h)
 
 
