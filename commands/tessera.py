@@ -43,6 +43,7 @@ COMMANDS = (
     Command("compare", "evaluation.compare", "compare results in one report"),
     Command("copies", "evaluation.copies", "find the training picture nearest to each drawn one"),
     Command("sheet", "evaluation.sheet", "make sheets of pictures for people to name, and mark them"),
+    Command("ablation", "evaluation.ablation", "compare training recipes at equal compute"),
     Command("env", "commands.env", "print versions and machine, to paste into a bug report"),
 )
 """All commands, in the order in which data flows. Those without a name are started by `accelerate launch`."""

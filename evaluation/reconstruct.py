@@ -1,7 +1,7 @@
 """Evaluate an image tokenizer: `python -m evaluation.reconstruct --model RUN/model --out FOLDER`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -15,8 +15,8 @@ from tqdm import tqdm
 from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
-from evaluation.features import Lite, cached, extract
-from evaluation.harness import require_packages, require_result_or_nothing
+from evaluation.features import Lite, Network, cached, extract
+from evaluation.harness import JudgeOptions, open_setup, require_packages, require_result_or_nothing
 from evaluation.metrics import (
     ENOUGH_FOR_FRECHET,
     VERSION,
@@ -31,6 +31,7 @@ from evaluation.metrics import (
     usage,
 )
 from evaluation.result import header, write_result
+from evaluation.suites import open_suite
 from sampling.picture_files import require_replaceable, write_picture
 from tokenizer.features import RESIZER
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -58,6 +59,9 @@ class ReconstructOptions:
     """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
     split: str = "heldout-concept"
     """Split to use; your own pictures have `train` and `validation`."""
+    suite: str | None = None
+    """Instead of a split, use the real pictures of a suite of prompts, such as `emoji/validation-style`. Then retrieval
+    measures too whether the reconstructions still show what the captions say."""
     limit: int | None = None
     """Use only this many pictures."""
     batch_size: int = 64
@@ -73,6 +77,21 @@ class ReconstructOptions:
 
     def __post_init__(self) -> None:
         require(self, "batch_size", self.batch_size >= 1, "1 or more")
+        require(self, "suite", self.suite is None or self.limit is None, "absent with a limit")
+
+
+@dataclass(kw_only=True)
+class RealPictures:
+    """The pictures to reconstruct."""
+
+    name: str
+    fingerprint: str
+    images: Tensor
+    """uint8 (N, 3, H, W)."""
+    distances: Callable[[Tensor], Mapping[str, Metric]]
+    """Compares their features with those of their reconstructions, which it takes."""
+    networks: Sequence[Network]
+    """What computes these features."""
 
 
 def main(options: ReconstructOptions) -> None:
@@ -83,21 +102,16 @@ def main(options: ReconstructOptions) -> None:
     require_replaceable(options.out / "pictures.png", _SHEET)
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
     config = model.config
-    pictures = open_source(
-        options.data, size=config.image_size, split=options.split, cache=options.cache, limit=options.limit
-    )
-    if len(pictures) == 0:
-        raise BadInput(f"{options.data}: the split '{options.split}' is empty; give another --split")
-    images = torch.stack([pictures[i] for i in range(len(pictures))])
+    real = _of_suite(options, config.image_size) if options.suite else _of_split(options, config.image_size)
+    images = real.images
     encode, decode = (model.encode, model.decode) if model.has_codes else (model.latents, model.decode_latents)
     encoded, encode_speed = _mapped(encode, images, options, "encoding")
     made, decode_speed = _mapped(decode, encoded, options, "decoding")
     quality = _each(psnr, made, images, options)
-    networks = [Lite(variant, options.device) for variant in (0, 1)] if options.distances else []
     metrics = {
         "psnr": mean(quality),
         "ssim": mean(_each(ssim, made, images, options)),
-        **_distances(networks, made, images, options),
+        **real.distances(made),
         **({"lpips": mean(_each(lpips, made, images, options), higher_is_better=False)} if options.lpips else {}),
         **(_of_codes(encoded, model) if model.has_codes else {}),
         "encode_images_per_second": Metric(value=encode_speed),
@@ -105,15 +119,15 @@ def main(options: ReconstructOptions) -> None:
     }
     protocol = {
         "metrics_version": VERSION,
-        "reference": {"name": pictures.name, "fingerprint": pictures.fingerprint, "count": len(pictures)},
-        "networks": {network.name: network.hash for network in networks},
+        "reference": {"name": real.name, "fingerprint": real.fingerprint, "count": len(images)},
+        "networks": {network.name: network.hash for network in real.networks},
         "resizer": RESIZER, "image_size": config.image_size,
     }  # fmt: skip
     write_result(
         options.out / "report.json",
         {
             **header("reconstruction", redacted_path(options.model), protocol),
-            **model.ids, "source": pictures.name, "fingerprint": pictures.fingerprint, "count": len(pictures),
+            **model.ids, "source": real.name, "fingerprint": real.fingerprint, "count": len(images),
             "subject": {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__},
             "metrics": {name: metric.to_dict() for name, metric in metrics.items()},
         },
@@ -125,8 +139,33 @@ def main(options: ReconstructOptions) -> None:
     labels = [f"{quality[i]:.1f} dB" for i in chosen]
     sheet = grid([*images[chosen], *made[chosen]], ["original"] * len(chosen) + labels, columns=len(chosen))
     write_picture(options.out / "pictures.png", sheet, _SHEET)
-    figures = ", ".join(f"{name} {metric.value:.4g}" for name, metric in metrics.items())
-    print(f"{figures} on {len(pictures)} pictures of {pictures.name}: {options.out / 'report.json'}")
+    figures = ", ".join(f"{name} {metric.value:.4g}" for name, metric in metrics.items() if "_halves" not in name)
+    print(f"{figures} on {len(images)} pictures of {real.name}: {options.out / 'report.json'}")
+
+
+def _of_split(options: ReconstructOptions, size: int) -> RealPictures:
+    pictures = open_source(options.data, size=size, split=options.split, cache=options.cache, limit=options.limit)
+    if len(pictures) == 0:
+        raise BadInput(f"{options.data}: the split '{options.split}' is empty; give another --split")
+    images = torch.stack([pictures[i] for i in range(len(pictures))])
+    networks = [Lite(variant, options.device) for variant in (0, 1)] if options.distances else []
+    return RealPictures(
+        name=pictures.name, fingerprint=pictures.fingerprint, images=images, networks=networks,
+        distances=lambda made: _distances(networks, made, images, options),
+    )  # fmt: skip
+
+
+def _of_suite(options: ReconstructOptions, size: int) -> RealPictures:
+    suite = open_suite(str(options.suite))
+    if not suite.source:
+        raise BadInput(f"--suite {options.suite}: its prompts are not captions of real pictures")
+    setup = open_setup(suite, size, JudgeOptions(cache=options.cache, device=options.device))
+    judge = setup.judge
+    return RealPictures(
+        name=suite.name, fingerprint=str(judge.protocol["reference"]["fingerprint"]),
+        images=torch.stack(list(setup.originals)), networks=judge.networks,
+        distances=lambda made: judge.score(made, suite.prompts, paired=True).metrics if options.distances else {},
+    )  # fmt: skip
 
 
 def _mapped(

@@ -76,9 +76,9 @@ def samples_by(kind: str, text: TextTokenizer, tokenizer: ImageTokenizer) -> Cal
     """The function by which a trainer draws sample pictures: (model, captions) -> uint8 (3, H, W) each."""
     # engine "plain": preparing another one for the current weights takes longer than drawing twelve pictures
     # `draw` and not `generate`, because captions may be longer than prompts
-    return lambda model, captions: Bundle(
-        text=text, tokenizer=tokenizer, models={kind: model}, engine="plain"
-    ).draw([(caption, 0) for caption in captions])
+    return lambda model, captions: Bundle(text=text, tokenizer=tokenizer, models={kind: model}, engine="plain").draw(
+        [(caption, 0) for caption in captions]
+    )
 
 
 def bundle_run(kind: str, run: RunFolder, text: str, tokenizer: str) -> None:
@@ -233,9 +233,7 @@ def _report(file: Path) -> dict[str, Any]:
 def card(title: str, parts: Mapping[str, Path], bundle: Bundle, report: dict[str, Any]) -> str:
     """The model card in Markdown, with the front matter that the Hub reads."""
     names = {"tokenizer": "image tokenizer", **{kind: backend_class(kind).title for kind in bundle.models}}
-    runs = {
-        names.get(part, part).capitalize(): read_record(folder) for part, folder in parts.items() if part != "text"
-    }
+    runs = {names.get(part, part).capitalize(): read_record(folder) for part, folder in parts.items() if part != "text"}
     data = [str(run.get("data")) for run in runs.values()]
     emoji = [source for source in data if source.partition(":")[0] == "emoji"]
     licence = "cc-by-sa-4.0" if emoji else "other"

@@ -9,7 +9,7 @@ from fake_network import FakeNetwork
 from PIL import Image
 from tiny_models import IMAGES
 
-from evaluation import reconstruct
+from evaluation import harness, reconstruct
 from evaluation.result import read_result
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
@@ -41,3 +41,24 @@ def test_a_tokenizer_is_evaluated(
     assert "fd_lite0" not in metrics  # of four pictures
     with Image.open(tmp_path / "out" / "pictures.png") as sheet:
         assert sheet.width > sheet.height
+
+
+def test_reconstructions_of_a_suite_are_named_too(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(IMAGES, "image_size", 16)
+    monkeypatch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
+    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "model")
+    words = ["--model", str(tmp_path / "model"), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+
+    def run(suite: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["reconstruct", *words, "--suite", suite])
+        command(reconstruct.main, reconstruct.ReconstructOptions)
+
+    run(f"{photos}@validation")
+    report = read_result(tmp_path / "out" / "report.json")
+    assert report["count"] == 4
+    assert {"psnr", "kid", "codebook_usage"} <= report["metrics"].keys()
+    with pytest.raises(SystemExit):
+        run("free")
+    assert "--suite free: its prompts are not captions of real pictures" in capsys.readouterr().err

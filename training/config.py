@@ -235,6 +235,12 @@ def _typed(kind: Any, value: Any, field: str, place: str) -> Any:
         return value
     if origin in (list, tuple) and isinstance(value, list | tuple):
         return origin(_items(origin, parts, value, field, place))
+    if origin is dict and isinstance(value, Mapping):
+        key_kind, item_kind = parts
+        return {
+            _typed(key_kind, key, field, place): _typed(item_kind, item, field, f"{place}.{key}")
+            for key, item in value.items()
+        }
     if kind is float and type(value) in (int, float):
         if not (abs(value) < 1e300 and math.isfinite(value)):
             raise BadInput(f"{field} is {_shown(value)}: must be a finite number")
