@@ -2,9 +2,9 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, partial
 from queue import Full
 from types import TracebackType
 from typing import Self
@@ -37,7 +37,7 @@ class Stream:
         return self._picture.result(timeout)()
 
     def cancel(self) -> None:
-        """Give the picture up, unless it is finished. Its row is free from the next step on."""
+        """Give the picture up, unless it is finished. It is drawn no further than `Job.cancelled` says."""
         self.job.cancelled = True
         self._picture.cancel()
         self._show(None)
@@ -129,45 +129,48 @@ class Server:
                 if not self._waiting:
                     return
                 options = self._waiting[0].options
-            self._draw(lambda free, options=options: self._take(free, options), options, self.rows)  # type: ignore[misc]
+            try:
+                self._draw(partial(self._take, options), options, self.rows)
+            except Exception as error:
+                self._draw_alone(options, error)
 
-    def _take(self, free: int, options: BackendOptions) -> list[Stream]:
-        """The oldest requests, as long as they have these options."""
-        taken: list[Stream] = []
+    def _take(self, options: BackendOptions, free: int) -> list[Job]:
+        """The oldest requests, as long as they have these options. From now on they are being drawn."""
+        taken: dict[Job, Stream] = {}
         with self._changed:
             while self._waiting and len(taken) < free:
-                if not self._waiting[0].job.cancelled:
-                    if self._waiting[0].options != options:
+                stream = self._waiting[0]
+                if not stream.job.cancelled:
+                    if stream.options != options:
                         break
-                    taken.append(self._waiting[0])
+                    taken[stream.job] = stream
                 self._waiting.popleft()
-        return taken
+            going_on = {job: stream for job, stream in self._drawing.items() if not job.cancelled}
+            self._drawing = {**going_on, **taken}
+        return [*taken]
 
-    def _draw(self, take: Callable[[int], list[Stream]], options: BackendOptions, rows: int) -> None:
-        """Draw what `take` returns. If that fails, draw each alone: so an error reaches only the request it is of."""
-        drawing = self._drawing
-
-        def more(free: int) -> list[Job]:
-            streams = take(free)
+    def _draw(self, more: Callable[[int], Sequence[Job]], options: BackendOptions, rows: int) -> None:
+        """Draw the jobs that `more` returns, and tell their streams."""
+        for job, picture, finished in self.bundle.backend(options.kind).draw_jobs(more, options, None, rows):
             with self._changed:
-                for job in [job for job in drawing if job.cancelled]:
-                    del drawing[job]
-                drawing.update({stream.job: stream for stream in streams})
-            return [stream.job for stream in streams]
+                stream = self._drawing.pop(job, None) if finished else self._drawing.get(job)
+            if stream:  # else it was cancelled in the meantime
+                stream._end(picture) if finished else stream._show(picture)
 
-        try:
-            for job, picture, finished in self.bundle.backend(options.kind).draw_jobs(more, options, None, rows):
+    def _draw_alone(self, options: BackendOptions, error: Exception) -> None:
+        """Draw each request that `error` stopped alone, so that an error reaches only the request it is of."""
+        if not self._drawing:  # the backend failed before it asked for any
+            self._take(options, 1)
+        stopped = [*self._drawing.values()]
+        for stream in stopped:
+            job = iter([stream.job])
+            try:
+                if len(stopped) == 1:
+                    raise error
+                if not stream.job.cancelled:
+                    self._draw(lambda free, job=job: [*job], options, 1)  # type: ignore[misc]
+            except Exception as its_own:
+                stream._end(its_own)
+            finally:
                 with self._changed:
-                    stream = drawing.pop(job, None) if finished else drawing.get(job)
-                if stream:  # else it was cancelled in the meantime
-                    stream._end(picture) if finished else stream._show(picture)
-        except Exception as error:
-            with self._changed:
-                failed = [*drawing.values()]
-                drawing.clear()
-            if len(failed) == 1:
-                failed[0]._end(error)
-            else:
-                for stream in failed:
-                    again = iter([stream])
-                    self._draw(lambda free, again=again: [*again], options, 1)  # type: ignore[misc]
+                    self._drawing.pop(stream.job, None)

@@ -1,6 +1,7 @@
 """The server: many threads get the pictures that each would get alone."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from queue import Full
@@ -107,6 +108,50 @@ def test_an_error_reaches_only_its_own_stream(
         torch.equal(*pair)
         for pair in zip(found, bundle.generate([PROMPTS[i] for i in (0, 1, 3)], options=PLAIN), strict=True)
     )
+
+
+def test_an_error_before_any_request_is_taken_reaches_its_request(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, nobody was told, and the server tried the oldest request for ever."""
+    backend = bundle.backend("autoregressive")
+    draw_jobs = backend.draw_jobs
+
+    def failing(more: Any, options: Any, *rest: Any) -> Any:
+        if options.guidance > 1:
+            raise MemoryError
+        return draw_jobs(more, options, *rest)
+
+    monkeypatch.setattr(backend, "draw_jobs", failing)
+    with Server(bundle) as server:
+        impossible, possible = ([server.submit(prompt, way) for prompt in PROMPTS[:2]] for way in (GUIDED, PLAIN))
+        for stream in impossible:
+            with pytest.raises(MemoryError):
+                stream.result(60)
+        assert all(stream.result(60).shape[2] == 12 for stream in possible)
+
+
+def test_closing_cancels_what_is_drawn_alone_after_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, it cancelled none of them, because none was waiting or being drawn together."""
+    asked, alone = threading.Event(), threading.Event()
+
+    def failing(more: Any, options: Any, start: Any, rows: int) -> Iterator[Any]:
+        asked.wait(10)
+        (first, *others) = more(rows)
+        if others:
+            raise MemoryError
+        alone.set()
+        while not first.cancelled:
+            time.sleep(0.001)
+        yield from ()
+
+    monkeypatch.setattr(bundle.backend("autoregressive"), "draw_jobs", failing)
+    server = Server(bundle)
+    streams = [server.submit(prompt, PLAIN) for prompt in PROMPTS]
+    asked.set()
+    assert alone.wait(10)
+    server.close(cancel=True)
+    assert all(stream._picture.cancelled() for stream in streams)
 
 
 def test_closing_cancels_on_demand_and_after_an_error(bundle: Bundle, held: threading.Event) -> None:
