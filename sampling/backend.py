@@ -56,7 +56,9 @@ class Job:
     caption: str
     seed: int
     cancelled: bool = False
-    """Any thread may set it to True. Then the picture is not drawn any further."""
+    """Any thread may set it to True. A picture that is not begun is then never begun. One that is drawn continuously is
+    given up at the next step, on a GPU at the next row of tokens. A backend that draws batch by batch, as diffusion
+    does, finishes its batch."""
 
 
 class Progress(NamedTuple):
@@ -130,6 +132,9 @@ class Backend(ABC, Generic[Model, Options]):
         default pictures are drawn batch by batch.
         """
         while jobs := more(rows):
+            jobs = [job for job in jobs if not job.cancelled]
+            if not jobs:
+                continue
             seeds = torch.tensor([job.seed for job in jobs], device=self.device)
             pictures = self.draw([job.caption for job in jobs], seeds, options, start)
             for job, picture in zip(jobs, pictures, strict=True):

@@ -10,6 +10,7 @@ from tiny_models import add_diffusion, save_bundle
 from torch import Tensor
 
 from sampling import BackendOptions, Bundle, DiffusionOptions, SamplingOptions, Start, load
+from sampling.backend import Job
 from training.errors import BadInput
 
 PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat"]
@@ -96,3 +97,20 @@ def test_a_damaged_bundle_index(bundle: Path, tmp_path: Path, parts: list[object
     with pytest.raises(BadInput) as raised:
         load(tmp_path)
     assert said in str(raised.value)
+
+
+def test_a_cancelled_job_is_not_begun(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a backend that draws batch by batch."""
+    backend = load(bundle).backend("diffusion")
+    batches: list[list[str]] = []
+
+    def draw(captions: list[str], *_: object) -> list[Tensor]:
+        batches.append(captions)
+        return [torch.zeros(3)] * len(captions)
+
+    monkeypatch.setattr(backend, "draw", draw)
+    jobs = [Job(caption=name, seed=0, cancelled=name in "cde") for name in "abcdef"]
+    turns = iter([jobs[:3], jobs[3:5], jobs[5:], []])
+    finished = [one.job for one in backend.draw_jobs(lambda free: next(turns), WAYS[1], None, 3)]
+    assert batches == [["a", "b"], ["f"]]
+    assert finished == [jobs[0], jobs[1], jobs[5]]
