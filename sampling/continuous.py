@@ -39,6 +39,8 @@ class Picture:
     """The tokens of the job's candidates that are drawn, by number; all candidates share it."""
     position: int = 0
     """How many of its tokens are drawn."""
+    ended: bool = False
+    """Whether all of them are."""
 
 
 class Rows:
@@ -57,7 +59,8 @@ class Rows:
 
     def fill(self, more: Callable[[int], Sequence[Picture]]) -> bool:
         """Give free rows to the pictures that `more` returns; returns whether there is any picture then."""
-        self.live = {row: picture for row, picture in self.live.items() if not picture.job.cancelled}
+        done = {row for row, picture in self.live.items() if picture.ended or picture.job.cancelled}
+        self.live = {row: picture for row, picture in self.live.items() if row not in done}
         free = [row for row in range(len(self.state.seeds)) if row not in self.live]
         new = [*enumerate(zip(free, more(len(free)) if free else (), strict=False))]
         for _, neighbours in itertools.groupby(new, lambda one: one[1][0] - one[0]):
@@ -81,20 +84,23 @@ class Rows:
         for picture in self.live.values():
             picture.position += 1
 
-    def drawn(self, answer: tuple[Tensor, dict[int, Picture]] | None) -> Iterator[tuple[Picture, Tensor, bool]]:
-        """Yield the pictures with another row of tokens, or with all of them, as `Sampler.continuously` does.
+    def end(self, answer: tuple[Tensor, dict[int, Picture]] | None) -> None:
+        """Mark the pictures that have ended.
 
         `answer` says which rows had an EOS, bool (B,), and what pictures were in them.
         """
-        config = self.model.config
         had_eos, then = (answer[0].tolist(), answer[1]) if answer else ([], {})
         have_eos = {picture for row, picture in then.items() if had_eos[row]}
-        ended = {row for row, picture in self.live.items() if picture.position >= config.length or picture in have_eos}
-        shown = {row: one for row, one in self.live.items() if row in ended or one.position % config.columns == 0}
-        self.live = {row: picture for row, picture in self.live.items() if row not in ended}
+        for picture in self.live.values():
+            picture.ended = picture.position >= self.model.config.length or picture in have_eos
+
+    def shown(self) -> Iterator[tuple[Picture, Tensor]]:
+        """Yield each picture that has another row of tokens or has ended, and its tokens so far (T,)."""
+        columns = self.model.config.columns
+        shown = {row: one for row, one in self.live.items() if one.ended or one.position % columns == 0}
         tokens = self.state.tokens.clone() if shown else self.state.tokens
         for row, picture in shown.items():
-            yield picture, tokens[row, : picture.position], row in ended
+            yield picture, tokens[row, : picture.position]
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -141,7 +141,7 @@ class Sampler:
         options: SamplingOptions,
         rows: int,
         known: Tensor | None = None,
-    ) -> Iterator[tuple[Picture, Tensor, bool]]:
+    ) -> Iterator[tuple[Picture, Tensor]]:
         """Draw any number of pictures, `rows` at a time; a row whose picture has ended is given to the next one.
 
         The host decides that after each step; on a GPU once a row of tokens, from what was so two rows ago.
@@ -154,8 +154,8 @@ class Sampler:
             known: as in `draw`, (1, T), for all pictures.
 
         Yields:
-            after each row of a picture's tokens, and when it has ended: the picture, its tokens so far (T,) on the
-            model's device (`pictures` makes codes of them), and whether it has ended.
+            after each row of a picture's tokens, and when it has ended: the picture, and its tokens so far (T,) on the
+            model's device. `pictures` makes codes of them.
         """
         config = self.model.config
         guided_length = options.guided_length(config.length)
@@ -175,11 +175,12 @@ class Sampler:
                     cache = buffers.cache.without_guidance() if unguided else buffers.cache
                     self._advance(buffers, cache, last, known_tokens, together=first == last)
                     batch.moved()
-                for picture, tokens, ended in batch.drawn(late(buffers.state.finished, {**batch.live})):
-                    if ended:
+                batch.end(late(buffers.state.finished, {**batch.live}))
+                for picture, tokens in batch.shown():
+                    if picture.ended:
                         with self._lock:
                             self._passes.append(picture.position)
-                    yield picture, tokens, ended
+                    yield picture, tokens
 
     def _advance(
         self, buffers: "Buffers", cache: KVCache, position: int, known: "KnownTokens | None", *, together: bool

@@ -92,8 +92,8 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
             return [waiting.popleft() for _ in range(min(free, len(waiting)))]
 
         rows = rows if options.best_of == 1 else max(ROWS, rows)
-        for picture, tokens, ended in self.prepared.continuously(more_pictures, options, rows, known):
-            if ended:
+        for picture, tokens in self.prepared.continuously(more_pictures, options, rows, known):
+            if picture.ended:
                 picture.drawn[picture.number] = tokens
                 if len(picture.drawn) == options.best_of:
                     yield Progress(picture.job, partial(self._best, picture, options), finished=True)

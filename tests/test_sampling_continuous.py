@@ -50,9 +50,9 @@ def given(pictures: Sequence[Picture]) -> Callable[[int], list[Picture]]:
 
 def drawn(sampler: Sampler, pictures: Sequence[Picture], options: SamplingOptions, rows: int) -> list[Tensor]:
     found: dict[Picture, Tensor] = {}
-    for picture, tokens, ended in sampler.continuously(given(pictures), options, rows):
+    for picture, tokens in sampler.continuously(given(pictures), options, rows):
         assert picture not in found
-        if ended:
+        if picture.ended:
             (found[picture],) = sampler.pictures(tokens[None])
     return [found[picture] for picture in pictures]
 
@@ -124,10 +124,10 @@ def test_the_row_of_a_cancelled_picture_is_given_away() -> None:
     sampler, pictures = Sampler(token_model(), "plain"), asked()
     expected = alone(sampler, WAYS[0])
     found: dict[int, Tensor] = {}
-    for picture, tokens, ended in sampler.continuously(given(pictures), WAYS[0], 2):
+    for picture, tokens in sampler.continuously(given(pictures), WAYS[0], 2):
         assert not picture.job.cancelled
         pictures[0].job.cancelled = True  # after its first row
-        if ended:
+        if picture.ended:
             (found[picture.seed],) = sampler.pictures(tokens[None])
     assert pictures[0].position == TOKENS.grid
     assert same([found[i] for i in range(1, COUNT)], expected[1:])
@@ -137,8 +137,8 @@ def test_the_row_of_a_cancelled_picture_is_given_away() -> None:
 def test_known_tokens() -> None:
     sampler, known = Sampler(token_model(), "plain"), torch.full((1, TOKENS.length), -1)
     known[0, 4] = 7
-    for picture, tokens, ended in sampler.continuously(given(asked()[:3]), WAYS[0], 2, known):
-        if ended:
+    for picture, tokens in sampler.continuously(given(asked()[:3]), WAYS[0], 2, known):
+        if picture.ended:
             expected = sampler.draw(picture.text[None], torch.tensor([picture.seed]), WAYS[0], known)
             assert same(sampler.pictures(tokens[None]), expected)
             assert tokens[4] == 7
@@ -148,6 +148,6 @@ def test_pictures_may_be_asked_for_at_any_time() -> None:
     """One that comes when the others have half their tokens; drawing ends when nothing is left."""
     sampler, pictures = Sampler(token_model(), "plain"), asked()[:2]
     asks: Iterator[list[Picture]] = iter([pictures[:1], *[[]] * 4, pictures[1:]])
-    ended = [one for one, _, done in sampler.continuously(lambda free: next(asks, []), WAYS[0], 2) if done]
+    ended = [one for one, _ in sampler.continuously(lambda free: next(asks, []), WAYS[0], 2) if one.ended]
     assert ended == pictures
     assert sampler.passes[-2:] == [TOKENS.length] * 2
