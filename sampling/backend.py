@@ -123,15 +123,15 @@ class Backend(ABC, Generic[Model, Options]):
         """Draw one batch: a picture, uint8 (3, H, W) on the CPU, for each caption and its seed (B,) int64."""
 
     def draw_jobs(
-        self, more: Callable[[int], Sequence[Job]], options: Options, start: Start | None, rows: int
+        self, more: Callable[[int], Sequence[Job]], options: Options, start: Start | None, batch_size: int
     ) -> Iterator[Progress]:
-        """Draw any number of pictures, `rows` at a time, and yield each as soon as it is finished, in any order.
+        """Draw any number of pictures, `batch_size` at a time, and yield each as soon as it is finished, in any order.
 
         `more` returns new jobs, at most as many as it is asked for. It is asked whenever there is room for them.
         Drawing ends when it has none and all others are finished. Some backends yield unfinished pictures too. By
         default pictures are drawn batch by batch.
         """
-        while jobs := more(rows):
+        while jobs := more(batch_size):
             jobs = [job for job in jobs if not job.cancelled]
             if not jobs:
                 continue

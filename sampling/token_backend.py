@@ -1,8 +1,8 @@
 """The token model as a backend."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from math import log
 from typing import Any
 
@@ -23,7 +23,7 @@ from tokenizer.image_tokenizer import ImageTokenizer
 from training.errors import BadInput
 
 ROWS = 64
-"""Candidates of `best_of` that are drawn at a time, or one for each picture where there are more pictures."""
+"""In at most this many rows are candidates of `best_of` drawn, or in one for each picture where there are more."""
 
 
 @backend("autoregressive")
@@ -53,35 +53,40 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
     def draw(
         self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions, start: Start | None
     ) -> list[Tensor]:
-        """As `Backend`. Of `best_of` candidates it keeps the most likely one, or the one that `scorer` scores highest.
-
-        A model may end a picture early: H is then less than W.
-        """
-        text = self.text.encode(captions).to(self.device)
-        known = known_tokens(start, self.tokenizer).to(seeds.device).expand(len(seeds), -1) if start else None
-        self._require_scorer(options)
-        candidates = self._candidates(text, seeds, options, known)
-        if options.best_of == 1:
-            return self._pixels(candidates[0])
-        scores = [self._scores(captions, text, codes, options) for codes in candidates]
-        best = torch.stack(scores).argmax(0).tolist()
-        return self._pixels([candidates[n][i] for i, n in enumerate(best)])
+        """As `Backend`. A model may end a picture early: H is then less than W."""
+        jobs = [Job(caption=caption, seed=seed) for caption, seed in zip(captions, seeds.tolist(), strict=True)]
+        waiting = iter(jobs)
+        drawn = self.draw_jobs(lambda free: [*islice(waiting, free)], options, start, len(jobs))
+        pictures = {job: picture() for job, picture, finished in drawn if finished}
+        return [pictures[job] for job in jobs]
 
     def draw_jobs(
-        self, more: Callable[[int], Sequence[Job]], options: SamplingOptions, start: Start | None, rows: int
+        self, more: Callable[[int], Sequence[Job]], options: SamplingOptions, start: Start | None, batch_size: int
     ) -> Iterator[Progress]:
-        """As `Backend`: a row whose picture has ended is given to the next one. Candidates of `best_of` are rows.
+        """As `Backend`: a row whose picture has ended is given to the next one.
 
-        Unfinished pictures are yielded after each row of tokens; with `best_of`, those of the first candidate.
+        Of `best_of` candidates, each in a row of its own, it keeps the most likely one, or the one that `scorer` scores
+        highest. Unfinished pictures are yielded after each row of tokens; with `best_of`, those of the first candidate.
         """
-        if self.prepared.window(rows, options):
-            yield from super().draw_jobs(more, options, start, rows)
-            return
         self._require_scorer(options)
         known = known_tokens(start, self.tokenizer).to(self.device) if start else None
-        waiting: deque[Picture] = deque()
+        rows = min(batch_size * options.best_of, max(ROWS, batch_size))
+        for picture, tokens in self._drawn(self._candidates(more, options), options, rows, known):
+            if picture.ended:
+                picture.drawn[picture.number] = tokens
+                if len(picture.drawn) == options.best_of:
+                    yield Progress(picture.job, partial(self._best, picture, options), finished=True)
+            elif picture.number == 0:
+                yield Progress(picture.job, partial(self._picture, tokens), finished=False)
 
-        def more_pictures(free: int) -> list[Picture]:
+    def _candidates(
+        self, more: Callable[[int], Sequence[Job]], options: SamplingOptions
+    ) -> Callable[[int], list[Picture]]:
+        """The function that returns candidates for the jobs of `more`, at most as many as it is asked for."""
+        waiting: list[Picture] = []
+
+        def candidates(free: int) -> list[Picture]:
+            waiting[:] = [picture for picture in waiting if not picture.job.cancelled]
             jobs = more(-(-(free - len(waiting)) // options.best_of)) if free > len(waiting) else []
             for job, text in zip(jobs, self.text.encode([job.caption for job in jobs]), strict=True):
                 seeds = [candidate_seeds(torch.tensor(job.seed), n) for n in range(options.best_of)]
@@ -89,16 +94,25 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
                 waiting.extend(
                     Picture(job=job, text=text, seed=int(s), number=n, drawn=drawn) for n, s in enumerate(seeds)
                 )
-            return [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            taken, waiting[:] = waiting[:free], waiting[free:]
+            return taken
 
-        rows = rows if options.best_of == 1 else max(ROWS, rows)
-        for picture, tokens in self.prepared.continuously(more_pictures, options, rows, known):
-            if picture.ended:
-                picture.drawn[picture.number] = tokens
-                if len(picture.drawn) == options.best_of:
-                    yield Progress(picture.job, partial(self._best, picture, options), finished=True)
-            elif picture.number == 0:
-                yield Progress(picture.job, partial(self._picture, tokens), finished=False)
+        return candidates
+
+    def _drawn(
+        self, more: Callable[[int], Sequence[Picture]], options: SamplingOptions, rows: int, known: Tensor | None
+    ) -> Iterator[tuple[Picture, Tensor]]:
+        """As `Sampler.continuously`; but batch by batch, and only ended pictures, where windows are drawn."""
+        if not self.prepared.window(rows, options):
+            yield from self.prepared.continuously(more, options, rows, known)
+            return
+        while pictures := more(rows):
+            text = torch.stack([picture.text for picture in pictures]).to(self.device)
+            seeds = torch.tensor([picture.seed for picture in pictures], device=self.device)
+            kept = None if known is None else known.expand(len(pictures), -1)
+            for picture, codes in zip(pictures, self.prepared.draw(text, seeds, options, kept), strict=True):
+                picture.ended = True
+                yield picture, codes.flatten()
 
     def _picture(self, tokens: Tensor) -> Tensor:
         """Tokens so far (T,) -> uint8 (3, H, W)."""
@@ -126,17 +140,6 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         """Raise `BadInput` if the scorer cannot be loaded. Drawing may take long."""
         if options.scorer:
             clip_at(options.scorer, str(self.device))
-
-    def _candidates(
-        self, text: Tensor, seeds: Tensor, options: SamplingOptions, known: Tensor | None
-    ) -> list[list[Tensor]]:
-        """`best_of` lists of the codes of each picture. Candidates are drawn together, as rows of a batch."""
-        count, pictures = options.best_of, len(seeds)
-        rows = [text.repeat(count, 1), torch.cat([candidate_seeds(seeds, n) for n in range(count)])]
-        rows += [] if known is None else [known.repeat(count, 1)]
-        parts = zip(*(torch.split(tensor, max(ROWS, pictures)) for tensor in rows), strict=True)
-        codes = [one for text, seeds, *known in parts for one in self.prepared.draw(text, seeds, options, *known)]
-        return [codes[start : start + pictures] for start in range(0, len(codes), pictures)]
 
     def stream(self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions) -> Iterator[list[Tensor]]:
         """Yield pictures, uint8 (3, H so far, W), after each row of tokens; with `best_of`, the first candidates."""

@@ -429,6 +429,33 @@ def test_best_of_sixteen_needs_the_cache_of_sixty_four_rows(bundle: Path) -> Non
     assert sampler_of(loaded).cache_bytes == of_sixteen + 4 * of_sixteen  # both are kept for later calls
 
 
+@pytest.mark.parametrize(
+    ("pictures", "best_of", "batch_size", "rows"),
+    [(2, 2, 32, 4), (9, 2, 3, 6), (1, 3, 1, 3), (8, 30, 4, 64), (3, 1, 32, 3)],
+)
+def test_candidates_take_the_rows_of_a_batch(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, pictures: int, best_of: int, batch_size: int, rows: int
+) -> None:
+    """`batch_size` counts pictures. Once, two candidates of two pictures took 64 rows, 60 of them idle."""
+    loaded, used = load(bundle), []
+    monkeypatch.setattr(sampler_of(loaded), "continuously", lambda *args: used.append(args[2]) or ())
+    pairs = [(PROMPTS[0], seed) for seed in range(pictures)]
+    assert not [*loaded.draw_each(pairs, batch_size, SamplingOptions(best_of=best_of))]
+    assert used == [rows]
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+def test_windows_draw_the_same_pictures(bundle: Path, monkeypatch: pytest.MonkeyPatch, best_of: int) -> None:
+    """In batches of four rows, so that some candidates of a picture are in one batch and some in the next."""
+    monkeypatch.setattr("sampling.token_backend.ROWS", 4)
+    loaded = load(bundle)
+    options = SamplingOptions(temperature=5.0, best_of=best_of, parallel=0)
+    expected = loaded.generate(PROMPTS, num_images=2, batch_size=2, options=options)
+    options = dataclasses.replace(options, parallel=4)
+    found = loaded.generate(PROMPTS, num_images=2, batch_size=2, options=options)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_a_stream_of_unfinished_pictures(bundle: Path) -> None:
     loaded = load(bundle)
     steps = list(loaded.stream(PROMPTS, seed=5))
