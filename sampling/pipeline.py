@@ -122,12 +122,10 @@ class Bundle:
             BadInput: for an empty, too long or undecodable prompt, an argument out of range, or a missing backend or
                 upsampler.
         """
-        if isinstance(prompts, str):
-            raise BadInput(f"prompts is one text, {prompts[:40]!r}: must be a list of texts")
         if num_images < 1 or batch_size < 1:
             raise BadInput(f"num_images is {num_images} and batch_size {batch_size}: both must be 1 or more")
         check_seed(seed)
-        pairs = [(check_prompt(prompt), seed + i) for prompt in prompts for i in range(num_images)]
+        pairs = [(prompt, seed + i) for prompt in check_prompts(prompts) for i in range(num_images)]
         self.check_upscale(upscale)
         pictures: dict[int, Tensor] = {}
         for i, picture in self.draw_each(pairs, batch_size, options, start):
@@ -194,11 +192,12 @@ class Bundle:
         """Yield the unfinished pictures of `prompts`, uint8 (3, H so far, W) each, after each stage of drawing.
 
         The last ones are those that `generate` returns for the same prompts, seed and options; with `best_of` they
-        are its first candidates.
+        are its first candidates. Raises as `generate` does.
         """
         backend, options = self.with_defaults(options)
-        captions = [check_prompt(prompt) for prompt in prompts]
-        yield from backend.stream(captions, torch.full((len(captions),), seed, device=backend.device), options)
+        captions = check_prompts(prompts)
+        seeds = torch.full((len(captions),), check_seed(seed), device=backend.device)
+        return backend.stream(captions, seeds, options)
 
     def interpolate(
         self,
@@ -210,14 +209,16 @@ class Bundle:
     ) -> list[Tensor]:
         """Draw `count` pictures, uint8 (3, H, W), from the first prompt and seed to the second, evenly spaced.
 
-        Raises `BadInput` for fewer than two pictures, and for a backend that does not interpolate.
+        Raises `BadInput` for fewer than two pictures, for a backend that does not interpolate, and for prompts and
+        seeds as `generate` does.
         """
         if count < 2:
             raise BadInput(f"interpolate is {count}: must be 2 or more")
         backend, options = self.with_defaults(options)
-        ends = (check_prompt(prompts[0]), check_prompt(prompts[1]))
+        first, second = check_prompts(prompts)
+        seeds = (check_seed(seeds[0]), check_seed(seeds[1]))
         parts = torch.split(torch.linspace(0, 1, count, device=backend.device), batch_size)
-        return [picture for part in parts for picture in backend.interpolate(ends, seeds, part, options)]
+        return [picture for part in parts for picture in backend.interpolate((first, second), seeds, part, options)]
 
     def with_defaults(self, options: BackendOptions | None) -> tuple[Backend[Any, Any], BackendOptions]:
         """The backend that the options are for, and the options; for None, the first backend and its defaults."""
@@ -266,6 +267,13 @@ def part_files(kinds: Iterable[str]) -> dict[str, tuple[str, ...]]:
     model = ("config.json", "model.safetensors", RECORD)
     parts = {"text": ("config.json", "spiece.model"), "tokenizer": model, **dict.fromkeys(kinds, model)}
     return {**parts, "upsampler": model}
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """Check each prompt as `check_prompt` does. Raises `BadInput` for one text too, whose letters would be drawn."""
+    if isinstance(prompts, str):
+        raise BadInput(f"prompts is one text, {prompts[:40]!r}: must be a list of texts")
+    return [check_prompt(prompt) for prompt in prompts]
 
 
 def check_prompt(prompt: str) -> str:

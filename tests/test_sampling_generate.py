@@ -129,12 +129,16 @@ def test_unusable_prompts(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     assert refusal("--prompt", "\udcff") == "'\\udcff' on the command line is not UTF-8 text"
 
 
-def test_prompts_must_be_a_list_of_texts(bundle: Path) -> None:
+def test_prompts_must_be_a_list_of_texts_and_seeds_in_range(bundle: Path) -> None:
+    """Once, a stream of one text drew its letters."""
     loaded = load(bundle)
-    with pytest.raises(BadInput, match="prompts is one text, 'a fox': must be a list of texts"):
-        loaded.generate("a fox")
-    with pytest.raises(BadInput, match="a prompt is 5: must be text"):
-        loaded.generate([5])  # type: ignore[list-item]
+    for draw in (loaded.generate, loaded.stream):
+        with pytest.raises(BadInput, match="prompts is one text, 'a fox': must be a list of texts"):
+            draw("a fox")
+        with pytest.raises(BadInput, match="a prompt is 5: must be text"):
+            draw([5])  # type: ignore[list-item]
+        with pytest.raises(BadInput, match=r"seed is -1: must be from 0 to 2\*\*62"):
+            draw(PROMPTS, seed=-1)
 
 
 def test_prompts_that_look_like_yaml() -> None:
