@@ -52,20 +52,31 @@ class Bundle:
     """Where the bundle was loaded from: a folder, or `hf://owner/name@commit`."""
 
     def __post_init__(self) -> None:
-        """Raises `BadInput` if a model was trained with another tokenizer than the one here."""
+        """Raises `BadInput` if a model was trained with another tokenizer than the one here, or cannot have been."""
         self._backends = {
             kind: backend_class(kind)(model, self.text, self.tokenizer, self.engine)
             for kind, model in self.models.items()
         }
         for backend in self._backends.values():
-            config = backend.model.config
-            for name, wanted, found in (
-                ("image tokenizer", getattr(config, backend.image_id), getattr(self.tokenizer, backend.image_id)),
-                ("text tokenizer", config.text_id, self.text.text_id),
-            ):
-                # a model that reads with `transformers` was trained with no text tokenizer
-                if wanted != found and (wanted or name == "image tokenizer"):
-                    raise BadInput(f"the {backend.title} was trained with {name} {wanted}, but this one is {found}")
+            self._require_fit(backend)
+
+    def _require_fit(self, backend: Backend[Any, Any]) -> None:
+        """Raise `BadInput` if a model's config has other ids than the tokenizers, or another shape."""
+        config, tokenizer = backend.model.config, self.tokenizer
+        for name, wanted, found in (
+            ("image tokenizer", getattr(config, backend.image_id), getattr(tokenizer, backend.image_id)),
+            ("text tokenizer", config.text_id, self.text.text_id),
+        ):
+            # a model that reads with `transformers` was trained with no text tokenizer
+            if wanted != found and (wanted or name == "image tokenizer"):
+                raise BadInput(f"the {backend.title} was trained with {name} {wanted}, but this one is {found}")
+        # an id is only what a config claims, and drawing allocates memory by the shape
+        shape = {"grid": tokenizer.config.grid, "channels": tokenizer.config.quantizer.dim}
+        if tokenizer.has_codes:
+            shape |= {"depth": tokenizer.depth, "codebook_size": tokenizer.codebook_size}
+        for name, found in shape.items():
+            if (wanted := getattr(config, name, found)) != found:
+                raise BadInput(f"the {backend.title} has {name} {wanted}, but the image tokenizer has {found}")
 
     def backend(self, kind: str) -> Backend[Any, Any]:
         """The backend of this name. Raises `BadInput` if the bundle has none."""

@@ -91,6 +91,13 @@ def hostile_bundles(folder: Path) -> Iterator[Path]:
     made = bundle("upsampler-claims-much")
     edited(made / "upsampler" / "config.json", width=2**16, groups=999, blocks=999)
     yield made
+    made = bundle("claims-large-pictures")
+    tensors = load_file(made / "autoregressive" / "model.safetensors")
+    for name, count in (("decoder.rows", 1025), ("decoder.columns", 1024)):
+        tensors[name] = tensors[name].new_ones(count, *tensors[name].shape[1:])
+    save_file(tensors, made / "autoregressive" / "model.safetensors")
+    edited(made / "autoregressive" / "config.json", grid=1024)
+    yield made
     made = bundle("no-numbers")
     for part in ("autoregressive", "diffusion", "upsampler"):
         tensors = load_file(made / part / "model.safetensors")
@@ -345,6 +352,7 @@ def test_every_case_succeeds_or_ends_in_one_line(watched: tuple[Path, list[dict[
         "evaluation.run": "class_path",
         "sampling.bundle": "class_path",
         f"data.prepare {folder}/fine": "not a model of transformers",
+        f"sampling.generate --model {folder}/claims-large-pictures": "has grid 1024, but the image tokenizer has 3",
     }.items():  # and not something before it
         its = [case["said"] for case in ended if case["case"].startswith(command)]
         assert its and all(refused in said for said in its), (command, its)
