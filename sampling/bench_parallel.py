@@ -96,7 +96,7 @@ def measure(
             for window, variant in variants.items():
                 some = captions[first : first + batch]
                 seconds = timed(functools.partial(draw, backend, some, variant, batch), options.device)
-                passes[window].append(backend.prepared.passes[-1])
+                passes[window].append(backend.prepared.drawn[-1].passes)
                 times[window].append(seconds / len(some))
         for row in rows:
             here = passes[row["window"]]

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,15 @@ cores: 22 passes a picture instead of 64 and 1.7 times as fast at the default op
 
 SPARE_BUFFERS = 2
 """How many sets of buffers are kept for later calls: enough for this many calls at once, or batch sizes in turn."""
+
+
+class Drawn(NamedTuple):
+    """What a picture took."""
+
+    tokens: int
+    """How many of its tokens were drawn."""
+    passes: int
+    """Passes of the decoder over it."""
 
 
 class Sampler:
@@ -72,7 +81,7 @@ class Sampler:
             self.model = packed(model, self.dtypes)
         self._lock = threading.RLock()  # reentrant: an abandoned stream may be collected while the lock is held
         self._spare: list[Buffers] = []
-        self._passes: deque[int] = deque(maxlen=10_000)
+        self._drawn: deque[Drawn] = deque(maxlen=10_000)
 
     def dtype_at(self, rows: int) -> torch.dtype:
         """What matrices are multiplied in for that many rows."""
@@ -102,9 +111,10 @@ class Sampler:
         else:
             *_, tokens = self.rows(text, seeds, options, known)
             passes = tokens.shape[1]
-        with self._lock:
-            self._passes.append(passes)
-        return self.pictures(tokens)
+        pictures = self.pictures(tokens)
+        with self._lock:  # an EOS, too, is a token
+            self._drawn.extend(Drawn(min(codes.numel() + 1, self.model.config.length), passes) for codes in pictures)
+        return pictures
 
     def pictures(self, tokens: Tensor) -> list[Tensor]:
         """The complete rows before each picture's first EOS, on the CPU: (B, T so far) -> (h, columns) each."""
@@ -179,7 +189,7 @@ class Sampler:
                 for picture, tokens in batch.shown():
                     if picture.ended:
                         with self._lock:
-                            self._passes.append(picture.position)
+                            self._drawn.append(Drawn(picture.position, picture.position))
                     yield picture, tokens
 
     def _advance(
@@ -219,10 +229,10 @@ class Sampler:
             return decode_in_parallel(self.model, buffers.cache, seeds, buffers.options, window, new_check, until)
 
     @property
-    def passes(self) -> list[int]:
-        """Passes of the decoder for each of the last 10,000 batches or, if drawn continuously, pictures."""
+    def drawn(self) -> list[Drawn]:
+        """What each of the last 10,000 pictures took."""
         with self._lock:
-            return [*self._passes]
+            return [*self._drawn]
 
     @property
     def cache_bytes(self) -> int:

@@ -144,10 +144,24 @@ def test_known_tokens() -> None:
             assert tokens[4] == 7
 
 
+@pytest.mark.usefixtures("early_ends")
+def test_tokens_are_counted_up_to_the_end_of_a_picture() -> None:
+    """Once, a picture that ended early counted as a whole one: as if its passes had drawn several tokens each."""
+    sampler = Sampler(token_model(), "plain")
+    drawn(sampler, asked(), WAYS[0], 3)
+    alone(sampler, WAYS[0])
+    one, other = sampler.drawn[:COUNT], sampler.drawn[COUNT:]
+    assert sorted(one) == sorted(other)
+    assert {*one} == {(4, 4), (7, 7), (9, 9)}
+    text = torch.stack([picture.text for picture in asked()])
+    together = [len(codes) for codes in sampler.draw(text, torch.arange(COUNT), WAYS[0])]
+    assert sampler.drawn[-COUNT:] == [({1: 4, 2: 7, 3: 9}[rows], TOKENS.length) for rows in together]
+
+
 def test_pictures_may_be_asked_for_at_any_time() -> None:
     """One that comes when the others have half their tokens; drawing ends when nothing is left."""
     sampler, pictures = Sampler(token_model(), "plain"), asked()[:2]
     asks: Iterator[list[Picture]] = iter([pictures[:1], *[[]] * 4, pictures[1:]])
     ended = [one for one, _ in sampler.continuously(lambda free: next(asks, []), WAYS[0], 2) if one.ended]
     assert ended == pictures
-    assert sampler.passes[-2:] == [TOKENS.length] * 2
+    assert sampler.drawn == [(TOKENS.length, TOKENS.length)] * 2

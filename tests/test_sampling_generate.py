@@ -89,7 +89,8 @@ def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) ->
         assert torch.equal(pixels, picture.long())
     assert record["options"] == {**SamplingOptions().settings, "guidance": 3.0, "top_k": 5}
     assert record["engine"] in ("plain", "packed", "graph")
-    assert record["tokens_a_pass"] == [round(9 / passes, 2) for passes in record["passes_by_batch"]]
+    assert record["passes_a_picture"] <= 9
+    assert record["tokens_a_pass"] == 1.0
 
 
 def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None:

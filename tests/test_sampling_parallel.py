@@ -58,8 +58,8 @@ def test_easy_pictures_take_few_passes() -> None:
     drawn = draw(sampler, 3, temperature=0.0, guidance=1.0)
     assert drawn == [[7] * 9] * 3
     assert draw(sampler, 3, temperature=0.0, guidance=1.0, parallel=3) == drawn
-    assert sampler.passes[0] == 9
-    assert sampler.passes[1] <= 4
+    assert sampler.drawn[0] == (9, 9)
+    assert sampler.drawn[-1].passes <= 4
 
 
 def test_one_picture_on_a_cpu_is_drawn_in_parallel_by_default() -> None:
@@ -67,8 +67,8 @@ def test_one_picture_on_a_cpu_is_drawn_in_parallel_by_default() -> None:
     by_rule = draw(sampler, 1, parallel=None)
     assert by_rule == draw(sampler, 1, parallel=0)
     draw(sampler, 2, parallel=None)
-    assert sampler.passes[1:] == [9, 9]
-    assert sampler.passes[0] <= 9
+    assert sampler.drawn[1:] == [(9, 9)] * 3
+    assert sampler.drawn[0].passes <= 9
     assert sampler._default_window(1) == 8
     assert sampler._default_window(2) == 0
 
@@ -86,7 +86,7 @@ def test_tokens_without_guidance_cost_half(monkeypatch: pytest.MonkeyPatch) -> N
 def test_never_more_passes_than_tokens() -> None:
     sampler = Sampler(token_model(), "plain")
     draw(sampler, 6, parallel=9)
-    assert sampler.passes[0] <= 9
+    assert sampler.drawn[0].passes <= 9
 
 
 def test_nothing_is_read_from_the_device_in_a_pass() -> None:
