@@ -73,7 +73,9 @@ class Progress(NamedTuple):
 class Backend(ABC, Generic[Model, Options]):
     """A model together with the tokenizers that it needs to draw. Several threads may use one at once.
 
-    A picture depends only on its caption, seed, options and start, not on the batch that it is drawn in.
+    A picture depends only on its caption, seed, options and start, not on the batch that it is drawn in; but for
+    rounding, by which a token of the picture may change. The size of a batch decides the kernels on a GPU, and with
+    dtype bfloat16 on a CPU the precision of matrix products, which changes at 16 rows (`seq2seq.packed`).
     """
 
     title: ClassVar[str]

@@ -92,7 +92,8 @@ class Sampler:
 
         Args:
             text: caption ids (B, S) int64.
-            seeds: (B,) int64, one a picture. Seed and caption fix a picture, whatever else is in the batch.
+            seeds: (B,) int64, one a picture. Seed and caption fix a picture, whatever else is in the batch, but for
+                rounding.
             options: how to draw.
             known: tokens (B, T) int64 to keep, -1 where one is to be drawn. A picture does not end before its last
                 known token.

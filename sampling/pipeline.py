@@ -117,7 +117,8 @@ class Bundle:
     ) -> list[Tensor]:
         """Draw `num_images` pictures of every prompt, with the seeds `seed`, `seed + 1`, ...
 
-        A picture depends only on its prompt, seed and options, not on the batch that it is drawn in.
+        A picture depends only on its prompt, seed and options, not on the batch that it is drawn in; but for rounding
+        on a GPU, or with dtype bfloat16 on a CPU (`Backend`).
 
         Args:
             options: how to draw; their class decides the backend. By default those of the bundle's first backend.
