@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffusion.condition import CaptionCache
 from diffusion.dit import DiT, DiTConfig
 from diffusion.process import Process, ProcessConfig
-from diffusion.text import CaptionEncoder, TextConfig, transformers_encoder
+from diffusion.text import CaptionEncoder, TextConfig
 from diffusion.unet import UNet, UNetConfig
 from training.config import MAX_WIDTH, require, require_sizes
 from training.pretrained import PretrainedModel
@@ -64,7 +64,7 @@ class DiffusionModel(PretrainedModel):
         super().__init__()
         c = self.config = config
         self.process = Process(c.process)
-        self.text = CaptionEncoder(c.text) if c.text.kind != "transformers" else None
+        self.text = CaptionEncoder(c.text)
         self.project = nn.Linear(c.text.width, c.width, bias=False) if c.text.width != c.width else nn.Identity()
         out_channels = c.channels * (2 if c.process.learned_variance else 1)
         self.denoiser: DiT | UNet = (
@@ -94,10 +94,6 @@ class DiffusionModel(PretrainedModel):
         caption = text if isinstance(text, CaptionCache) else CaptionCache(text)
         states, dtype = None, next(self.denoiser.parameters()).dtype
         if caption.text is not None:
-            states, mask = self.text(caption.text) if self.text is not None else self._transformers_states(caption.text)
+            states, mask = self.text(caption.text)
             states, caption.mask, caption.text = self.project(states), mask[:, None, None], None
         return self.denoiser(x.to(dtype), t / self.process.steps, states, caption).float()
-
-    def _transformers_states(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        states, mask = transformers_encoder(self.config.text.source)(text)
-        return states.to(next(self.denoiser.parameters()).dtype), mask

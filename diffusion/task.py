@@ -48,7 +48,7 @@ class DiffusionTask(Task):
     ) -> None:  # fmt: skip
         self.config, self.validation, self.text, self.tokenizer, self.draw = config, validation, text, tokenizer, draw
         self.model = DiffusionModel(config.model)
-        if encoder is not None and self.model.text is not None:
+        if encoder is not None:
             self.model.text.encoder.load_state_dict(encoder.state_dict())
         if config.init:
             start_from(self.model, config.init, free={"latent_bound"})  # it is measured on the training pictures

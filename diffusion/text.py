@@ -1,22 +1,18 @@
 """Text encoders of the diffusion model: one that is trained with it, or a frozen one from elsewhere."""
 
-import hashlib
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from seq2seq import frozen_text
+from seq2seq.frozen_text import FrozenText
 from seq2seq.model import TextEncoder, TokenModel, TokenModelConfig, text_mask
 from tokenizer.text import TextTokenizer, trim_padding
 from training.config import MAX_DEPTH, MAX_WIDTH, require, require_sizes
 from training.errors import BadInput
-from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
 
 
 @dataclass(kw_only=True)
@@ -62,12 +58,15 @@ class TextConfig:
 
 
 class CaptionEncoder(nn.Module):
-    """The text encoder of every kind but `transformers`: caption ids -> states."""
+    """The text encoder: caption ids -> states."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.encoder = TextEncoder(config.shape)
-        self.frozen = config.kind != "own"
+        self.encoder: nn.Module
+        if config.kind == "transformers":
+            self.encoder, self.frozen = FrozenText(config.source, config.width), False  # its null caption is trained
+        else:
+            self.encoder, self.frozen = TextEncoder(config.shape), config.kind == "seq2seq"
         self.requires_grad_(not self.frozen)
 
     def train(self, mode: bool = True) -> "CaptionEncoder":
@@ -77,78 +76,13 @@ class CaptionEncoder(nn.Module):
     def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (B, S) int64 -> states (B, S, width), mask bool (B, S)."""
         mask = text_mask(text)
-        return self.encoder(text, mask), mask[:, 0, 0]
-
-
-class TransformersEncoder:
-    """A frozen encoder of `transformers`, with its tokenizer. It is not a module, so models are saved without it."""
-
-    def __init__(self, source: str) -> None:
-        """Raise `BadInput` if there is no such encoder, or if its hash is not the one in `source`."""
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-
-        folder, _ = _locate(source, download=False)
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
-            is_t5 = AutoConfig.from_pretrained(folder, **SAFELY).is_encoder_decoder
-            kind = AutoModelForTextEncoding if is_t5 else AutoModel
-            self.model = load_complete(kind, folder)
-            self.width = int(self.model.config.hidden_size)
-        except Exception as error:  # `transformers` raises many types for files that it cannot read
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BadInput(f"{source}: no text encoder of transformers is there ({reason})") from None
-        self.model.eval().requires_grad_(False)
-
-    def encode(self, captions: Sequence[str | None], length: int) -> Tensor:
-        """Captions -> ids (B, S) int64, S at most `length`, -1 at padding. The null caption is an empty one."""
-        words = [caption or "" for caption in captions]
-        out = self.tokenizer(words, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        ids: Tensor = out["input_ids"].masked_fill(out["attention_mask"] == 0, -1)
-        ids[:, 0] = ids[:, 0].clamp_min(0)  # an empty caption may have no ids, but attention needs one
-        return ids[:, : int((ids >= 0).sum(1).max())]
-
-    @torch.no_grad()
-    def __call__(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids (B, S) -> states (B, S, width) float32, mask bool (B, S)."""
-        mask = text >= 0
-        self.model.to(text.device)
-        states = self.model(input_ids=text.clamp_min(0), attention_mask=mask.long()).last_hidden_state
-        return states.float(), mask
-
-
-@lru_cache(maxsize=1)
-def transformers_encoder(source: str) -> TransformersEncoder:
-    """Load the encoder at `source` once, and name it on stderr, because bundles do not contain it."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns at each fork of a worker
-    print(f"captions are read by {source}, a model of transformers that is not part of the bundle", file=sys.stderr)
-    return TransformersEncoder(source)
-
-
-def _locate(source: str, *, download: bool) -> tuple[Path, str]:
-    """Return the folder of a source of `transformers`, and the source with the version of its weights.
-
-    Training downloads it (`download`); a trained model only uses a copy on this machine. Raises `BadInput` if the
-    weights are not those that `source` names.
-    """
-    path, _, named = source.partition("@sha256:")
-    folder, pinned = fetched(path, TRANSFORMERS_FILES, download=download)
-    if path.startswith("hf:/"):
-        return folder, pinned
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            while block := opened.read(2**20):
-                digest.update(block)
-    if named not in ("", digest.hexdigest()):
-        raise BadInput(f"{path}: has other weights than the model was trained with, whose SHA-256 is {named}")
-    return folder, f"{path}@sha256:{digest.hexdigest()}"
+        states = self.encoder(text, mask) if isinstance(self.encoder, TextEncoder) else self.encoder(text)
+        return states, mask[:, 0, 0]
 
 
 def caption_ids(config: TextConfig, text: TextTokenizer, captions: Sequence[str | None]) -> Tensor:
     """Captions -> ids (B, S) int64 for the encoder of `config`; S is the length of the longest caption."""
-    if config.kind == "transformers":
-        return transformers_encoder(config.source).encode(captions, config.length)
-    return trim_padding(text.encode(captions))
+    return trim_padding(frozen_text.caption_ids(config.source if config.kind == "transformers" else "", text, captions))
 
 
 def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextConfig, TextEncoder | None]:
@@ -157,8 +91,7 @@ def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextCo
     Raises `BadInput` if the source cannot be read, or was trained with another text tokenizer.
     """
     if config.kind == "transformers":
-        _, source = _locate(config.source, download=True)
-        width = transformers_encoder(source).width
+        source, width = frozen_text.resolved(config.source)
         return replace(config, source=source, width=width, length=text.config.max_length), None
     if config.kind == "own":
         return replace(config, vocab_size=text.vocab_size, length=text.config.max_length), None

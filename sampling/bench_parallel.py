@@ -111,7 +111,7 @@ def draw(backend: TokenBackend, captions: Sequence[str], variant: SamplingOption
     """Draw the codes (h, w) of each caption, with the seeds 0, 1, ..."""
     codes: list[Tensor] = []
     for first in range(0, len(captions), batch):
-        text = backend.text.encode(captions[first : first + batch]).to(backend.prepared.device)
+        text = backend.ids(captions[first : first + batch]).to(backend.prepared.device)
         seeds = torch.arange(first, first + len(text), device=text.device)
         codes += backend.prepared.draw(text, seeds, variant)
     return codes

@@ -16,6 +16,7 @@ from sampling.clip import clip_at, clip_similarity
 from sampling.continuous import Picture
 from sampling.decode import Sampler
 from sampling.options import SamplingOptions
+from seq2seq.frozen_text import caption_ids
 from seq2seq.loss import log_likelihood
 from seq2seq.model import TokenModel
 from seq2seq.packed import named
@@ -49,6 +50,10 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         """The sampler of the model."""
         self.require_engine("plain", "packed", "graph")
         return Sampler(self.model, self.engine)  # type: ignore[arg-type] # it is one of these
+
+    def ids(self, captions: Sequence[str]) -> Tensor:
+        """Caption ids (B, S) int64 that the model reads, on the CPU."""
+        return caption_ids(self.model.config.text_source, self.text, captions)
 
     def draw(
         self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions, start: Start | None
@@ -88,7 +93,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         def candidates(free: int) -> list[Picture]:
             waiting[:] = [picture for picture in waiting if not picture.job.cancelled]
             jobs = more(-(-(free - len(waiting)) // options.best_of)) if free > len(waiting) else []
-            for job, text in zip(jobs, self.text.encode([job.caption for job in jobs]), strict=True):
+            for job, text in zip(jobs, self.ids([job.caption for job in jobs]), strict=True):
                 seeds = [candidate_seeds(torch.tensor(job.seed), n) for n in range(options.best_of)]
                 drawn: dict[int, Tensor] = {}
                 waiting.extend(
@@ -143,7 +148,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
 
     def stream(self, captions: Sequence[str], seeds: Tensor, options: SamplingOptions) -> Iterator[list[Tensor]]:
         """Yield pictures, uint8 (3, H so far, W), after each row of tokens; with `best_of`, the first candidates."""
-        text = self.text.encode(captions).to(self.device)
+        text = self.ids(captions).to(self.device)
         for tokens in self.prepared.rows(text, seeds, options):
             yield self._pixels(self.prepared.pictures(tokens))
 
@@ -153,7 +158,7 @@ class TokenBackend(Backend[TokenModel, SamplingOptions]):
         bits = []
         for start in range(0, len(images), 32):
             tokens = self.tokenizer.encode(images[start : start + 32].to(self.device)).flatten(1)
-            text = self.text.encode(captions[start : start + 32]).to(self.device)
+            text = self.ids(captions[start : start + 32]).to(self.device)
             nats = log_likelihood(self.model(text, tokens), tokens, self.model.config.eos)
             bits.append(-nats.cpu() / log(2))
         return torch.cat(bits)

@@ -1,11 +1,14 @@
 """Training batches of the token model."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from data.codes import CodesInfo
 from data.store import Store
+from seq2seq.frozen_text import caption_ids
 from seq2seq.loss import drop_tokens
 from seq2seq.options import TokenTrainingConfig
 from tokenizer.text import TextTokenizer, trim_padding
@@ -21,7 +24,8 @@ class TokenBatches:
     ) -> None:
         self.origin = {"train": codes.info.origin, "validation": validation.info.origin}
         self._groups = GroupSampler(codes.array("group"))
-        self._codes, self._text, self._bos = codes, text, config.model.bos
+        self._codes, self._bos = codes, config.model.bos
+        self._ids = partial(caption_ids, config.model.text_source, text)
         self._caption_dropout, self._token_dropout = config.caption_dropout, config.token_dropout
 
     def __len__(self) -> int:
@@ -44,4 +48,4 @@ class TokenBatches:
         captions = [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         tokens = torch.from_numpy(np.stack(views).astype(np.int64)).flatten(1)
         inputs = drop_tokens(tokens, self._token_dropout, self._bos, generator)
-        return {"text": trim_padding(self._text.encode(captions)), "tokens": tokens, "inputs": inputs}
+        return {"text": trim_padding(self._ids(captions)), "tokens": tokens, "inputs": inputs}

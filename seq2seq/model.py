@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.cache import KVCache, Positions
+from seq2seq.frozen_text import FrozenText
 from seq2seq.layers import DecoderBlock, EncoderBlock, RMSNorm, Text
 from tokenizer.quantizers import MAX_RESIDUAL_DEPTH
 from tokenizer.text import NULL, PAD
@@ -43,6 +44,12 @@ class TokenModelConfig:
     """Dropout on the output of every attention and MLP."""
     recompute: bool = False
     """Compute activations again in the backward pass instead of keeping them, to save memory."""
+    text_source: str = ""
+    """A frozen text encoder of `transformers` that reads captions, instead of embeddings learned from the captions
+    alone: a folder or `hf://owner/name`. The blocks of the model's own encoder follow. The trainer adds the version of
+    the weights: `@` and the commit, or `@sha256:` and their hash."""
+    text_states: int = 384
+    """Width of the frozen encoder's states. The trainer sets it."""
     text_vocab_size: int = 4096
     """Number of ids of the text tokenizer. The trainer sets it."""
     text_length: int = 64
@@ -56,13 +63,13 @@ class TokenModelConfig:
     codes_id: str = ""
     """Id of the image tokenizer whose codes the model predicts. The trainer sets it."""
     text_id: str = ""
-    """Id of the text tokenizer whose ids the model reads. The trainer sets it."""
+    """Id of the text tokenizer whose ids the model reads; empty with a `text_source`. The trainer sets it."""
 
     def __post_init__(self) -> None:
         require_sizes(
             self, width=MAX_WIDTH, mlp_width=4 * MAX_WIDTH, heads=MAX_WIDTH, encoder_depth=MAX_DEPTH,
-            decoder_depth=MAX_DEPTH, text_vocab_size=2**24, text_length=MAX_WIDTH, codebook_size=2**24, grid=1024,
-            depth=MAX_RESIDUAL_DEPTH,
+            decoder_depth=MAX_DEPTH, text_states=MAX_WIDTH, text_vocab_size=2**24, text_length=MAX_WIDTH,
+            codebook_size=2**24, grid=1024, depth=MAX_RESIDUAL_DEPTH,
         )  # fmt: skip
         require(self, "width", self.width % self.heads == 0, f"a multiple of heads {self.heads}")
         divides = self.key_heads is None or (self.key_heads >= 1 and self.heads % self.key_heads == 0)
@@ -170,7 +177,11 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TokenModelConfig) -> None:
         super().__init__()
         c = config
-        self.embed = nn.Embedding(c.text_vocab_size, c.width)
+        self.embed: nn.Module = (
+            nn.Sequential(FrozenText(c.text_source, c.text_states), nn.Linear(c.text_states, c.width, bias=False))
+            if c.text_source
+            else nn.Embedding(c.text_vocab_size, c.width)
+        )
         self.positions = nn.Parameter(torch.randn(c.text_length, c.width) * 0.02)
         self.dropout = nn.Dropout(c.dropout)
         self.blocks: Sequence[EncoderBlock] = nn.ModuleList(  # type: ignore[assignment]
@@ -181,7 +192,10 @@ class TextEncoder(nn.Module):
         self.apply(_initialize)
         # At first, a word must be larger than what the blocks add to it. At 0.02, as elsewhere, a model that had seen
         # every picture 16 times ignored captions; at 0.4 it followed them.
-        nn.init.normal_(self.embed.weight, std=0.4)
+        if isinstance(self.embed, nn.Sequential):  # states of frozen encoders have numbers of about 1
+            nn.init.normal_(self.embed.get_parameter("1.weight"), std=0.4 / math.sqrt(c.text_states))
+        else:
+            nn.init.normal_(self.embed.weight, std=0.4)
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """Ids (B, S), mask (B, 1, 1, S) -> (B, S, D)."""

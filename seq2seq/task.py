@@ -10,6 +10,7 @@ import torch
 from data.codes import CodesInfo
 from data.grid import grid
 from data.store import Store
+from seq2seq.frozen_text import caption_ids, resolved
 from seq2seq.loss import token_loss
 from seq2seq.model import TokenModel, TokenModelConfig
 from seq2seq.options import TokenTrainingConfig
@@ -21,10 +22,15 @@ from training.task import Draw, Loss, Task
 
 
 def resolve_config(config: TokenModelConfig, text: TextTokenizer, codes: CodesInfo) -> TokenModelConfig:
-    """Fill in what the text tokenizer and the codes decide. Raises `BadInput` where the config sets another grid."""
+    """Fill in what the text tokenizer, a frozen text encoder and the codes decide.
+
+    Raises `BadInput` where the config sets another grid, or if the text encoder cannot be read.
+    """
     require_matching_grid(config, codes.rows)
+    source, states = resolved(config.text_source) if config.text_source else ("", config.text_states)
     return dataclasses.replace(
-        config, text_vocab_size=text.vocab_size, text_length=text.config.max_length, text_id=text.text_id,
+        config, text_source=source, text_states=states, text_id="" if source else text.text_id,
+        text_vocab_size=text.vocab_size, text_length=text.config.max_length,
         codebook_size=codes.codebook_size, grid=codes.rows, depth=codes.columns // codes.rows, codes_id=codes.codes_id,
     )  # fmt: skip
 
@@ -54,8 +60,9 @@ class TokenTask(Task):
         captions = [self.validation.captions(i)[0] for i in some]
         codes = torch.from_numpy(self.validation.array("codes")[some, 0].astype(np.int64))
         codes = codes.to(next(average.parameters()).device)
+        ids = caption_ids(self.model.config.text_source, self.text, captions)
         figures = {"validation_loss": 0.0, "validation_accuracy": 0.0}
-        for share, read, tokens in self.parts(self.text.encode(captions), codes.flatten(1)):
+        for share, read, tokens in self.parts(ids, codes.flatten(1)):
             value, scalars = token_loss(average(read.to(tokens.device), tokens), tokens, self.config.model.eos)
             figures["validation_loss"] += value.item() * share
             figures["validation_accuracy"] += scalars["accuracy"].item() * share

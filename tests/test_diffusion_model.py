@@ -1,20 +1,19 @@
 """The diffusion model: its inputs, its initial values, its size, its text encoders, and its files."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tiny_models import IMAGES, TOKENS, captions, diffusion_model, text_tokenizer, token_model
+from tiny_models import IMAGES, TOKENS, captions, diffusion_model, save_text_encoder, text_tokenizer, token_model
 
 from diffusion.condition import CaptionCache, mean_state
 from diffusion.dit import DiTConfig
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.process import ProcessConfig
-from diffusion.text import TextConfig, caption_ids, resolve_text_config, transformers_encoder
+from diffusion.text import TextConfig, caption_ids, resolve_text_config
 from diffusion.unet import UNetConfig
 from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.text import NULL, PAD
@@ -164,37 +163,17 @@ def test_a_token_model_s_text_encoder_can_be_used_frozen(tmp_path: Path) -> None
 
 
 def test_a_frozen_transformers_encoder_reads_captions(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "fox": 3}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    shape = BertConfig(vocab_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertModel(shape).save_pretrained(tmp_path)
+    save_text_encoder(tmp_path)
     text = text_tokenizer()
     settings, encoder = resolve_text_config(TextConfig(kind="transformers", source=str(tmp_path)), text)
     assert encoder is None
     assert settings.width == 16
     ids = caption_ids(settings, text, ["a fox", None])
-    assert ids.tolist() == [[2, 3], [0, -1]]
+    assert ids.tolist() == [[6, 7], [NULL, PAD]]
     model = DiffusionModel(dataclasses.replace(diffusion_model().config, text=settings))
     assert model(X[:2], T[:2], ids).shape == X[:2].shape
-    assert not [name for name in model.state_dict() if "text" in name]  # its weights are not saved with the model
-    states, mask = transformers_encoder(str(tmp_path))(ids)
-    assert states.shape == (2, 2, 16)
-    assert mask.sum(1).tolist() == [2, 1]
+    assert [name for name in model.state_dict() if name.startswith("text.")] == ["text.encoder.null"]
     assert resolve_text_config(settings, text)[0] == settings
-    digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
-    assert settings.source == f"{tmp_path}@sha256:{digest}"
-    with pytest.raises(BadInput, match="no such folder; a model on the Hub is given as hf://owner/name"):
-        resolve_text_config(TextConfig(kind="transformers", source=str(tmp_path / "nothing")), text)
-    with pytest.raises(BadInput, match="has other weights than the model was trained with"):
-        transformers_encoder(f"{tmp_path}@sha256:{digest[::-1]}")
-    (tmp_path / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(BadInput, match="no text encoder of transformers is there"):
-        resolve_text_config(TextConfig(kind="transformers", source=str(tmp_path)), text)
 
 
 def test_the_null_caption_has_an_id() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy.testing  # noqa: F401 # numpy 2.0 runs lscpu when it is first imported, here by `datasets`
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
@@ -40,7 +41,8 @@ def edited(file: Path, **values: Any) -> None:
 def foreign_text(bundle: Path) -> None:
     """Removes the text encoder from the diffusion weights, as if one of `transformers` reads the captions."""
     file = bundle / "diffusion" / "model.safetensors"
-    save_file({name: t for name, t in load_file(file).items() if not name.startswith("text.")}, file)
+    kept = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("text.")}
+    save_file({**kept, "text.encoder.null": torch.zeros(32)}, file)
 
 
 def hostile_bundles(folder: Path) -> Iterator[Path]:
@@ -76,6 +78,14 @@ def hostile_bundles(folder: Path) -> Iterator[Path]:
     foreign_text(made)
     text = json.loads((made / "diffusion" / "config.json").read_text())["text"]
     edited(made / "diffusion" / "config.json", text={**text, "kind": "transformers", "source": f"hf://{EVIL}/x"})
+    yield made
+    made = bundle("token-model-with-a-text-encoder-elsewhere")
+    file = made / "autoregressive" / "model.safetensors"
+    tensors = load_file(file)
+    width = tensors.pop("encoder.embed.weight").shape[1]
+    frozen = {"encoder.embed.0.null": torch.zeros(8), "encoder.embed.1.weight": torch.zeros(width, 8)}
+    save_file({**tensors, **frozen}, file)
+    edited(made / "autoregressive" / "config.json", text_source=f"hf://{EVIL}/x", text_states=8)
     yield made
     made = bundle("text-encoder-with-code")
     foreign_text(made)

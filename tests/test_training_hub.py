@@ -11,13 +11,14 @@ import torch
 from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError
 from huggingface_hub.file_download import DryRunFileInfo
 from PIL import Image
-from tiny_models import save_bundle
+from tiny_models import save_bundle, save_text_encoder
 
 from data.source import open_source
-from diffusion.text import TextConfig, resolve_text_config, transformers_encoder
+from diffusion.text import TextConfig, resolve_text_config
 from sampling.bundle import BundleOptions, assemble
 from sampling.clip import Clip
 from sampling.pipeline import load
+from seq2seq.frozen_text import transformers_encoder
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.errors import BadInput
@@ -177,21 +178,10 @@ def test_what_the_hub_does_not_have_is_refused(remote: Hub, monkeypatch: pytest.
         load("hf://some/thing")
 
 
-def save_encoder(folder: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "fox": 3}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    shape = BertConfig(vocab_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertModel(shape).save_pretrained(folder)
-
-
 def test_a_text_encoder_from_the_hub_is_pinned_and_named(remote: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     from tiny_models import text_tokenizer
 
-    save_encoder(remote.folder)
+    save_text_encoder(remote.folder)
     (remote.folder / "modeling_stranger.py").write_text("raise SystemExit")
     settings, _ = resolve_text_config(TextConfig(kind="transformers", source="hf://some/thing"), text_tokenizer())
     assert settings.source == f"hf://some/thing@{COMMIT}"
@@ -210,7 +200,7 @@ def test_a_foreign_encoder_runs_no_code(kind: str, damage: str, tmp_path: Path) 
     """The library offered to run code from the folder, or loaded a pickle."""
     import json
 
-    save_encoder(tmp_path)
+    save_text_encoder(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "modeling_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass X: pass\n")
     if damage == "code":

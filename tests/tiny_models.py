@@ -95,6 +95,18 @@ def diffusion_model(process: ProcessConfig | None = None, seed: int = 0, **field
     return model
 
 
+def save_text_encoder(folder: Path) -> None:
+    """Write a BERT of `transformers` with states of width 16, which knows the words `a` and `fox`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "fox": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    shape = BertConfig(vocab_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(shape).save_pretrained(folder)
+
+
 def add_diffusion(folder: Path, process: ProcessConfig | None = None) -> Path:
     """Add an untrained diffusion model to the bundle in `folder`; return it."""
     text = TextTokenizer.from_pretrained(folder / "text")

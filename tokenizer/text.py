@@ -17,7 +17,9 @@ from training.files import write_bytes, write_json
 from training.hub import fetched
 from training.strict_json import read_bytes, read_json
 
-PAD, EOS, NULL, UNKNOWN = range(4)
+SPECIAL_IDS = 4
+"""Number of special ids; those of pieces follow."""
+PAD, EOS, NULL, UNKNOWN = range(SPECIAL_IDS)
 """Ids of the special pieces. SentencePiece requires `UNKNOWN`, but with byte fallback it is never used."""
 
 
