@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizer.features import resized
-from training.errors import BadInput
+from training.errors import BadInput, reason
 from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
 
 
@@ -25,8 +25,7 @@ class Clip:
             self.model = load_complete(CLIPModel, folder).eval().to(device)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **SAFELY)
         except Exception as error:  # `transformers` raises many types for files that it cannot read
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BadInput(f"{path}: not a CLIP of transformers ({reason})") from None
+            raise BadInput(f"{path}: not a CLIP of transformers ({reason(error)})") from None
         self.size = int(self.model.config.vision_config.image_size)
         self._device = device
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.text import NULL, PAD, SPECIAL_IDS, TextTokenizer
-from training.errors import BadInput
+from training.errors import BadInput, reason
 from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
 
 
@@ -52,8 +52,7 @@ class TransformersEncoder:
             self.model = load_complete(kind, folder)
             self.width = int(self.model.config.hidden_size)
         except Exception as error:  # `transformers` raises many types for files that it cannot read
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BadInput(f"{source}: no text encoder of transformers is there ({reason})") from None
+            raise BadInput(f"{source}: no text encoder of transformers is there ({reason(error)})") from None
         self.model.eval().requires_grad_(False)
 
     def encode(self, captions: Sequence[str | None], length: int) -> Tensor:

@@ -29,6 +29,11 @@ def one_line(message: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 155]} ... {line[-150:]}"
 
 
+def reason(error: Exception) -> str:
+    """The first line of what an error of a library says, or the name of its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def install(extra: str) -> str:
     """The command, for a message, that installs an extra of `pyproject.toml`.
 

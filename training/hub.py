@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from training.errors import BadInput
+from training.errors import BadInput, reason
 
 _FORM = re.compile(r"hf://?(?P<data>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 """Matches one slash after `hf:` too: `Path` drops the second."""
@@ -78,8 +78,7 @@ def _fetched_from_hub(path: str, files: Sequence[str], download: bool, data: boo
         print(f"{name}@{commit}: {size / 1e6:.1f} MB to download in {len(missing)} files", file=sys.stderr)
         return Path(snapshot_download(repo, revision=commit, **wanted)), f"{name}@{commit}"
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"{path}: cannot be downloaded from the Hub ({reason})") from None
+        raise BadInput(f"{path}: cannot be downloaded from the Hub ({reason(error)})") from None
 
 
 def _refuse_links_outside(folder: Path, files: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from data.files import content_hashes
 from data.picture import whole
 from training.config import require
 from training.device import usable_device
-from training.errors import BadInput, install
+from training.errors import BadInput, install, reason
 from training.files import appending, write_bytes
 from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
 from training.strict_json import read_json_lines
@@ -68,8 +68,7 @@ class Captioner:
             self._processor = kind.from_pretrained(folder, **SAFELY)
             self._model = load_complete(transformers.AutoModelForImageTextToText, folder).eval().to(device)
         except Exception as error:  # `transformers` raises many types for files that it cannot read
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BadInput(f"{path}: not a model of transformers that writes captions ({reason})") from None
+            raise BadInput(f"{path}: not a model of transformers that writes captions ({reason(error)})") from None
         self._chats = bool(getattr(self._processor, "chat_template", None))
         self._prompt = self._asked(options.recaption_prompt or _QUESTION) if self._chats else options.recaption_prompt
         self._tokens = options.recaption_tokens
