@@ -40,7 +40,7 @@ class Picture:
     position: int = 0
     """How many of its tokens are drawn."""
     ended: bool = False
-    """Whether all of them are."""
+    """Whether it has all that it will have."""
 
 
 class Rows:
