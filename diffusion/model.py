@@ -49,6 +49,16 @@ class DiffusionModelConfig:
         require(self, "width", self.width % self.dit.heads == 0, f"a multiple of dit.heads {self.dit.heads}")
         require(self, "latent_bound", self.latent_bound > 0, "greater than 0")
 
+    @property
+    def text_vocab_size(self) -> int:
+        """Number of ids of the text tokenizer."""
+        return self.text.vocab_size
+
+    @property
+    def text_length(self) -> int:
+        """Largest number of ids in a caption."""
+        return self.text.length
+
 
 class DiffusionModel(PretrainedModel):
     """Text encoder and denoiser."""

@@ -74,9 +74,11 @@ class Bundle:
         shape = {"grid": tokenizer.config.grid, "channels": tokenizer.config.quantizer.dim}
         if tokenizer.has_codes:
             shape |= {"depth": tokenizer.depth, "codebook_size": tokenizer.codebook_size}
+        if config.text_id:
+            shape |= {"text_vocab_size": self.text.vocab_size, "text_length": self.text.config.max_length}
         for name, found in shape.items():
             if (wanted := getattr(config, name, found)) != found:
-                raise BadInput(f"the {backend.title} has {name} {wanted}, but the image tokenizer has {found}")
+                raise BadInput(f"the {backend.title} has {name} {wanted}, but the tokenizer here has {found}")
 
     def backend(self, kind: str) -> Backend[Any, Any]:
         """The backend of this name. Raises `BadInput` if the bundle has none."""

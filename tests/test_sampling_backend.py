@@ -105,17 +105,19 @@ def test_a_damaged_bundle_index(bundle: Path, tmp_path: Path, parts: list[object
         ("autoregressive", "grid", 1024, 3),
         ("autoregressive", "depth", 2, 1),
         ("autoregressive", "codebook_size", 21, 20),
+        ("autoregressive", "text_vocab_size", 9, 273),
+        ("autoregressive", "text_length", 9, 64),
         ("diffusion", "grid", 1024, 3),
         ("diffusion", "channels", 5, 4),
     ],
 )
-def test_a_model_has_the_shape_of_the_image_tokenizer(
+def test_a_model_has_the_shape_of_the_tokenizers(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, kind: str, field: str, wanted: int, found: int
 ) -> None:
     """Its config claims the right ids. Once, a grid of 1024 made the sampler allocate tens of gigabytes."""
     its = load(bundle)
     monkeypatch.setattr(its.models[kind].config, field, wanted)
-    with pytest.raises(BadInput, match=f"model has {field} {wanted}, but the image tokenizer has {found}"):
+    with pytest.raises(BadInput, match=f"model has {field} {wanted}, but the tokenizer here has {found}"):
         Bundle(text=its.text, tokenizer=its.tokenizer, models=its.models)
 
 

@@ -362,7 +362,7 @@ def test_every_case_succeeds_or_ends_in_one_line(watched: tuple[Path, list[dict[
         "evaluation.run": "class_path",
         "sampling.bundle": "class_path",
         f"data.prepare {folder}/fine": "not a model of transformers",
-        f"sampling.generate --model {folder}/claims-large-pictures": "has grid 1024, but the image tokenizer has 3",
+        f"sampling.generate --model {folder}/claims-large-pictures": "has grid 1024, but the tokenizer here has 3",
     }.items():  # and not something before it
         its = [case["said"] for case in ended if case["case"].startswith(command)]
         assert its and all(refused in said for said in its), (command, its)
