@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
+# The sign that joins two sources, as in `emoji+/home/me/photos`, if the second has a path.
+_JOINT = r"\+(?=[/\\~]|\.\.|\w+:)"
+# What precedes a path: `--name=`, and the kind of a source, as in `labels:PATH`.
+_PREFIX = re.compile(r"(?:-[^=]*=)?(?:(?:file|labels):|\w\w+:(?!//\w))?")
 # A URL, or the characters of a path inside a list, a mapping or `NAME=PATH`.
-_ADDRESS_OR_WORD = re.compile(r"""\w\w+://[^\s,;|'"()\[\]{}]+|(?:[A-Za-z]:(?=[\\/]))?[^\s,;:=|'"()\[\]{}]+""")
+_URL_OR_WORD = re.compile(
+    rf"""(?!file:|labels:)(?P<url>\w\w+://\w(?:(?!{_JOINT})[^\s,;|'"()\[\]{{}}])*)"""
+    rf"""|(?:[A-Za-z]:(?=[\\/]))?(?:(?!{_JOINT})[^\s,;:=|'"()\[\]{{}}])+"""
+)
 
 
 def redacted_path(path: str | Path) -> str:
@@ -28,11 +35,12 @@ def redacted_command(command: str) -> str:
         words = shlex.split(command)
     except ValueError:  # unbalanced quotes: the file was edited
         words = command.split()
-    return shlex.join(map(_word, words))
+    return shlex.join(map(_text, words))
 
 
 def redacted(value: Any) -> Any:
-    """A JSON value with all its paths redacted: the text under `command` as a command, any other text as a path."""
+    """A JSON value with all its paths redacted: the text under `command` as a command, any other text as a path or
+    as words that may be paths."""
     if isinstance(value, Mapping):
         return {
             key: redacted_command(its) if key == "command" and isinstance(its, str) else redacted(its)
@@ -40,17 +48,24 @@ def redacted(value: Any) -> Any:
         }
     if isinstance(value, list):
         return [redacted(item) for item in value]
-    return redacted_path(value) if isinstance(value, str) else value
+    return _text(value) if isinstance(value, str) else value
 
 
-def _word(word: str) -> str:
-    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    whole = redacted_path(value)  # the whole value first: a path may contain spaces
-    return f"{flag}{equals}{_ADDRESS_OR_WORD.sub(_part, value) if whole == value else whole}"
+def _text(text: str) -> str:
+    """Text with its paths redacted: a path, sources joined by `+`, a list, a mapping, or a sentence."""
+    if text.startswith(("[", "{")):
+        return _URL_OR_WORD.sub(_part, text)
+    return "+".join(map(_source, re.split(_JOINT, text)))
+
+
+def _source(text: str) -> str:
+    prefix = _PREFIX.match(text)
+    assert prefix is not None  # it may be empty
+    path = text[prefix.end() :]
+    whole = redacted_path(path)  # the whole path first: it may contain spaces
+    return f"{prefix[0]}{whole}" if whole != path else _URL_OR_WORD.sub(_part, text)
 
 
 def _part(match: re.Match[str]) -> str:
-    text = match[0]
-    if "://" in text and not text.startswith("file:"):
-        return text
-    return redacted_path(text.removeprefix("file:"))
+    is_path = not match["url"] and re.search(r"\w", match[0])  # a lone slash is none
+    return redacted_path(match[0]) if is_path else match[0]
