@@ -35,7 +35,7 @@ MISSING, PRESENT, LEFT_OUT = range(3)
 """Values of `state`."""
 DIGEST_BYTES = 16
 
-_MAX_BYTES = 2**31
+MAX_HEAD_BYTES = 2**31
 """Largest head. It lists all rows that were left out."""
 
 
@@ -88,7 +88,7 @@ class Store(Generic[AnyInfo]):
         if not (folder / HEAD).is_file():
             raise BadInput(f"{folder}: holds no store of {info.kind}")
         try:
-            head = read_json(folder / HEAD, max_bytes=_MAX_BYTES)
+            head = read_json(folder / HEAD, max_bytes=MAX_HEAD_BYTES)
             if head.get("format") != FORMAT or head.get("version") != VERSION or head.get("kind") != info.kind:
                 raise ValueError(f"{HEAD} is not that of a store of {info.kind}, version {VERSION}")
             if head.get("checksum") != checksum(head):

@@ -23,6 +23,7 @@ from data.store import (
     HEAD,
     LEFT_OUT,
     LINES,
+    MAX_HEAD_BYTES,
     MISSING,
     PRESENT,
     VERSION,
@@ -130,7 +131,8 @@ def finish(folder: Path, info: AnyInfo) -> None:
     states = _states(part)
     if lacking := int((states == MISSING).sum()):
         raise BadInput(f"{part}: {lacking:,} rows are missing; give the same command again to write them")
-    left_out = {int(line["row"]): str(line["why"]) for _, line in read_json_lines(part / _LEFT_OUT)}
+    lines = read_json_lines(part / _LEFT_OUT, MAX_HEAD_BYTES)
+    left_out = {int(line["row"]): str(line["why"]) for _, line in lines}
     files = [f"{name}.bin" for name in [*info.arrays, *COMMON_ARRAYS, "texts"]] + [LINES]
     head = {
         "format": FORMAT, "version": VERSION, "kind": info.kind, "rows": len(states), "info": to_dict(info),
@@ -151,7 +153,7 @@ def part_of(folder: Path) -> Path:
 def _require_free(folder: Path) -> None:
     if folder.is_dir():
         names = {path.name for path in folder.iterdir()}
-        if not names or (HEAD in names and names == {HEAD, *read_json(folder / HEAD).get("sizes", ())}):
+        if not names or (HEAD in names and names == {HEAD, *read_json(folder / HEAD, MAX_HEAD_BYTES).get("sizes", ())}):
             return
     if folder.exists():
         raise BadInput(f"{folder}: holds something else than a store of Tessera; choose another --out")

@@ -133,6 +133,23 @@ def test_rows_left_out_are_named_and_tried_again(tmp_path: Path) -> None:
     assert store.array("state").tolist() == [1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
 
 
+def lengthen(file: Path) -> None:
+    """Makes JSON as long as 400,000 reasons."""
+    file.write_text(file.read_text().rstrip()[:-1] + " " * 2**24 + "}\n")
+
+
+def test_many_rows_can_be_left_out(tmp_path: Path) -> None:
+    """Once, a store with more than 16 MiB of reasons could never be finished, nor replaced."""
+    folder = write(tmp_path / "store", (0, 5), (6, 4))
+    with Part(folder, Info()) as part:
+        part.leave_out(5, "it is broken")
+    lengthen(part_of(folder) / "left-out.jsonl")
+    finish(folder, Info())
+    lengthen(folder / "store.json")
+    assert Store(folder, Info).left_out == {"5.png": "it is broken"}
+    assert begin(folder, Info(), TEXTS) == 10
+
+
 def test_an_empty_store(tmp_path: Path) -> None:
     begin(tmp_path / "store", Info(), [])
     finish(tmp_path / "store", Info())
