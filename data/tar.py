@@ -50,17 +50,17 @@ class TarCorpus(Corpus):
         self.name = path.resolve().stem
         self.recipe = hashlib.blake2b(repr((VERSION, content_hashes(files, cache))).encode()).hexdigest()
         self._samples: list[_Sample] = []
-        self.left_out = {}
-        keys = []
+        keys, left_out = list[str](), dict[str, str]()
         for sample in (sample for file in files for sample in _samples(file, captionless)):
             key = f"{sample.shard.relative_to(folder).as_posix()}/{sample.name}"
             if sample.picture is None:
                 continue
             if "text" not in sample.texts and not captionless:
-                self.left_out = {**self.left_out, key: "has no caption"}
+                left_out[key] = "has no caption"
                 continue
             keys.append(key)
             self._samples.append(sample)
+        self.left_out = left_out
         self.keys, self.texts = keys, [sample.texts.get("text", "") for sample in self._samples]
         stated = [sample.texts.get("split") or split_from_file_name(sample.shard.name) for sample in self._samples]
         self.splits, self.num_validation = assign_splits(keys, stated)
