@@ -7,7 +7,7 @@ import codecs
 import json
 import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,9 +92,18 @@ def read_bytes(file: Path, max_bytes: int) -> bytes:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} appears twice in one object")
+        raise ValueError(f"{first_repeated(name for name, _ in pairs)!r} appears twice in one object")
     return values
+
+
+def first_repeated(names: Iterable[str]) -> str | None:
+    """The first name that was there before; None if there is none. Time is linear, for files from strangers."""
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _integer(digits: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from training.errors import BadInput
-from training.strict_json import MAX_DIGITS, MAX_NESTING, read_bytes, require_plain
+from training.strict_json import MAX_DIGITS, MAX_NESTING, first_repeated, read_bytes, require_plain
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
@@ -17,10 +17,9 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 the name is PyYAML's
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [key.value for key, _ in node.value]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]!r} appears twice, line {node.start_mark.line + 1} and after")
+        twice = first_repeated(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice is not None:
+            raise ValueError(f"{twice!r} appears twice, line {node.start_mark.line + 1} and after")
         return super().construct_mapping(node, deep)
 
 
