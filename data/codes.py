@@ -44,7 +44,8 @@ class CodesInfo:
     @property
     def origin(self) -> dict[str, Any]:
         """What identifies the codes: a run resumes only on the same."""
-        return {"codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views}
+        augmented = {"seed": self.seed} if self.views > 1 else {}
+        return {"codes_id": self.codes_id, "fingerprint": self.fingerprint, "views": self.views, **augmented}
 
 
 def open_codes(folder: Path) -> Store[CodesInfo]:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from data.codes import CodesInfo, open_codes, require_tokenizer
 from data.source import open_source
 from data.store import Store
 from data.store_writer import Part, begin, finish
-from tokenizer.augment import augment
-from tokenizer.encode import EncodeOptions, _encode_share, codes_with_eos, encode_distributed, main, plan_codes
+from tokenizer.augment import move
+from tokenizer.encode import EncodeOptions, _encode_share, _moves, codes_with_eos, encode_distributed, main, plan_codes
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
@@ -96,20 +97,34 @@ def test_views_are_small_shifts_and_zooms(
     tokenizer = ImageTokenizer.from_pretrained(model)
     pictures = open_source(photos, size=16, split="train", cache=cache)
     images = torch.stack([pictures[i] for i in range(20)])
-    generator = torch.Generator().manual_seed(5)
-    expected = [images, augment(images, generator), augment(images, generator)]
     codes = codes_of(open_codes(tmp_path / "codes" / "train")).transpose(0, 1)
+    expected = [images, *(move(images, *_moves(5, range(20), view)) for view in (1, 2))]
     for view, seen in zip(codes, expected, strict=True):
         assert torch.equal(view, tokenizer.encode(seen))
     assert not torch.equal(codes[1], codes[0])
     assert not torch.equal(codes[2], codes[1])
+    scales, offsets = _moves(5, range(20), 1)
+    assert len(set(scales.tolist())) == len(set(offsets[:, 0].tolist())) == 20
+    assert not torch.equal(_moves(6, range(20), 1)[0], scales)
 
 
 def test_the_batch_size_does_not_change_codes(encode: Encode, tmp_path: Path) -> None:
+    """Views were once sampled by the batch, so that another batch size made others."""
     for size in ("3", "64"):
-        encode("--views", "1", "--batch_size", size, "--out", tmp_path / size)
+        encode("--views", "2", "--batch_size", size, "--out", tmp_path / size)
     small, large = (open_codes(tmp_path / size / "train") for size in ("3", "64"))
     assert torch.equal(codes_of(small), codes_of(large))
+    assert small.hash == large.hash
+
+
+def test_the_seed_of_augmentation_identifies_codes() -> None:
+    def origin(views: int, seed: int) -> dict[str, Any]:
+        return CodesInfo(
+            codes_id="a", codebook_size=8, rows=4, columns=4, views=views, seed=seed, source="b", fingerprint="c"
+        ).origin
+
+    assert origin(2, 1) != origin(2, 2)
+    assert origin(1, 1) == origin(1, 2)
 
 
 def test_processes_share_the_work_and_the_next_run_encodes_what_is_missing(

@@ -142,6 +142,9 @@ def test_other_data_are_refused_once_there_are_checkpoints(tmp_path: Path) -> No
     opened(tmp_path)
     assert "holds a run on other data (train.fingerprint: 'f00d' there, 'cafe' here)" in refusal(tmp_path, data=other)
     assert json.loads((tmp_path / "data.json").read_text()) == DATA
+    newer = {**DATA, "train": {**DATA["train"], "seed": 1}}  # an older version did not write it down
+    opened(tmp_path, newer)
+    assert "(train.seed: 1 there, 2 here)" in refusal(tmp_path, data={**DATA, "train": {**DATA["train"], "seed": 2}})
 
 
 def test_a_run_without_a_record_of_its_data_gets_it(tmp_path: Path) -> None:

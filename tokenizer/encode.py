@@ -189,7 +189,6 @@ def _encode_share(
     one: PlannedStore, encode: Encode, device: torch.device, batch_size: int, state: PartialState
 ) -> None:
     (name,) = one.info.arrays
-    generator = torch.Generator().manual_seed(one.info.seed)
     starts = range(0, len(one.pictures), batch_size)
     with Part(one.folder, one.info) as part:
         missing = np.zeros(len(one.pictures), bool)
@@ -197,15 +196,25 @@ def _encode_share(
         show = state.is_main_process
         for number, start in enumerate(tqdm(starts, f"encoding {one.pictures.name}", unit="batch", disable=not show)):
             rows = range(start, min(start + batch_size, len(one.pictures)))
-            # sampled for every batch, so that a picture's views do not depend on the process that encodes it
-            shifts = [random_moves(len(rows), generator) for _ in range(one.info.views - 1)]
             if number % state.num_processes != state.process_index or not missing[rows].any():
                 continue
             images = torch.stack([one.pictures[i] for i in rows])
             heights = torch.tensor([one.pictures.height(i) for i in rows])
-            seen = [images, *(move(images, *shift) for shift in shifts)]
+            moves = (_moves(one.info.seed, rows, view) for view in range(1, one.info.views))
+            seen = [images, *(move(images, *its) for its in moves)]
             values = torch.stack([encode(view.to(device), heights).cpu() for view in seen], dim=1)
             part.write(start, **{name: values.numpy()})
+
+
+def _moves(seed: int, rows: Sequence[int], view: int) -> tuple[Tensor, Tensor]:
+    """The zooms and shifts of one view of the pictures in `rows`, as `random_moves` returns them.
+
+    Each depends on the seed, the row and the view only, so batches and processes may be divided in any way.
+    """
+    states = [np.random.SeedSequence((seed, row, view)).generate_state(1, np.uint64) for row in rows]
+    each = [random_moves(1, torch.Generator().manual_seed(int(state[0]))) for state in states]
+    scales, offsets = zip(*each, strict=True)
+    return torch.cat(scales), torch.cat(offsets)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ class RunFolder:
 
     def require_data(self, data: dict[str, Any]) -> None:
         """Raises `BadInput` if the folder has checkpoints from other data. `data` identifies the data
-        (`Data.origin`)."""
+        (`Data.origin`). What an older version did not write down counts as equal."""
         if self._data_file.exists() and last_step(self.checkpoints):
-            changed = sorted(_differences(read_json(self._data_file), data, {}))
+            changed = sorted(_differences(read_json(self._data_file), data, data))
             if changed:
                 raise BadInput(
                     f"{self.path}: holds a run on other data ({', '.join(changed)}); "
