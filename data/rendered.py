@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 from filelock import FileLock
@@ -18,8 +18,6 @@ from data.store import Array, Store, Unreadable
 from data.store_writer import Part, begin, finish
 from training.errors import BadInput
 from training.files import remove
-
-Job = TypeVar("Job")
 
 _AT_ONCE = 256
 """Most rendered pictures in memory that are not written yet."""
@@ -46,8 +44,8 @@ def rendered(
     folder: Path,
     size: int,
     keys: Sequence[str],
-    jobs: Sequence[Job],
-    render: Callable[[Job], NDArray[np.uint8]],
+    positions: Sequence[int],
+    render: Callable[[int], NDArray[np.uint8]],
     label: str,
 ) -> Store[PictureInfo]:
     """Opens the store of pictures in `folder`, with one row for each of `keys`. Renders it first if needed.
@@ -59,9 +57,9 @@ def rendered(
         folder: where the store is, or will be.
         size: width and height, in pixels.
         keys: names of the pictures.
-        jobs: what to give to `render` for each picture.
-        render: returns a picture, uint8 (3, size, size). If it raises `Unreadable`, the row is left out. It is called
-            from several threads.
+        positions: where each picture is in its corpus. Rows are rendered in this order, in which files hold them.
+        render: returns the picture at a position, uint8 (3, size, size). If it raises `Unreadable`, the row is left
+            out. It is called from several threads.
         label: text beside the progress bar.
     """
     info = PictureInfo(size=size, keys=hashlib.blake2b(repr(list(keys)).encode(), digest_size=16).hexdigest())
@@ -74,7 +72,7 @@ def rendered(
         remove(folder)  # a damaged one
         begin(folder, info, [(key, key, ()) for key in keys])
         with Part(folder, info) as part, ThreadPoolExecutor(os.cpu_count()) as threads:
-            _render_missing(part, jobs, render, threads, label)
+            _render_missing(part, positions, render, threads, label)
         finish(folder, info)
     return Store(folder, PictureInfo)
 
@@ -94,19 +92,21 @@ def _reuse(folder: Path, info: PictureInfo) -> Store[PictureInfo] | None:
 
 def _render_missing(
     part: Part[PictureInfo],
-    jobs: Sequence[Job],
-    render: Callable[[Job], NDArray[np.uint8]],
+    positions: Sequence[int],
+    render: Callable[[int], NDArray[np.uint8]],
     threads: ThreadPoolExecutor,
     label: str,
 ) -> None:
     def attempt(row: int) -> NDArray[np.uint8] | Unreadable:
         try:
-            return render(jobs[row])
+            return render(positions[row])
         except Unreadable as error:
             return error
 
-    missing = part.missing().tolist()
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=label, unit="picture", mininterval=1) as progress:
+    missing = sorted(part.missing().tolist(), key=lambda row: positions[row])
+    with tqdm(
+        total=len(positions), initial=len(positions) - len(missing), desc=label, unit="picture", mininterval=1
+    ) as progress:
         for start in range(0, len(missing), _AT_ONCE):
             rows = missing[start : start + _AT_ONCE]
             for row, picture in zip(rows, threads.map(attempt, rows), strict=True):

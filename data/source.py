@@ -173,13 +173,13 @@ def _render(
     It has all pictures of the corpus; or only those at `positions`, if there is a limit and no store of all exists.
     """
     keys, rows = corpus.keys, positions
-    jobs: Sequence[int] = range(len(keys))
+    wanted: Sequence[int] = range(len(keys))
     folder = _folder(corpus, keys, size, cache)
     if limit is not None and not folder.exists():
-        keys, jobs, rows = [corpus.keys[position] for position in positions], positions, range(len(positions))
+        keys, wanted, rows = [corpus.keys[position] for position in positions], positions, range(len(positions))
         folder = _folder(corpus, keys, size, cache)
     return rendered(
-        folder, size, keys, jobs, partial(corpus.render, size=size), label=f"{printable(corpus.name)} at {size} px"
+        folder, size, keys, wanted, partial(corpus.render, size=size), label=f"{printable(corpus.name)} at {size} px"
     ), rows
 
 

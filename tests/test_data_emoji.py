@@ -121,7 +121,7 @@ def test_held_out_pictures_do_not_look_like_trained_ones() -> None:
 def test_equal_pictures_in_two_families_are_refused(tmp_path: Path) -> None:
     """Another version of an art package could have them."""
     keys = ["1f98a/noto", "1f43a/noto"]
-    store = rendered(tmp_path / "store", 16, keys, keys, lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
+    store = rendered(tmp_path / "store", 16, keys, range(2), lambda _: np.zeros((3, 16, 16), np.uint8), label="equal")
     with pytest.raises(BadInput, match="1f98a/noto and 1f43a/noto are the same picture"):
         EmojiCorpus(SOURCE, tmp_path).check(store)
 

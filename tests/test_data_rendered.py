@@ -1,5 +1,6 @@
 """Pictures rendered once and kept in a store."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -47,6 +48,15 @@ def test_pictures_are_rendered_once(tmp_path: Path) -> None:
     assert_whole(open_ten(tmp_path / "store", jobs))
     assert_whole(open_ten(tmp_path / "store", jobs))
     assert sorted(jobs) == list(range(10))
+
+
+def test_pictures_are_rendered_in_the_order_of_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures chosen by a hash were rendered in its order: row groups of parquet were decoded again and again."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    jobs: list[int] = []
+    store = rendered(tmp_path / "store", SIZE, KEYS[:4], [7, 2, 9, 4], renderer(jobs), label="test")
+    assert jobs == [2, 4, 7, 9]
+    assert store.array("pictures")[:, 0, 0, 0].tolist() == [7, 2, 9, 4]
 
 
 def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
