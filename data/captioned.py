@@ -16,7 +16,7 @@ from data.store import Store
 
 
 class RenderedImages:
-    """Some pictures of one corpus, as rows of a memory-mapped store. A pickled copy holds only file names."""
+    """Some pictures of one corpus, as rows of a memory-mapped store."""
 
     def __init__(
         self, name: str, corpus: Corpus, positions: Sequence[int], store: Store[PictureInfo], rows: Sequence[int]
