@@ -6,7 +6,7 @@ All pictures enter here: for training, inspection, scoring, references, masks, a
 import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ _SMALLEST = 8
 """Fewest pixels per side: the patch of an image tokenizer. Smaller pictures hold nothing to learn."""
 
 _LARGE = 2**24
-"""Pictures with more pixels are decoded one at a time. One takes some hundred MB, and there is a thread per core."""
+"""Pictures with more pixels are decoded one at a time, also by several processes that `share` a lock. One takes some
+hundred MB, and there is a thread per core."""
 
 _LARGEST = 2**28
 """Most pixels to decode, 268 million. A JPEG is reduced while it is decoded and may have 64 times as many."""
 
-_alone = threading.Lock()
+_alone: AbstractContextManager[Any] = threading.Lock()
 
 Image.MAX_IMAGE_PIXELS = None  # `_decoded` checks the size itself, after a JPEG's reduction
 
@@ -52,6 +53,12 @@ _TURNED = {
     8: Image.Transpose.ROTATE_90,
 }
 """The operation that sets a picture upright, by its EXIF orientation."""
+
+
+def share(alone: AbstractContextManager[Any]) -> None:
+    """Decodes large pictures of this process under `alone`, a lock that it has in common with other processes."""
+    global _alone
+    _alone = alone
 
 
 def fit(file: Path | bytes, size: int) -> NDArray[np.uint8]:

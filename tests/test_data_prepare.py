@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from data import picture
 from data.captioned import RenderedImages
 from data.cleaning import measure as measuring
 from data.cleaning.captioner import Captioner, CaptionerOptions, Picture
@@ -305,6 +307,23 @@ def test_processes_measure_pictures_together(tmp_path: Path, monkeypatch: pytest
     left_out = prepared(tmp_path / "photos.parquet", tmp_path / "out", processes=2)
     assert left_out == {"photos.parquet#70": {"why": "unreadable", "detail": "not a picture"}}
     assert len(kept(tmp_path / "out")) == 70
+
+
+def test_one_process_at_a_time_decodes_a_large_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process had a lock of its own."""
+
+    def decode(image: Image.Image, size: int) -> Image.Image:
+        (tmp_path / "decoding").touch(exist_ok=False)  # an error makes the picture unreadable
+        time.sleep(0.005)
+        (tmp_path / "decoding").unlink()
+        return image
+
+    monkeypatch.setattr(measuring, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(picture, "_LARGE", 1)
+    monkeypatch.setattr(picture, "_reduced", decode)
+    rows = {"image": [encoded(scene(i, 64, 48)) for i in range(64)], "text": ["a"] * 64}
+    parquet.write_table(pa.table(rows), tmp_path / "photos.parquet")
+    assert prepared(tmp_path / "photos.parquet", tmp_path / "out", processes=2, min_side=16) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Measures the size, contrast and hashes of pictures, and caches them so that each picture is read only once."""
 
 import hashlib
+import multiprocessing
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.corpus import Corpus
-from data.picture import whole
+from data.picture import share, whole
 from data.store import Array, Store, Unreadable
 from data.store_writer import Part, begin, finish
 from training.errors import BadInput, needing, printable
@@ -156,9 +159,10 @@ def _fill(part: Part[MeasuresInfo], corpus: Corpus, processes: int) -> None:
 def _measured(corpus: Corpus, rows: Sequence[int], processes: int) -> Iterator[tuple[int, Measures | str]]:
     """Yields each row with its measurements, or with the reason why there are none, in order."""
     workers = min(processes, len(rows) // _WORTH_A_PROCESS)
+    start = partial(_start, multiprocessing.Lock()) if workers > 1 else None
     loader = DataLoader(
         _Measured(corpus), batch_size=_AT_ONCE, sampler=rows, num_workers=workers if workers > 1 else 0,
-        collate_fn=list, worker_init_fn=_ignore_interrupts,
+        collate_fn=list, worker_init_fn=start,
     )  # fmt: skip
     for batch in loader:
         yield from batch
@@ -177,6 +181,7 @@ class _Measured(Dataset[tuple[int, Measures | str]]):
             return row, str(error)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C also reaches the workers; each would print a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start(alone: AbstractContextManager[bool], worker: int) -> None:
+    """Prepares a worker: of all of them, one at a time decodes a large picture."""
+    share(alone)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the workers; each would print a traceback
