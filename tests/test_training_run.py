@@ -147,6 +147,22 @@ def test_other_data_are_refused_once_there_are_checkpoints(tmp_path: Path) -> No
     assert "(train.seed: 1 there, 2 here)" in refusal(tmp_path, data={**DATA, "train": {**DATA["train"], "seed": 2}})
 
 
+def test_the_model_that_a_run_starts_from_may_move(tmp_path: Path) -> None:
+    """Its path was compared, so the run could not be resumed once it had moved."""
+    for name, weights in (("first", b"1"), ("moved", b"1"), ("other", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    run = tmp_path / "run"
+    opened(run, init=tmp_path / "first")
+    (run / "checkpoints" / "step-00000005").mkdir(parents=True)
+    opened(run, init=tmp_path / "moved")
+    assert "holds a run on other data (init: '" in refusal(run, init=tmp_path / "other")
+    assert "there, None here" in refusal(run)
+    write_json(run / "data.json", DATA)  # as an older version wrote it
+    assert f"init: '{tmp_path / 'moved'}' there" in refusal(run, init=tmp_path / "first")
+    opened(run, init=tmp_path / "moved")
+
+
 def test_a_run_without_a_record_of_its_data_gets_it(tmp_path: Path) -> None:
     opened(tmp_path)
     (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)

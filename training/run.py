@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import shlex
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from training.checkpoint import last_step
 from training.config import to_dict
 from training.errors import BadInput
 from training.files import appending, claim, error_names, hold, remove_leftovers, write_json, write_text
+from training.hub import fetched
 from training.options import TrainingConfig
 from training.strict_json import parse_json, read_json
 
 # A run may be resumed with other values of these. Any other change makes it another run. Data and tokenizers may move
-# to other paths: `data.json` and the ids in the model's config identify their content.
+# to other paths: `data.json` and the ids in the model's config identify their content. So may `init`, see `open`.
 _MAY_CHANGE = {
     "out", "data", "tokenizer", "text", "steps", "dry_run", "device", "precision", "log_every", "sample_every",
     "checkpoint_every", "workers", "cache", "verify", "trackers",
@@ -54,8 +57,9 @@ class RunFolder:
     def require_data(self, data: dict[str, Any]) -> None:
         """Raises `BadInput` if the folder has checkpoints from other data. `data` identifies the data
         (`Data.origin`). What an older version did not write down counts as equal."""
-        if self._data_file.exists() and last_step(self.checkpoints):
-            changed = sorted(_differences(read_json(self._data_file), data, data))
+        if last_step(self.checkpoints):
+            origin = self._origin(data)
+            changed = sorted(_differences(self._recorded(), origin, origin))
             if changed:
                 raise BadInput(
                     f"{self.path}: holds a run on other data ({', '.join(changed)}); "
@@ -65,7 +69,8 @@ class RunFolder:
     def open(self, data: dict[str, Any]) -> None:
         """Locks the folder and writes the config, the identity of the data and the command.
 
-        Runs of older versions, which have no `data.json`, get one now.
+        The model that a run starts from, `init`, may move too: `data.json` has the hash of its weights. Runs of older
+        versions lack the hash, or all of `data.json`, and get it now; until then `init` must have the same path.
 
         Raises:
             BadInput: as in `lock`; or the folder holds a run with another config, other data or more steps.
@@ -74,7 +79,10 @@ class RunFolder:
         file = self.path / "config.json"
         mine = json.loads(json.dumps(to_dict(self.config)))
         if file.exists():
-            changed = sorted(_differences(read_json(file), mine, _defaults(self.config)))
+            theirs = read_json(file)
+            if mine["init"] and "init" in self._recorded():
+                theirs["init"] = mine["init"]  # compared by content, in `require_data`
+            changed = sorted(_differences(theirs, mine, _defaults(self.config)))
             if changed:
                 raise BadInput(
                     f"{self.path}: holds a run with another config ({', '.join(changed)}); "
@@ -85,8 +93,25 @@ class RunFolder:
             raise BadInput(f"{self.path}: is at step {step} already; give --steps {step} or more, or another --out")
         self.require_data(data)
         write_json(file, mine)
-        write_json(self._data_file, data)
+        write_json(self._data_file, self._origin(data))
         write_text(self.path / "command.txt", self.command + "\n")
+
+    def _recorded(self) -> dict[str, Any]:
+        """What `data.json` holds, if there is one."""
+        return read_json(self._data_file) if self._data_file.exists() else {}
+
+    def _origin(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What identifies all that the run learns from: its data, and the weights that it starts from, if any."""
+        return data if self.config.init is None else {**data, "init": self._init_hash}
+
+    @cached_property
+    def _init_hash(self) -> str:
+        assert self.config.init is not None
+        file = fetched(self.config.init, ["model.safetensors"])[0] / "model.safetensors"
+        if not file.is_file():
+            raise BadInput(f"{self.config.init}: has no {file.name}, so it is not a model to start from")
+        with file.open("rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
 
     def _require_checkpoints(self) -> None:
         """Raises `BadInput` if checkpoints were deleted: the log or the model is further than a killed run explains.
