@@ -5,13 +5,19 @@ from collections.abc import Iterable, Sequence
 
 from training.errors import printable
 
-# Characters that could begin or end a table cell, a comment, a tag, code, a link or an image.
-_MARKUP = str.maketrans({character: f"&#{ord(character)};" for character in "|`\\[]*"} | {"<": "&lt;", ">": "&gt;"})
+# Characters that could begin or end a table cell, a comment, a tag, code, a link, an image, emphasis or strikethrough.
+_MARKUP = str.maketrans({character: f"&#{ord(character)};" for character in "|`\\[]*~"} | {"<": "&lt;", ">": "&gt;"})
+# Underscores that could emphasise: those inside a word cannot, so `kid_lite1` stays readable in the source.
+_EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+# What GitHub finds in the text itself: mentions, mathematics and addresses. There an entity is no escape, as it is
+# replaced first; but a tag parts the text.
+_FOUND = re.compile(r"[@$]|(?:(?<=http)|(?<=https)|(?<=ftp)):(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
-    """`text` on one line, with all markup escaped."""
-    return printable(" ".join(text.replace("&", "&amp;").split())).translate(_MARKUP)
+    """`text` on one line, with all markup escaped, also what GitHub adds to Markdown."""
+    escaped = printable(" ".join(text.replace("&", "&amp;").split())).translate(_MARKUP)
+    return _FOUND.sub(r"<span>\g<0></span>", _EMPHASIS.sub("&#95;", escaped))
 
 
 def tabulated(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
