@@ -85,6 +85,7 @@ $(LOWEST)/installed: pyproject.toml
 	$(LOWEST)/tools/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .
 	touch $@
 
-# Removes what the commands above made, but not runs/, which may hold hours of training.
+# Removes what the commands above made, but not runs/, which may hold hours of training, nor your pictures in outputs/.
 clean:
-	rm -rf .venv $(LOWEST) outputs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf outputs/demo outputs/demo-diffusion outputs/compare
+	rm -rf .venv $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -169,6 +170,15 @@ def test_only_one_of_several_processes_prints_the_preset(
     monkeypatch.setenv("RANK", "1")
     command(lambda config: None, TokenizerTrainingConfig)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_clean_leaves_pictures_of_others() -> None:
+    """It deleted `outputs/`, where `generate` writes by default."""
+    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    deleted = done.stdout.split()
+    assert {"outputs/demo", "outputs/demo-diffusion", "outputs/compare"} <= {*deleted}
+    assert not {"outputs", "runs", "checkpoints"} & {*deleted}
 
 
 def test_the_default_bundle(
