@@ -1,4 +1,4 @@
-"""One name for all commands: `tessera generate ...` is `python -m sampling.generate ...`.
+"""One name for the commands: `tessera generate ...` is `python -m sampling.generate ...`.
 
 Only the chosen module is imported, so `tessera --help` answers at once.
 """
@@ -46,7 +46,8 @@ COMMANDS = (
     Command("ablation", "evaluation.ablation", "compare training recipes at equal compute"),
     Command("env", "commands.env", "print versions and machine, to paste into a bug report"),
 )
-"""All commands, in the order in which data flows. Those without a name are started by `accelerate launch`."""
+"""The commands, in the order in which data flows. Those without a name are started by `accelerate launch`. Tools of
+developers are not among them: benchmarks of single parts, and the trainer of the checker."""
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def named(name: str) -> Command:
 
 
 def overview() -> str:
-    """The text of `tessera --help`: all commands, a line each."""
+    """The text of `tessera --help`: the commands, a line each."""
     typed = [f"tessera {one.name}" if one.name else f"accelerate launch {one.module}" for one in COMMANDS]
     width = max(map(len, typed)) + 2
     lines = [f"  {said:{width}}{one.line}" for said, one in zip(typed, COMMANDS, strict=True)]
@@ -80,7 +81,8 @@ def overview() -> str:
         "usage: tessera COMMAND [options]", "",
         "Text to images, by image tokens. Commands in the order in which data flows:", "", *lines, "",
         "tessera COMMAND --help explains every option. Outside of a clone, start a trainer by its module, as in",
-        "`accelerate launch -m seq2seq.train`. Without options it trains the preset emoji.",
+        "`accelerate launch -m seq2seq.train`. Without options it trains the preset emoji. Benchmarks of single",
+        "parts are modules too, as in `python -m tokenizer.bench`.",
     ])  # fmt: skip
 
 
