@@ -25,7 +25,7 @@ from data.source import open_corpus
 from training.cli import command
 from training.config import require
 from training.errors import BadInput, printable
-from training.files import claim, locked, put, remove, write_text
+from training.files import claim, locked, put, remove, require_name, write_text
 
 _KIND = "prepared pictures"
 _LEFT_OUT = "left-out.jsonl"
@@ -75,7 +75,8 @@ def main(options: PrepareOptions) -> None:
 
 
 def _require_outside(options: PrepareOptions) -> None:
-    """Raises `BadInput` if one of the new folder and the source would contain the other."""
+    """Raises `BadInput` if one of the new folder and the source would contain the other, or the folder has no name."""
+    require_name(options.out)
     source, out = Path(options.source.removeprefix("labels:")).resolve(), options.out.resolve()
     if out.is_relative_to(source) or source.is_relative_to(out):
         raise BadInput(f"{options.out}: must be outside of the source {options.source}, and the source outside of it")

@@ -331,6 +331,7 @@ def test_one_process_at_a_time_decodes_a_large_picture(tmp_path: Path, monkeypat
     [
         (["nowhere", "--out", "out"], "error: nowhere: no such file or folder; give"),
         (["photos", "--out", "taken"], "error: taken: holds files that Tessera did not write; choose"),
+        (["photos", "--out", "."], "error: .: is replaced as a whole, so the path must end in a name; choose"),
         (["photos", "--out", "photos/clean"], "error: photos/clean: must be outside of the source photos"),
         (["photos", "--out", "out", "--near", "25"], "error: PrepareOptions.near is 25: must be from 0 to 24, or null"),
         (["photos", "--out", "out", "--min_side", "999"], "error: photos: not one picture would be kept (1 too small)"),

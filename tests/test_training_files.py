@@ -34,6 +34,15 @@ def content(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): f.read_text() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
+@pytest.mark.parametrize("path", [".", "..", "/", "some/.."])
+def test_a_path_without_a_name_is_refused(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands with `--out .` ended with a traceback."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="must end in a name; choose another --out"), atomic(Path(path)):
+        raise AssertionError
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     with atomic(tmp_path / "new" / "file") as temporary:
         temporary.write_text("whole")

@@ -53,7 +53,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
     A folder cannot replace a folder in one step, so the old one is first moved aside. If the process dies in between,
     the next call for `path`, or `remove_leftovers`, moves it back.
+
+    Raises `BadInput` as `require_name` does.
     """
+    require_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(path.parent):
         _move_back(path)
@@ -64,6 +67,12 @@ def atomic(path: Path) -> Iterator[Path]:
             put(temporary, path)
     finally:
         remove(temporary)
+
+
+def require_name(path: Path) -> None:
+    """Raises `BadInput` for a path such as `.`, `..` or `/`, which another file or folder cannot be renamed to."""
+    if path.name in ("", ".."):
+        raise BadInput(f"{path}: is replaced as a whole, so the path must end in a name; choose another --out")
 
 
 def put(new: Path, path: Path) -> None:
