@@ -30,7 +30,8 @@ class InspectOptions:
     positional: ClassVar = ("source",)
 
     source: str
-    """`emoji`, a folder of pictures, a parquet or tar file, or any other source."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     out: Path = Path("inspected")
     """Folder for the contact sheet."""
     size: int = 64
@@ -38,9 +39,9 @@ class InspectOptions:
     split: str | None = None
     """Only this split of the source."""
     cache: Path | None = None
-    """Folder for rendered pictures; by default the user's cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
     strict: bool = False
-    """Stop if pictures cannot be used, instead of leaving them out."""
+    """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     verify: bool = False
     """Read all rendered pictures in the cache, and stop if any is damaged."""
 

@@ -30,7 +30,8 @@ class DiffusionTrainingConfig(TrainingConfig):
     preset: ClassVar = "emoji"
 
     data: str = "emoji"
-    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     out: str = "runs/diffusion"
     tokenizer: str = field(default_factory=lambda: shipped_part("tokenizer"))
     """Image tokenizer: the `model` folder of its run. By default that of the shipped bundle."""

@@ -37,7 +37,8 @@ class UpsamplerBenchOptions:
     upsampler: list[str] = field(default_factory=list)
     """Upsampler and its name in the table, `restored=RUN/model`; repeat the flag for more."""
     data: str = SOURCE
-    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     split: str = "heldout-concept"
     """Split to use; your own pictures have `train` and `validation`."""
     limit: int | None = None

@@ -58,7 +58,7 @@ class CopiesOptions:
     shown: int = 16
     """Pictures on a sheet, chosen by a fixed hash of their captions."""
     cache: Path | None = None
-    """Folder for prepared pictures. By default the user's cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
     device: str = "auto"
     """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     out: Path

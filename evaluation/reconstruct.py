@@ -56,7 +56,8 @@ class ReconstructOptions:
     out: Path
     """Folder to write to: `report.json`, and `pictures.png` with originals above reconstructions."""
     data: str = SOURCE
-    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     split: str = "heldout-concept"
     """Split to use; your own pictures have `train` and `validation`."""
     suite: str | None = None
@@ -71,7 +72,7 @@ class ReconstructOptions:
     lpips: bool = False
     """Also compute LPIPS, which needs torchvision and its weights."""
     cache: Path | None = None
-    """Folder for prepared pictures. By default the user's cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
     device: str = "auto"
     """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
 

@@ -47,7 +47,8 @@ class EncodeOptions:
     out: Path
     """Folder to write."""
     data: str = "emoji"
-    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     views: int = 4
     """Views of each training picture: the picture itself, and small shifts and zooms of it. Other splits have one."""
     batch_size: int = 64
@@ -59,7 +60,7 @@ class EncodeOptions:
     strict: bool = False
     """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     cache: Path | None = None
-    """Folder for prepared pictures. The default is your cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
     device: str = "auto"
     """Device to encode on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
 

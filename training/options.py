@@ -80,7 +80,7 @@ class TrainingConfig:
     workers: int = 0
     """Worker processes that prepare batches. With 0, the trainer prepares them itself."""
     cache: Path | None = None
-    """Folder for rendered pictures; by default the user's cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
     verify: bool = False
     """Before training, read all prepared data and stop if any of it is damaged."""
     trackers: list[str] = field(default_factory=list)

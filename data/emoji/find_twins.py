@@ -51,7 +51,7 @@ class FindTwinsOptions:
     """Finds emoji that look alike and prints them."""
 
     cache: Path | None = None
-    """Folder for rendered pictures; by default the user's cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
 
 
 def main(options: FindTwinsOptions) -> None:
