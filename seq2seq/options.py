@@ -30,8 +30,9 @@ class TokenTrainingConfig(TrainingConfig):
     preset: ClassVar = "emoji"
 
     data: str
-    """Stores of codes written by `python -m tokenizer.encode`; or `emoji`, or your own pictures (a folder, a parquet or
-    tar file, `labels:FOLDER`, or `hf://datasets/owner/name`), which are encoded into the run folder first."""
+    """Stores of codes written by `python -m tokenizer.encode`. Or `emoji`, `scenes`, or your own pictures: a folder, a
+    parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`. Several are joined by `+`. They are encoded
+    into the run folder first."""
     out: str = "runs/seq2seq"
     tokenizer: str = field(default_factory=lambda: shipped_part("tokenizer"))
     """Image tokenizer: the `model` folder of its run. By default that of the shipped bundle."""

@@ -38,12 +38,13 @@ class ConvertOptions:
     image_size: int | None = None
     """Height and width of the pictures in pixels. By default what the settings say."""
     data: str = ""
-    """Pictures to standardise latents by, which a diffusion model needs: `emoji`, or a folder, a parquet or tar file,
-    `labels:FOLDER`, or `hf://datasets/owner/name`. Without it latents stay as they are."""
+    """Pictures to standardise latents by, which a diffusion model needs: `emoji`, `scenes`, or your own: a folder, a
+    parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`. Several are joined by `+`. Without it, latents
+    stay as they are."""
     limit: int = 256
     """Use at most this many of these pictures."""
     cache: Path | None = None
-    """Folder for prepared pictures. The default is your cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
     license: str = "other"
     """Licence of the weights, for the model card: a name that the Hub knows, such as `mit`."""
     origin: str = ""

@@ -17,7 +17,8 @@ class TokenizerTrainingConfig(TrainingConfig):
     preset: ClassVar = "emoji"
 
     data: str = "emoji"
-    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     out: str = "runs/tokenizer"
     limit: int | None = None
     """Train on at most this many pictures."""

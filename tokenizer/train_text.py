@@ -19,7 +19,8 @@ class TextTrainingOptions:
     presets: ClassVar = "text"
 
     data: str = "emoji"
-    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     out: Path
     """Folder to write."""
     vocab_size: int = 4096
@@ -29,7 +30,7 @@ class TextTrainingOptions:
     size: int = 64
     """Size of the corpus's pictures in pixels. It only selects the prepared copy to read captions from."""
     cache: Path | None = None
-    """Folder for prepared pictures. The default is your cache folder."""
+    """Folder for prepared pictures; by default the user's cache folder."""
     model: TextTokenizerConfig = field(default_factory=TextTokenizerConfig)
     """Shape of encoded captions."""
 

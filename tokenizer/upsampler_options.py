@@ -17,7 +17,8 @@ class UpsamplerTrainingConfig(TrainingConfig):
     preset: ClassVar = "emoji"
 
     data: str = "emoji"
-    """`emoji`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`."""
+    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
+    `hf://datasets/owner/name`. Several are joined by `+`."""
     out: str = "runs/upsampler"
     tokenizer: str = field(default_factory=lambda: shipped_part("tokenizer"))
     """Image tokenizer: the `model` folder of its run. By default that of the shipped bundle. With `reconstructed` 0 and
