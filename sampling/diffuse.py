@@ -18,7 +18,7 @@ from sampling.options import DiffusionOptions
 from sampling.schedulers import Estimate, Noise, filled, solver_for
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
-"""Takes x_t (B, C, h, w) and t (B,) on the CPU, returns the estimate of x_0."""
+"""Takes x_t (B, C, h, w) and t (B,) on the CPU, one time for all, and returns the estimate of x_0."""
 
 
 def sample(
@@ -65,24 +65,24 @@ def estimates(
 def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: DiffusionOptions) -> Denoise:
     """A function that estimates x_0 for a batch of captions, with the guidance and thresholding of `options`.
 
-    Each call runs the model once, with guidance on a doubled batch.
+    Each call runs the model once: with guidance on a doubled batch, and outside the interval of guidance without it.
 
     Args:
         model: in eval mode.
-        text: caption ids (B, S) int64. They are encoded once.
+        text: caption ids (B, S) int64. They are encoded once, and once more if only a part of the steps is guided.
         null: ids of the null caption (1, S) int64, for guidance.
         options: how to draw.
     """
-    guide = options.guidance != 1
-    caption = CaptionCache(torch.cat([text, null.expand_as(text)]) if guide else text)
+    guided_captions, captions = CaptionCache(torch.cat([text, null.expand_as(text)])), CaptionCache(text)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         times = t.to(x.device)
-        if guide:
-            both, both_shares = split_output(model(x.repeat(2, 1, 1, 1), times.repeat(2), caption), x.shape[1])
+        if options.guides_at(float(t[0]) / model.process.steps):
+            output = model(x.repeat(2, 1, 1, 1), times.repeat(2), guided_captions)
+            both, both_shares = split_output(output, x.shape[1])
             output, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
-            output, share = split_output(model(x, times, caption), x.shape[1])
+            output, share = split_output(model(x, times, captions), x.shape[1])
         x_0, _ = model.process.estimates(output, x, t)
         if options.threshold:
             x_0 = thresholded(x_0, options.threshold, model.config.latent_bound)

@@ -27,6 +27,12 @@ class BackendOptions(Tagged):
     """Scale of classifier-free guidance. 1 turns it off; a larger scale follows the prompt more closely. The defaults
     are those at which the shipped weights draw best: 1 for the token model, which makes it twice as fast, and 2 for
     diffusion."""
+    guidance_from: float = 0.0
+    """Fraction of the drawing at which guidance starts: of the picture's tokens, or for diffusion of the noise process,
+    that is, of its steps. What is drawn before has no guidance."""
+    guidance_until: float = 1.0
+    """Fraction of the drawing at which guidance ends. What is drawn after it has no guidance, at half the cost; for
+    diffusion also what is drawn before it starts (arXiv 2404.07724)."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -35,6 +41,11 @@ class BackendOptions(Tagged):
 
     def __post_init__(self) -> None:
         require(self, "guidance", 0 <= self.guidance <= 100, "from 0 to 100")
+        require(self, "guidance_from", 0 <= self.guidance_from <= 1, "from 0 to 1")
+        require(
+            self, "guidance_until", self.guidance_from <= self.guidance_until <= 1,
+            f"from guidance_from {self.guidance_from} to 1",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +63,6 @@ class SamplingOptions(BackendOptions):
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How guidance changes from the first guided token to the last: it stays constant, or grows from 1 linearly or
     along half a cosine."""
-    guidance_from: float = 0.0
-    """Fraction of the picture's tokens at which guidance starts. Tokens before it are drawn without guidance."""
-    guidance_until: float = 1.0
-    """Fraction of the picture's tokens at which guidance ends. Tokens after it are drawn without guidance, at half the
-    cost."""
     parallel: int | None = None
     """Guess a window of this many tokens and draw all of them in each pass, until the guesses are right; 0 draws one
     token a pass. It changes how long a picture takes, not the picture. By default 8 for one picture at a time on a
@@ -76,11 +82,6 @@ class SamplingOptions(BackendOptions):
         require(self, "parallel", self.parallel in (None, 0) or self.parallel >= 2, "2 or more, or 0 for none")
         require(self, "best_of", 1 <= self.best_of <= 1024, "from 1 to 1024")
         require(self, "scorer", not self.scorer or self.best_of > 1, "absent unless best_of is 2 or more")
-        require(self, "guidance_from", 0 <= self.guidance_from <= 1, "from 0 to 1")
-        require(
-            self, "guidance_until", self.guidance_from <= self.guidance_until <= 1,
-            f"from guidance_from {self.guidance_from} to 1",
-        )  # fmt: skip
 
     def guidance_scales(self, length: int) -> list[float]:
         """The guidance scale of each of `length` tokens; 1 where a token is not guided."""
@@ -121,3 +122,8 @@ class DiffusionOptions(BackendOptions):
         require(self, "eta", 0 <= self.eta <= 1, "from 0 to 1")
         require(self, "eta", self.eta == 0 or self.scheduler == "ddim", f"0 with scheduler {self.scheduler}")
         require(self, "threshold", 0 <= self.threshold < 1, "from 0 (none) to below 1")
+
+    def guides_at(self, noise: float) -> bool:
+        """Whether there is guidance at a time of the noise process, from 1 (noise) to 0 (clean)."""
+        drawn = 1 - noise + 1e-6  # times are float32, and 1 - 0.9 is not 0.1
+        return self.guidance != 1 and self.guidance_from <= drawn < self.guidance_until

@@ -221,6 +221,44 @@ def test_guidance_in_one_pass_is_that_of_two() -> None:
     torch.testing.assert_close(plain, model.process.estimates(with_it, x, t)[0])
 
 
+@pytest.mark.parametrize("scheduler", ["dpm", "heun"])
+@torch.no_grad()
+def test_guidance_in_an_interval(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It draws what one draws by hand from both predictions, and outside the interval there is no null half."""
+    model, text = diffusion_model(ProcessConfig(schedule="flow", target="velocity")), text_tokenizer()
+    ids, null = text.encode(PROMPTS), text.encode([None])
+    options = DiffusionOptions(
+        guidance=2.5, steps=10, scheduler=scheduler, guidance_from=0.2, guidance_until=0.9  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    def by_hand(x: Tensor, t: Tensor) -> Estimate:
+        with_it, without = model(x, t, ids), model(x, t, null.expand_as(ids))
+        guide = 150 < t[0] < 850  # of the times 1000, 900, ..., 100, not 1000, 900 and 100
+        velocity = without + 2.5 * (with_it - without) if guide else with_it
+        return Estimate(model.process.estimates(velocity, x, t)[0])
+
+    noise = seeded_noise(torch.arange(3), model.latent_shape)
+    expected = sample(by_hand, model.process, noise, options)
+    sizes, forward = [], model.denoiser.forward
+    monkeypatch.setattr(model.denoiser, "forward", lambda x, *rest: (sizes.append(len(x)), forward(x, *rest))[1])
+    drawn = sample(denoiser(model, ids, null, options), model.process, noise, options)
+    torch.testing.assert_close(drawn, expected, atol=1e-3, rtol=1e-3)
+    twice = {"dpm": 7, "heun": 14}[scheduler]
+    assert (sizes.count(6), sizes.count(3)) == (twice, {"dpm": 3, "heun": 5}[scheduler])
+
+
+def test_the_interval_in_shares_of_the_steps() -> None:
+    """The same steps for every way to round the bounds and the times."""
+    for steps in (7, 10, 25, 50):
+        times = [float(torch.tensor(1000 * k / steps)) for k in range(steps, 0, -1)]
+        for first in range(steps + 1):
+            options = DiffusionOptions(guidance_from=first / steps, guidance_until=1.0)
+            assert [options.guides_at(time / 1000) for time in times] == [call >= first for call in range(steps)]
+            options = DiffusionOptions(guidance_until=first / steps)
+            assert [options.guides_at(time / 1000) for time in times] == [call < first for call in range(steps)]
+    assert not DiffusionOptions(guidance=1).guides_at(0.5)
+
+
 def test_thresholding_agrees_with_imagen() -> None:
     x = torch.stack([torch.linspace(-1, 1, 64), torch.linspace(-10, 10, 64)]).view(2, 4, 4, 4)
     cut = thresholded(x, 0.9, bound=3.0)
