@@ -3,6 +3,7 @@
 Dimension names: B batch, S caption ids, C channels of a latent, h and w rows and columns of latents, D width.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -93,7 +94,7 @@ class DiffusionModel(PretrainedModel):
 
         Args:
             x: noisy latents (B, C, h, w).
-            t: their times (B,), from 0 to the process's T.
+            t: their times, (B,) or (1,) for all, from 0 to the process's T.
             text: caption ids (B, S) int64 from `diffusion.text.caption_ids`; or a `CaptionCache` of them, which
                 several passes read only once.
 
@@ -107,3 +108,9 @@ class DiffusionModel(PretrainedModel):
             states, mask = self.text(caption.text)
             states, caption.mask, caption.text = self.project(states), mask[:, None, None], None
         return self.denoiser(x.to(dtype), t / self.process.steps, states, caption).float()
+
+    def with_denoiser(self, denoiser: nn.Module) -> "DiffusionModel":
+        """Return a copy with another denoiser. They share all other weights."""
+        twin = copy.copy(self)
+        twin._modules = {**self._modules, "denoiser": denoiser}
+        return twin

@@ -53,8 +53,9 @@ class ProcessConfig:
 class Process:
     """The tables of a schedule, and the formulas that use them.
 
-    Times t and s are (B,) from 0 (clean) to T (noise): integers; for a flow, any number. They are best left on the CPU:
-    factors are computed there, in float64, which Apple's GPU does not have, and only then moved to the latents.
+    Times t and s are (B,), or (1,) for all, from 0 (clean) to T (noise): integers; for a flow, any number. They are
+    best left on the CPU: factors are computed there, in float64, which Apple's GPU does not have, and only then moved
+    to the latents.
     """
 
     def __init__(self, config: ProcessConfig) -> None:
@@ -169,8 +170,13 @@ class Process:
 
 
 def as_of(like: Tensor, factor: Tensor) -> Tensor:
-    """`factor` in the dtype of `like`, then on its device, in this order: a device may lack the dtype of `factor`."""
-    return factor.to(like.dtype).to(like.device)
+    """`factor` in the dtype of `like`, then on its device, in this order: a device may lack the dtype of `factor`.
+
+    One factor for a whole batch, (1, 1, 1, 1), becomes a number on the CPU, which any device can multiply by. Copying
+    it would stop a GPU.
+    """
+    factor = factor.to(like.dtype)
+    return factor.view(()) if factor.shape == (1, 1, 1, 1) else factor.to(like.device)
 
 
 def _from_betas(betas: Tensor) -> tuple[Tensor, Tensor]:

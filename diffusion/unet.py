@@ -98,7 +98,7 @@ class UNet(nn.Module):
             layer.set_processor(AttentionProcessor(number))
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:
-        """Latents (B, C, h, w), times (B,) from 0 (clean) to 1 (noise) -> (B, C out, h, w).
+        """Latents (B, C, h, w), times (B,) or (1,) from 0 (clean) to 1 (noise) -> (B, C out, h, w).
 
         Reads the caption states (B, S, D) into `caption`; `states` is None once that is done.
         """

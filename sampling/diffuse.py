@@ -15,10 +15,10 @@ from diffusion.process import Process
 from sampling.logits import guided
 from sampling.noise import gaussian
 from sampling.options import DiffusionOptions
-from sampling.schedulers import Estimate, Noise, filled, solver_for
+from sampling.schedulers import Estimate, Noise, for_all, solver_for
 
-Denoise = Callable[[Tensor, Tensor], Estimate]
-"""Takes x_t (B, C, h, w) and t (B,) on the CPU, one time for all, and returns the estimate of x_0."""
+Denoise = Callable[[Tensor, float], Estimate]
+"""Takes x_t (B, C, h, w) and t, and returns the estimate of x_0."""
 
 
 def sample(
@@ -54,9 +54,9 @@ def estimates(
     solver = solver_for(process, options, strength)
     x = noise(0)
     if init is not None:
-        x = process.add_noise(init, x, filled(x, solver.times[0]))
+        x = process.add_noise(init, x, for_all(solver.times[0]))
     for call, time in enumerate(solver.times):
-        estimate = denoise(x, filled(x, time))
+        estimate = denoise(x, time)
         yield estimate.x_0
         x = solver.step(call, x, estimate, noise)
     yield x
@@ -75,15 +75,15 @@ def denoiser(model: DiffusionModel, text: Tensor, null: Tensor, options: Diffusi
     """
     guided_captions, captions = CaptionCache(torch.cat([text, null.expand_as(text)])), CaptionCache(text)
 
-    def denoise(x: Tensor, t: Tensor) -> Estimate:
-        times = t.to(x.device)
-        if options.guides_at(float(t[0]) / model.process.steps):
-            output = model(x.repeat(2, 1, 1, 1), times.repeat(2), guided_captions)
+    def denoise(x: Tensor, t: float) -> Estimate:
+        times = torch.full((1,), t, device=x.device)  # not copied there, which would stop a GPU
+        if options.guides_at(t / model.process.steps):
+            output = model(x.repeat(2, 1, 1, 1), times, guided_captions)
             both, both_shares = split_output(output, x.shape[1])
             output, share = guided(both, options.guidance), None if both_shares is None else both_shares[: len(x)]
         else:
             output, share = split_output(model(x, times, captions), x.shape[1])
-        x_0, _ = model.process.estimates(output, x, t)
+        x_0, _ = model.process.estimates(output, x, for_all(t))
         if options.threshold:
             x_0 = thresholded(x_0, options.threshold, model.config.latent_bound)
         return Estimate(x_0, share)
@@ -117,7 +117,7 @@ def interpolated_denoiser(first: Denoise, second: Denoise, part: Tensor) -> Deno
     """Linear interpolation of two denoisers' estimates at `part` (B,) from 0 to 1."""
     weight = part.view(-1, 1, 1, 1)
 
-    def denoise(x: Tensor, t: Tensor) -> Estimate:
+    def denoise(x: Tensor, t: float) -> Estimate:
         a, b = first(x, t), second(x, t)
         share = None if a.share is None or b.share is None else torch.lerp(a.share, b.share, weight)
         return Estimate(torch.lerp(a.x_0, b.x_0, weight), share)

@@ -10,8 +10,9 @@ from diffusion.condition import CaptionCache
 from diffusion.loss import bits_per_dimension
 from diffusion.model import DiffusionModel
 from diffusion.text import caption_ids
-from diffusion.traced import with_traced_denoiser
+from diffusion.traced import TracedDenoiser, with_traced_denoiser
 from sampling.backend import Backend, Start, backend
+from sampling.denoiser_graph import GraphDenoiser, with_graph_denoiser
 from sampling.diffuse import (
     Denoise,
     denoiser,
@@ -50,10 +51,11 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         return torch.bfloat16 if has_bf16(device) else torch.float32
 
     def prepare(self) -> DiffusionModel:
-        """The model; on a CPU with its denoiser traced as a graph of operators, unless the engine is `plain`."""
-        records = self.device.type == "cpu"
-        self.require_engine("plain", *(["traced"] if records else []))
-        return with_traced_denoiser(self.model) if records and self.engine != "plain" else self.model
+        """The model, with its denoiser computed by the engine: by default the last one that the device has."""
+        engines = ["plain", *{"cpu": ["traced"], "cuda": ["graph"]}.get(self.device.type, [])]
+        self.require_engine(*engines)
+        make = {"traced": with_traced_denoiser, "graph": with_graph_denoiser, "plain": lambda model: model}
+        return make[self.engine or engines[-1]](self.model)
 
     def draw(
         self, captions: Sequence[str], seeds: Tensor, options: DiffusionOptions, start: Start | None
@@ -102,7 +104,7 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
     def compute_settings(self) -> dict[str, str]:
         """As `Backend`."""
         dtype = next(self.prepared.denoiser.parameters()).dtype
-        engine = "plain" if self.prepared is self.model else "traced"
+        engine = {TracedDenoiser: "traced", GraphDenoiser: "graph"}.get(type(self.prepared.denoiser), "plain")
         return {"engine": engine, "dtype": str(dtype).removeprefix("torch.")}
 
     def check(self, start: Start | None) -> None:

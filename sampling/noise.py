@@ -31,7 +31,7 @@ def gaussian(seeds: Tensor, step: int | Tensor, elements: int) -> Tensor:
 def _bits(seeds: Tensor, kind: int, position: int | Tensor, count: int) -> Tensor:
     """32 random bits, held in int64, for each seed and element: (..., count)."""
     elements = torch.arange(count, device=seeds.device)
-    stream = _mix(_mix(_fold(seeds)) ^ _mix(torch.as_tensor(position, device=seeds.device) ^ kind))
+    stream = _mix(_mix(_fold(seeds)) ^ _mix(torch.as_tensor(position) ^ kind))  # an `int` stays on the CPU, a number
     return _mix(stream[..., None] ^ _mix(elements))
 
 

@@ -66,9 +66,9 @@ def solver_for(process: Process, options: DiffusionOptions, strength: float = 1.
     )
 
 
-def filled(x: Tensor, time: float) -> Tensor:
-    """One time for each of `x` (B, C, h, w): (B,) of its dtype, on the CPU, where `Process` computes."""
-    return torch.full((len(x),), time, dtype=x.dtype)
+def for_all(time: float) -> Tensor:
+    """One time for a whole batch: (1,) float32 on the CPU, where `Process` computes."""
+    return torch.full((1,), time)
 
 
 class Ancestral:
@@ -79,7 +79,7 @@ class Ancestral:
 
     def step(self, call: int, x: Tensor, estimate: Estimate, noise: Noise) -> Tensor:
         """A sample of p(x_s | x_t), line 4 of the algorithm."""
-        t, s = (filled(x, time) for time in (*self.times, 0.0)[call : call + 2])
+        t, s = (for_all(time) for time in (*self.times, 0.0)[call : call + 2])
         mean = self.process.posterior_mean(estimate.x_0, x, s, t)
         if call + 1 == len(self.times):
             return mean

@@ -1,7 +1,7 @@
 """What only a GPU can show. `benchmarks/gpu.sh` runs these tests; without a GPU they are skipped."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from torch.distributed import destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from diffusion.model import DiffusionModel
 from sampling.decode import DelayedAll, Engine, Sampler
-from sampling.diffuse import denoiser, sample, seeded_noise
+from sampling.denoiser_graph import with_graph_denoiser
+from sampling.diffuse import denoiser, estimates, seeded_noise
 from sampling.noise import gaussian, gumbel
 from sampling.options import DiffusionOptions, SamplingOptions
 from seq2seq.loss import token_loss
@@ -96,14 +98,33 @@ def test_the_check_for_the_end_is_two_calls_late() -> None:
     assert [check(values) for values in (~yes, yes, yes, yes, yes)] == [False, False, False, True, True]
 
 
-def test_diffusion_draws_what_a_cpu_draws() -> None:
-    options, latents = DiffusionOptions(steps=4, guidance=2.0), []
-    for device in ("cpu", "cuda"):
-        model, text = diffusion_model().to(device), captions(2).to(device)
-        noise = seeded_noise(torch.arange(2, device=device), model.latent_shape)
-        made = sample(denoiser(model, text, null_caption(text[:1]), options), model.process, noise, options)
-        latents.append(made.cpu())
-    torch.testing.assert_close(*latents, rtol=1e-3, atol=1e-3)
+def latents_of(model: DiffusionModel, batch: int) -> Iterator[Tensor]:
+    options, device = DiffusionOptions(steps=6, guidance=2.0, guidance_until=0.5), next(model.parameters()).device
+    text, seeds = captions(4)[-batch:].to(device), torch.arange(batch, device=device)
+    denoise = denoiser(model, text, null_caption(text[:1]).expand(1, text.shape[1]), options)
+    return estimates(denoise, model.process, seeded_noise(seeds, model.latent_shape), options)
+
+
+@pytest.mark.parametrize("engine", ["plain", "graph"])
+def test_diffusion_draws_what_a_cpu_draws(engine: str) -> None:
+    plain = diffusion_model().cuda()
+    model = with_graph_denoiser(plain) if engine == "graph" else plain
+    for batch in (3, 1, 3, 4):
+        *_, there = latents_of(model, batch)
+        *_, here = latents_of(diffusion_model(), batch)
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+
+
+def test_no_step_of_diffusion_waits_for_the_device() -> None:
+    model = with_graph_denoiser(diffusion_model().cuda())
+    [*_] = latents_of(model, 2)  # records
+    steps = latents_of(model, 2)
+    next(steps)  # reads the captions
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        [*_] = steps
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_stopped_run_continues_with_the_same_weights(tmp_path: Path, parts: list[str]) -> None:  # noqa: F811

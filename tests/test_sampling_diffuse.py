@@ -50,8 +50,8 @@ def process(schedule: str, steps: int = 1000) -> Process:
 def closed_form(found: Process) -> Denoise:
     """E[x_0 | x_t] for latents of one element and three channels that are N(MEAN, COVARIANCE)."""
 
-    def denoise(x: Tensor, t: Tensor) -> Estimate:
-        alpha, sigma = (factor[0].item() for factor in found.at(t))
+    def denoise(x: Tensor, t: float) -> Estimate:
+        alpha, sigma = (factor.item() for factor in found.at(torch.tensor([t])))
         inner = alpha**2 * COVARIANCE + sigma**2 * torch.eye(3, dtype=torch.float64)
         gain = alpha * COVARIANCE @ torch.linalg.inv(inner)
         centred = x.flatten(1).double() - alpha * MEAN
@@ -127,7 +127,7 @@ def test_ancestral_steps_are_those_of_diffusers(schedule: str, monkeypatch: pyte
     state, calls = x(0), iter(range(1, 51))
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *args, **kwargs: x(next(calls)))
     for timestep in theirs.timesteps.tolist():
-        estimate = closed_form(found)(state, torch.full((5,), timestep + 1.0))
+        estimate = closed_form(found)(state, timestep + 1.0)
         state = theirs.step(estimate.x_0, timestep, state).prev_sample
     torch.testing.assert_close(ours, state, atol=2e-4, rtol=1e-3)
 
@@ -151,7 +151,7 @@ def test_ddim_is_deterministic_and_invertible() -> None:
         times = torch.linspace(0, 1000, steps + 1).round()
         for t, after in pairwise(times):
             alpha, sigma = (factor.item() for factor in found.at(t.clamp_min(1)[None]))
-            x_0 = denoise(x, t.clamp_min(1).expand(20)).x_0
+            x_0 = denoise(x, max(float(t), 1.0)).x_0
             noise = (x - alpha * x_0) / sigma if t > 0 else (x - x_0) / sigma
             x = found.add_noise(x_0, noise, after.expand(20))
         errors.append((x - start).abs().max().item() / start.abs().max().item())
@@ -213,11 +213,11 @@ def test_guidance_in_one_pass_is_that_of_two() -> None:
     model, text = diffusion_model(), text_tokenizer()
     ids, null = text.encode(PROMPTS), text.encode([None])
     x, t = gaussian(torch.arange(3), 0, 36).view(3, 4, 3, 3), torch.full((3,), 60.0)
-    both = denoiser(model, ids, null, DiffusionOptions(guidance=2.5))(x, t).x_0
+    both = denoiser(model, ids, null, DiffusionOptions(guidance=2.5))(x, 60.0).x_0
     with_it, without = model(x, t, ids), model(x, t, null.expand_as(ids))
     expected = model.process.estimates(without + 2.5 * (with_it - without), x, t)[0]
     torch.testing.assert_close(both, expected, atol=1e-4, rtol=1e-4)
-    plain = denoiser(model, ids, null, DiffusionOptions(guidance=1))(x, t).x_0
+    plain = denoiser(model, ids, null, DiffusionOptions(guidance=1))(x, 60.0).x_0
     torch.testing.assert_close(plain, model.process.estimates(with_it, x, t)[0])
 
 
@@ -231,9 +231,10 @@ def test_guidance_in_an_interval(scheduler: str, monkeypatch: pytest.MonkeyPatch
         guidance=2.5, steps=10, scheduler=scheduler, guidance_from=0.2, guidance_until=0.9  # type: ignore[arg-type]
     )  # fmt: skip
 
-    def by_hand(x: Tensor, t: Tensor) -> Estimate:
+    def by_hand(x: Tensor, time: float) -> Estimate:
+        t = torch.full((3,), time)
         with_it, without = model(x, t, ids), model(x, t, null.expand_as(ids))
-        guide = 150 < t[0] < 850  # of the times 1000, 900, ..., 100, not 1000, 900 and 100
+        guide = 150 < time < 850  # of the times 1000, 900, ..., 100, not 1000, 900 and 100
         velocity = without + 2.5 * (with_it - without) if guide else with_it
         return Estimate(model.process.estimates(velocity, x, t)[0])
 
@@ -274,9 +275,8 @@ def test_interpolation_of_noises_and_denoisers() -> None:
     torch.testing.assert_close(noise[0], a(0)[0])
     torch.testing.assert_close(noise[2], b(0)[2], atol=1e-6, rtol=1e-4)
     assert noise[1].var().item() == pytest.approx(1, rel=0.1)
-    ones = interpolated_denoiser(lambda x, t: Estimate(x), lambda x, t: Estimate(x + 2), part)(
-        torch.zeros(3, 1, 1, 1), part
-    )
+    between = interpolated_denoiser(lambda x, t: Estimate(x), lambda x, t: Estimate(x + 2), part)
+    ones = between(torch.zeros(3, 1, 1, 1), 0.5)
     assert ones.x_0.flatten().tolist() == [0, 1, 2]
 
 
