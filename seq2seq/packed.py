@@ -236,16 +236,24 @@ class FusedRMSNorm(nn.Module):
     It calls four operators. `RMSNorm` calls ten, and calling them takes longer than their arithmetic.
     """
 
-    def __init__(self, *norms: RMSNorm, scales: tuple[float, ...] = (1.0,), heads: tuple[int, ...] = ()) -> None:
-        """`scales`: a factor for the output of each norm. `heads`: for how many heads each of several norms is."""
+    def __init__(
+        self,
+        *norms: RMSNorm,
+        scales: tuple[float, ...] = (1.0,),
+        heads: tuple[int, ...] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Build it for inputs in `dtype`.
+
+        `scales`: a factor for the output of each norm. `heads`: for how many heads each of several norms is.
+        """
         super().__init__()
         (width,) = norms[0].normalized_shape
         gains = [
             norm.weight.detach().float() * (math.sqrt(width) * scale) for norm, scale in zip(norms, scales, strict=True)
         ]
-        self.gain = (
-            torch.cat([gain.expand(n, 1, -1) for gain, n in zip(gains, heads, strict=True)]) if heads else gains[0]
-        )
+        of_all = torch.cat([gain.expand(n, 1, -1) for gain, n in zip(gains, heads, strict=True)]) if heads else gains[0]
+        self.gain = of_all.to(dtype)
         self.floor = torch.tensor(math.sqrt(width * (norms[0].eps or 0.0)))
 
     def forward(self, x: Tensor) -> Tensor:
