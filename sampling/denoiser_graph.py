@@ -23,7 +23,7 @@ class GraphDenoiser(nn.Module):
         """`caption_length`: the most ids of a caption."""
         super().__init__()
         self.denoiser, self.caption_length = denoiser, caption_length
-        self._buffers: dict[int, Buffers] = {}
+        self._by_rows: dict[int, Buffers] = {}
         self._graphs = Graphs()
         self._lock = threading.Lock()
 
@@ -33,9 +33,9 @@ class GraphDenoiser(nn.Module):
             return self.denoiser(x, t, states, caption)
         rows = padded_batch(len(x))
         with self._lock:
-            if rows not in self._buffers:
-                self._buffers[rows] = Buffers(self.denoiser, x, t, caption, rows, self.caption_length)
-            buffers = self._buffers[rows]
+            if rows not in self._by_rows:
+                self._by_rows[rows] = Buffers(self.denoiser, x, t, caption, rows, self.caption_length)
+            buffers = self._by_rows[rows]
             buffers.fill(x, t, caption)
             self._graphs.run(rows, buffers.step, [])
             return buffers.output[: len(x)].clone()

@@ -54,8 +54,8 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         """The model, with its denoiser computed by the engine: by default the last one that the device has."""
         engines = ["plain", *{"cpu": ["traced"], "cuda": ["graph"]}.get(self.device.type, [])]
         self.require_engine(*engines)
-        make = {"traced": with_traced_denoiser, "graph": with_graph_denoiser, "plain": lambda model: model}
-        return make[self.engine or engines[-1]](self.model)
+        make = {"traced": with_traced_denoiser, "graph": with_graph_denoiser}.get(self.engine or engines[-1])
+        return make(self.model) if make else self.model
 
     def draw(
         self, captions: Sequence[str], seeds: Tensor, options: DiffusionOptions, start: Start | None

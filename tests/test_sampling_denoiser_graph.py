@@ -33,7 +33,7 @@ def test_graphs_draw_what_the_plain_engine_draws(graphs: list[Callable[[], None]
             draw(by_graph, batch, ids, options), draw(plain, batch, ids, options), atol=1e-4, rtol=1e-4
         )
     assert isinstance(by_graph.denoiser, GraphDenoiser)
-    assert len(graphs) == len(by_graph.denoiser._buffers) == 3  # of 2, 4 and 8 rows
+    assert len(graphs) == len(by_graph.denoiser._by_rows) == 3  # of 2, 4 and 8 rows
 
 
 @pytest.mark.parametrize("denoiser_kind", ["dit", "unet"])
@@ -42,7 +42,7 @@ def test_the_tensors_of_a_graph_stay_where_they_are(graphs: list[Callable[[], No
 
     def places() -> list[int]:
         draw(by_graph, 2, 9, DiffusionOptions(steps=3))
-        (buffers,) = by_graph.denoiser._buffers.values()  # type: ignore[union-attr]
+        (buffers,) = by_graph.denoiser._by_rows.values()  # type: ignore[union-attr]
         kept = [tensor for pair in buffers.caption.keys_values.values() for tensor in pair]
         tensors = [buffers.x, buffers.t, buffers.output, buffers.caption.mask, buffers.caption.pooled, *kept]
         return [tensor.data_ptr() for tensor in tensors]
