@@ -31,10 +31,15 @@ Engine = Literal["plain", "packed", "graph"]
 """How a step is computed: as written; with the linear layers laid out for this CPU; or as written, but recorded as a
 CUDA graph (`sampling.graphs`)."""
 
-SINGLE_PICTURE_WINDOW = 8
-"""Default tokens a pass for one picture on a CPU. Measured there on the shipped model (`sampling/benchmarks`), two AVX2
-cores: 22 passes a picture instead of 64 and 1.7 times as fast at the default options, 24 and 1.4 at temperature 1
-(window 16: 1.8 and 1.2; 4: 1.5 and 1.2). For 8 pictures at a time no window was faster."""
+FEW = 4
+"""Up to so many pictures at a time are drawn in windows by default, on a CPU."""
+WINDOW = 8
+"""Default tokens a pass for a few pictures on a CPU. Measured there on the shipped model (`sampling/benchmarks`), two
+AVX2 cores: 22 passes a picture instead of 64 and 1.7 times as fast at the default options, 24 and 1.4 at temperature 1
+(window 16: 1.8 and 1.2; 4: 1.5 and 1.2). For 8 pictures at a time no window was faster. On one core with AVX-512, in
+float16, it is 1.4 to 1.8 times as fast for 2 pictures at a time, and 1.3 times for 4. Better guesses than the token
+above saved at most 2 % of the passes (n-grams of the picture; draws from the scores of neighbours with a token's own
+noise), because a token is drawn again several times before its guess matters."""
 
 SPARE_BUFFERS = 2
 """How many sets of buffers are kept for later calls: enough for this many calls at once, or batch sizes in turn."""
@@ -215,10 +220,9 @@ class Sampler:
     def _default_window(self, batch: int) -> int:
         """Tokens a pass where the options leave it open; 0 is one at a time.
 
-        A CPU that draws one picture reads all weights for one or two rows of activations; more rows cost little.
+        A CPU that draws a few pictures reads all weights for a few rows of activations; more rows cost little.
         """
-        single = batch == 1 and self.device.type == "cpu" and self.engine != "graph"
-        return SINGLE_PICTURE_WINDOW if single else 0
+        return WINDOW if batch <= FEW and self.device.type == "cpu" and self.engine != "graph" else 0
 
     @torch.no_grad()
     def _in_parallel(self, text: Tensor, seeds: Tensor, options: SamplingOptions, window: int) -> tuple[Tensor, int]:

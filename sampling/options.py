@@ -65,8 +65,8 @@ class SamplingOptions(BackendOptions):
     along half a cosine."""
     parallel: int | None = None
     """Guess a window of this many tokens and draw all of them in each pass, until the guesses are right; 0 draws one
-    token a pass. It changes how long a picture takes, not the picture. By default 8 for one picture at a time on a
-    CPU, where that is faster, and 0 otherwise."""
+    token a pass. It changes how long a picture takes, not the picture. By default 8 for up to 4 pictures at a time
+    on a CPU, where that is faster, and 0 otherwise."""
     best_of: int = 1
     """Draw this many candidates for each picture and keep the best one."""
     scorer: str = ""

@@ -35,14 +35,14 @@ from tokenizer.text import NULL, PAD, trim_padding
 from training.errors import BadInput
 
 NULL_CAPTION = torch.tensor([[NULL, *[PAD] * (TOKENS.text_length - 1)]])
-PLAIN = SamplingOptions(guidance=1.0, temperature=1.0)
+PLAIN = SamplingOptions(guidance=1.0, temperature=1.0, parallel=0)
 FLOAT32 = {1: torch.float32}
 
 
 def decode(
     model: TokenModel, text: Tensor, seeds: Tensor, options: SamplingOptions, engine: Engine = "plain"
 ) -> list[Tensor]:
-    return Sampler(model, engine).draw(text, seeds, options)
+    return Sampler(model, engine).draw(text, seeds, dataclasses.replace(options, parallel=0))
 
 
 def one_by_one(model: TokenModel, text: Tensor, seed: int, options: SamplingOptions) -> list[int]:

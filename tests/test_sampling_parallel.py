@@ -62,15 +62,17 @@ def test_easy_pictures_take_few_passes() -> None:
     assert sampler.drawn[-1].passes <= 4
 
 
-def test_one_picture_on_a_cpu_is_drawn_in_parallel_by_default() -> None:
+def test_a_few_pictures_on_a_cpu_are_drawn_in_parallel_by_default() -> None:
     sampler = Sampler(token_model(), "plain")
-    by_rule = draw(sampler, 1, parallel=None)
-    assert by_rule == draw(sampler, 1, parallel=0)
-    draw(sampler, 2, parallel=None)
-    assert sampler.drawn[1:] == [(9, 9)] * 3
-    assert sampler.drawn[0].passes <= 9
-    assert sampler._default_window(1) == 8
-    assert sampler._default_window(2) == 0
+    for pictures in (1, 4):
+        before = len(sampler.drawn)
+        assert draw(sampler, pictures, parallel=None) == draw(sampler, pictures, parallel=0)
+        windows, one_by_one = sampler.drawn[before:][:pictures], sampler.drawn[before:][pictures:]
+        assert one_by_one == [(9, 9)] * pictures
+        assert all(drawn.passes <= 9 for drawn in windows)
+    draw(sampler, 5, parallel=None)
+    assert sampler.drawn[-5:] == [(9, 9)] * 5
+    assert [sampler._default_window(count) for count in (1, 4, 5)] == [8, 8, 0]
 
 
 def test_tokens_without_guidance_cost_half(monkeypatch: pytest.MonkeyPatch) -> None:
