@@ -343,7 +343,10 @@ def run(bundle: Path, tmp_path: Path) -> Run:
 def test_the_command_writes_the_same_files_for_both_backends(run: Run, bundle: Path, tmp_path: Path) -> None:
     record = run("--prompt", PROMPTS[0], "--num_images", "2", "--scheduler", "ddim", "--eta", "0.5")
     assert record["backend"] == "diffusion"
-    options = {"guidance": 2.0, "steps": 4, "scheduler": "ddim", "eta": 0.5, "threshold": 0.0}
+    options = {
+        "guidance": 2.0, "guidance_from": 0.0, "guidance_until": 1.0, "steps": 4, "scheduler": "ddim", "eta": 0.5,
+        "threshold": 0.0,
+    }  # fmt: skip
     assert record["options"] == options
     expected = load(bundle).generate(PROMPTS[:1], num_images=2, options=DiffusionOptions(**options))
     for image, picture in zip(record["images"], expected, strict=True):
