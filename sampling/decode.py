@@ -304,7 +304,7 @@ class Buffers:
 
     def __init__(self, cache: KVCache, state: State, options: OptionTensors) -> None:
         self.cache, self.state, self.options = cache, state, options
-        self.graphs = Graphs()
+        self.graphs = Graphs(state.seeds.device)
 
 
 class KnownTokens:
@@ -358,16 +358,16 @@ class DelayedRead(Generic[Label]):
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._delayed = device.type == "cuda"
+        self._device = device
         self._answers: deque[tuple[Tensor, Label, torch.cuda.Event]] = deque()
 
     def __call__(self, values: Tensor, label: Label) -> tuple[Tensor, Label] | None:
         """`values` on the CPU, and their label; on a GPU those of two calls ago, None in the first two calls."""
-        if not self._delayed:
+        if self._device.type != "cuda":
             return values, label
         answer = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         self._answers.append((answer, label, event))
         if len(self._answers) < 3:
             return None

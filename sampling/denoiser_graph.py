@@ -24,7 +24,7 @@ class GraphDenoiser(nn.Module):
         super().__init__()
         self.denoiser, self.caption_length = denoiser, caption_length
         self._by_rows: dict[int, Buffers] = {}
-        self._graphs = Graphs()
+        self._graphs = Graphs(next(denoiser.parameters()).device)
         self._lock = threading.Lock()
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor | None, caption: CaptionCache) -> Tensor:

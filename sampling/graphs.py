@@ -6,6 +6,8 @@ reads the cache up to one of a few lengths. A graph needs no compiler and is rea
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +39,8 @@ def padded_length(position: int, most: int) -> int:
 class Graphs:
     """The graphs of one set of buffers, by a key. They share memory for temporary tensors, so one runs at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._graphs: dict[Hashable, Callable[[], None]] = {}
 
     def run(self, key: Hashable, step: Callable[[], None], changed: Sequence[Tensor]) -> None:
@@ -49,26 +52,30 @@ class Graphs:
             changed: the tensors that `step` changes and whose values matter. Recording leaves them as they were.
         """
         if key not in self._graphs:
-            self._graphs[key] = recorded(step, changed)
+            self._graphs[key] = self._recorded(step, changed)
         self._graphs[key]()
 
+    def _recorded(self, step: Callable[[], None], changed: Sequence[Tensor]) -> Callable[[], None]:
+        """Record `step` as a CUDA graph; return what replays it, on whatever GPU the caller's thread is.
 
-def recorded(step: Callable[[], None], changed: Sequence[Tensor]) -> Callable[[], None]:
-    """Record `step` as a CUDA graph; return what replays it.
-
-    `step` runs three times before, on a stream of its own, because libraries allocate memory in their first calls.
-    """
-    before = [tensor.clone() for tensor in changed]
-    graph = torch.cuda.CUDAGraph()
-    with _CAPTURE:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
+        `step` runs three times before, because libraries allocate memory in their first calls.
+        """
+        before = [tensor.clone() for tensor in changed]
+        graph = torch.cuda.CUDAGraph()
+        with _CAPTURE, torch.cuda.device(self._device):
+            stream, pool = self._where
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    step()
+            torch.cuda.current_stream().wait_stream(stream)
+            for tensor, values in zip(changed, before, strict=True):
+                tensor.copy_(values)
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 step()
-        torch.cuda.current_stream().wait_stream(side)
-        for tensor, values in zip(changed, before, strict=True):
-            tensor.copy_(values)
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            step()
-    return graph.replay
+        return graph.replay
+
+    @cached_property
+    def _where(self) -> tuple[torch.cuda.Stream, Any]:
+        """The stream to record on, and the memory of temporary tensors. To share that, a stream must be shared too."""
+        return torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]

@@ -57,6 +57,18 @@ def test_a_picture_is_the_same_in_every_batch_of_a_size() -> None:
     assert all(torch.equal(a, b) for a, b in zip(five, eight, strict=False))
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU")
+@pytest.mark.parametrize("engine", ["plain", "graph"])
+def test_a_second_gpu_draws_the_same(engine: Engine) -> None:
+    """Its streams, events and graphs are its own, though the current device is the first one."""
+    text, seeds = captions(2), torch.arange(2)
+    first, second = (
+        Sampler(token_model().to(device), engine).draw(text.to(device), seeds.to(device), GUIDED)
+        for device in ("cuda:0", "cuda:1")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 @pytest.mark.usefixtures("early_ends")
 @pytest.mark.parametrize("options", WAYS)
 def test_continuous_batches_draw_what_a_cpu_draws_alone(options: SamplingOptions) -> None:

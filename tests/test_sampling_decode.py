@@ -212,7 +212,7 @@ def test_known_tokens_are_kept_and_the_rest_is_conditioned_on_them() -> None:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     """Graphs that are not recorded but called, so that they run without a GPU; they read the cache four by four."""
     made: list[Callable[[], None]] = []
-    monkeypatch.setattr(sampling.graphs, "recorded", lambda run, changed: made.append(run) or run)
+    monkeypatch.setattr(sampling.graphs.Graphs, "_recorded", lambda self, run, changed: made.append(run) or run)
     monkeypatch.setattr(sampling.graphs, "POSITIONS", 4)
     return made
 
