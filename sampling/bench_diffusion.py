@@ -95,7 +95,6 @@ def _unets(batch: int, options: DiffusionBenchOptions) -> dict[str, Variant]:
     torch.manual_seed(0)
     model = DiffusionModel(DiffusionModelConfig(denoiser="unet")).eval().to(options.device)
     assert isinstance(model.denoiser, UNet)
-    assert model.text is not None
     read, project = model.text, model.project
     quick = with_traced_denoiser(model) if options.device == "cpu" else model
     net = copy.deepcopy(model.denoiser.net)

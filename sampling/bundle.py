@@ -5,15 +5,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
 
-from data.emoji import credits
-from sampling.backend import backend_class
+from sampling.card import card, read_report, read_result
 from sampling.options import BACKENDS
 from sampling.pipeline import Bundle, load, part_files
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -22,16 +20,10 @@ from training.cli import command
 from training.errors import BadInput
 from training.files import copy, holds_files, locked, put, remove, write_bytes, write_json, write_text
 from training.hub import fetched
-from training.markdown import fenced, plain, tabulated
 from training.record import FILE as RECORD
 from training.record import read_record
 from training.run import RunFolder
 from training.strict_json import read_json
-
-_ART = """
-The pictures are emoji: {art}. The weights were trained on this art; what they draw can resemble it, and CC BY-SA asks
-that adaptations be shared alike and attributed.
-"""
 
 
 @dataclass(kw_only=True)
@@ -48,6 +40,8 @@ class BundleOptions:
     """Upsampler, to draw with `--upscale`: the `model` folder of a run of `tokenizer/train_upsampler.py`."""
     reconstruction: Path | None = None
     """Report of `python -m evaluation.reconstruct` on the image tokenizer, for the model card."""
+    result: list[Path] = field(default_factory=list)
+    """Results of `python -m evaluation.run` on the models, for the model card: `result.json` files."""
     name: str = "Tessera bundle"
     """Title of the model card."""
     out: Path
@@ -106,7 +100,6 @@ def assemble(options: BundleOptions) -> None:
     _require_apart(parts, out)
     if out.exists() and not _is_bundle(out) and not (out.is_dir() and not holds_files(out)):
         raise BadInput(f"{options.out}: is there already and is not a bundle; choose another --out")
-    report = _report(options.reconstruction) if options.reconstruction else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out), TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         new, old = Path(work) / "new", Path(work) / "old"
@@ -114,12 +107,9 @@ def assemble(options: BundleOptions) -> None:
             _copy(folder, new / name, files[name])
         write_json(new / "bundle.json", {"version": 1, "parts": list(parts)})
         bundle = _loaded(new, parts)
-        if report and report["pixels_id"] != bundle.tokenizer.pixels_id:
-            raise BadInput(
-                f"{options.reconstruction}: is of the image tokenizer {report['pixels_id']}, "
-                f"but this one is {bundle.tokenizer.pixels_id}"
-            )
-        write_text(new / "README.md", _signed(card(options.name, parts, bundle, report)))
+        report = read_report(options.reconstruction, bundle) if options.reconstruction else {}
+        results = [read_result(file, bundle) for file in options.result]
+        write_text(new / "README.md", _signed(card(options.name, parts, bundle, report, results)))
         _replace(out, new, old)
 
 
@@ -220,93 +210,6 @@ def _is_signed(file: Path) -> bool:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _report(file: Path) -> dict[str, Any]:
-    report = read_json(file)
-    missing = {"metrics", "count", "source", "pixels_id"} - report.keys()
-    if missing:
-        raise BadInput(f"{file}: not a report of `python -m evaluation.reconstruct`: lacks {min(missing)}")
-    return report
-
-
-def card(title: str, parts: Mapping[str, Path], bundle: Bundle, report: dict[str, Any]) -> str:
-    """The model card in Markdown, with the front matter that the Hub reads."""
-    names = {"tokenizer": "image tokenizer", **{kind: backend_class(kind).title for kind in bundle.models}}
-    runs = {names.get(part, part).capitalize(): read_record(folder) for part, folder in parts.items() if part != "text"}
-    data = [str(run.get("data")) for run in runs.values()]
-    emoji = [source for source in data if source.partition(":")[0] == "emoji"]
-    licence = "cc-by-sa-4.0" if emoji else "other"
-    sections = [
-        f"---\nlibrary_name: tessera\npipeline_tag: text-to-image\nlicense: {licence}\n---",
-        f"# {plain(title)}",
-        f"Text to image: {_contents(bundle)}, which fit together.\nAssembled {datetime.now(UTC):%Y-%m-%d}.",
-        "```python\nfrom sampling import load\n\npictures = load(PATH).generate([PROMPT])\n```",
-        "## Parts\n\n" + _parts(bundle),
-        "## Training\n\n" + "\n\n".join(_training(name, run) for name, run in runs.items()),
-    ]
-    if report:
-        sections.append("## Reconstruction by the image tokenizer\n\n" + _metrics(report))
-    if emoji:
-        sections.append("## Data and licences\n" + _ART.rstrip().format(art=credits(emoji)))
-    return "\n\n".join(sections) + "\n"
-
-
-def _contents(bundle: Bundle) -> str:
-    titles = [f"a {backend_class(kind).title}" for kind in bundle.models]
-    titles += ["an upsampler"] if bundle.upsampler else []
-    *names, last = ["a text tokenizer", "an image tokenizer", *titles]
-    return f"{', '.join(names)} and {last}"
-
-
-def _parts(bundle: Bundle) -> str:
-    def millions(model: Any) -> str:
-        return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-
-    tokenizer = bundle.tokenizer
-    image = tokenizer.config
-    what = f"tokens of {tokenizer.codebook_size} codes" if tokenizer.has_codes else f"latents of {image.quantizer.dim}"
-    columns = tokenizer.columns if tokenizer.has_codes else image.grid
-    rows = [
-        ("text", f"SentencePiece, {bundle.text.vocab_size} pieces", f"text_id {bundle.text.text_id}"),
-        (
-            "tokenizer",
-            f"{image.backbone.kind} with {image.quantizer.kind}, {image.image_size} px, "
-            f"{image.grid}x{columns} {what}, {millions(tokenizer)}",
-            ", ".join(f"{name} {value}" for name, value in tokenizer.ids.items()),
-        ),
-    ]
-    for kind, model in bundle.models.items():
-        name = bundle.backend(kind).image_id
-        rows.append((kind, millions(model), f"{name} {getattr(model.config, name)}"))
-    if bundle.upsampler:
-        what = f"{bundle.upsampler.config.scale} times as wide and high, {millions(bundle.upsampler)}"
-        rows.append(("upsampler", what, f"upsampler_id {bundle.upsampler_id}"))
-    return tabulated(("part", "what", "ids"), rows)
-
-
-def _training(name: str, run: dict[str, Any]) -> str:
-    if not run:
-        return f"**{name}**: unknown, because no `training.json` lies beside the weights."
-    figures = ", ".join(f"{plain(key)} {value:.3f}" for key, value in sorted(run["figures"].items()))
-    cost = [f"{run['flops'] / 1e15:.3g} PFLOP"] if run.get("flops") else []
-    if run.get("seconds"):
-        precision = plain(run["precision"].replace("no", "float32"))
-        cost.append(f"{run['seconds'] / 60:.0f} minutes on {plain(run['device'])} in {precision}")
-    return (
-        f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of {plain(run['data'])}, seed {run['seed']}"
-        f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.\n\n{fenced(run['command'])}"
-        + ("\n\n" + _training(f"{name} from which this training started", run["init"]) if "init" in run else "")
-    )
-
-
-def _metrics(report: dict[str, Any]) -> str:
-    rows = [
-        (name, f"{m['value']:.4g}", f"{m['low']:.4g} to {m['high']:.4g}" if m.get("low") is not None else "")
-        for name, m in report["metrics"].items()
-    ]
-    head = f"On {report['count']} pictures of {plain(report['source'])}, 95 % intervals by bootstrap.\n\n"
-    return head + tabulated(("metric", "value", "interval"), rows)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 from tiny_models import save_bundle
 
+from data.emoji import credits
 from sampling import Bundle, SamplingOptions, Start, load
 from sampling.bundle import BundleOptions, samples_by
 from sampling.bundle import assemble as assemble_bundle
+from sampling.card import emoji_sources
 from sampling.choose import candidate_seeds, likelihoods
 from sampling.decode import Sampler
 from sampling.generate import GenerateOptions, main
@@ -224,6 +226,25 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     assert load(tmp_path / "assembled").ids == load(bundle).ids
     assert load(bundle).ids["codes_id"] in (tmp_path / "assembled" / "README.md").read_text()
     before = sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
+    result = tmp_path / "result.json"
+    metric = {"value": 0.25, "low": 0.2, "high": 0.3, "higher_is_better": True}
+    its = load(bundle)
+    subject = {"backend": "autoregressive", "options": {"guidance": 3.0}, "pixels_id": its.ids["pixels_id"],
+               "model_id": its.models["autoregressive"].model_id}  # fmt: skip
+    found = {"count": 5, "metrics": {"good": metric}, "controls": {"real": {"metrics": {"good": metric}}},
+             "protocol": {"suite": {"name": "photos@validation"}}, "subject": subject}  # fmt: skip
+    result.write_text(json.dumps(found))
+    assemble_bundle(bundled(parts, result=[result], out=tmp_path / "measured"))
+    text = (tmp_path / "measured" / "README.md").read_text()
+    assert "5 pictures; guidance 3.0" in text
+    assert "| good | 0.25 (0.2 to 0.3) | 0.25 (0.2 to 0.3) |" in text
+    for name, wrong in (("model_id", "x"), ("backend", "diffusion")):
+        result.write_text(json.dumps({**found, "subject": {**subject, name: wrong}}))
+        with pytest.raises(BadInput, match=r"result.json: is of a model with model_id \w+, but here it is"):
+            assemble_bundle(bundled(parts, result=[result], out=tmp_path / "measured"))
+    result.write_text("{}")
+    with pytest.raises(BadInput, match=r"not a result of `python -m evaluation.run`: lacks controls"):
+        assemble_bundle(bundled(parts, result=[result], out=tmp_path / "measured"))
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"metrics": {}, "count": 1, "source": "photos", "pixels_id": "0123456789abcdef"}))
     with pytest.raises(BadInput, match="is of the image tokenizer 0123456789abcdef, but this one is"):
@@ -610,6 +631,14 @@ def test_a_changed_init_image_is_drawn_from_again(bundle: Path, tmp_path: Path) 
     for color in ("red", "blue"):
         Image.new("RGB", (12, 12), color).save(tmp_path / "it.png")
         assert "1 pictures in" in generate(*ask, "--out", tmp_path / "out")
+
+
+def test_the_card_attributes_emoji_in_joined_sources_and_scenes() -> None:
+    """Once, a model of `emoji+scenes:20000` had neither the licence nor the names of the artists."""
+    data = ["photos", "emoji:noto+photos", "scenes:20000", "runs/emoji/codes", "None"]
+    assert emoji_sources(data) == ["emoji:noto", "emoji"]
+    assert emoji_sources(["emoji+scenes:20000"]) == ["emoji", "emoji"]
+    assert credits(["emoji", "emoji"]).count("Twemoji") == 1
 
 
 def test_a_trainer_draws_captions_that_are_longer_than_prompts(bundle: Path) -> None:
