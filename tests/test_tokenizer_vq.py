@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
-from tokenizer.quantizers import VQConfig
+from tokenizer.parts import QuantizerConfig
+from tokenizer.quantizers import CosineVQConfig, ResidualVQConfig, VQConfig
 from tokenizer.vq import VQ
 
 Z = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -59,3 +61,30 @@ def test_only_gradients_differ_with_rotation() -> None:
     assert {"rotation", "commitment"} <= VQConfig.training_only
     made = [quantizer(rotation=rotation).train()(Z)[0] for rotation in (True, False)]
     torch.testing.assert_close(*made)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config", [VQConfig(size=64, dim=6), CosineVQConfig(size=64, dim=6), ResidualVQConfig(size=64, dim=6, depth=1)]
+)
+def test_codes_live_where_a_step_has_few_vectors(config: QuantizerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code used less than 0.1 times a step was dead. But with 8 vectors for 64 codes, the mean is 0.125: in every
+    step a tenth of the codes was replaced, and a healthy codebook counted as little used."""
+    replace, dead = Codebook.replace, []
+
+    def counting(codebook: Codebook, vectors: torch.Tensor, batch_mask: torch.Tensor, **options: Any) -> None:
+        dead.append(int(batch_mask.sum()))
+        replace(codebook, vectors, batch_mask, **options)
+
+    monkeypatch.setattr(Codebook, "replace", counting)
+    torch.manual_seed(0)
+    model = config.build(6).train()
+    for codebook in (module for module in model.modules() if isinstance(module, Codebook)):
+        codebook.cluster_size *= 0.125  # as later in training: at the start, it is 1
+        codebook.embed_avg *= 0.125
+    for step in range(200):
+        if step == 150:
+            dead.clear()
+        model(torch.randn(1, 2, 4, 6))
+    assert sum(dead) < 10  # in 50 steps
+    assert model.health()["usage"] > 0.9

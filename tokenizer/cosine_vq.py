@@ -17,7 +17,6 @@ class CosineVQ(Codebook):
             codebook_dim=config.dim,
             use_cosine_sim=True,
             decay=0.99,
-            threshold_ema_dead_code=0.1,
             commitment_weight=1.0,
             rotation_trick=config.rotation,
         )

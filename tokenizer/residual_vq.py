@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import cdist, rotate_to, straight_through
 
-from tokenizer.codebook import use_of_codes
+from tokenizer.codebook import replace_dead, use_of_codes
 from tokenizer.parts import Quantizer
 from tokenizer.quantizers import MAX_RESIDUAL_DEPTH, ResidualVQConfig
 
@@ -34,8 +34,7 @@ class ResidualVQ(Quantizer):
         self.passed = rotate_to if config.rotation else straight_through
         self.project_in, self.project_out = nn.Linear(width, config.dim), nn.Linear(config.dim, width)
         self.layers: Sequence[Any] = nn.ModuleList(  # type: ignore[assignment] # the library has no types
-            VectorQuantize(config.dim, config.size, decay=0.99, threshold_ema_dead_code=0.1)
-            for _ in range(config.depth)
+            VectorQuantize(config.dim, config.size, decay=0.99) for _ in range(config.depth)
         )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -45,6 +44,8 @@ class ResidualVQ(Quantizer):
         quantized, codes, left = torch.zeros_like(rest), [], []
         for layer in self.layers:  # algorithm 1 of arXiv 2107.03312
             code_vectors, chosen, _ = layer(rest.detach())
+            if self.training:
+                replace_dead(layer._codebook, rest)
             quantized, rest = quantized + code_vectors, rest - code_vectors
             codes.append(chosen)
             left.append(rest.square().mean())  # eq. 7

@@ -20,7 +20,6 @@ class VQ(Codebook):
             config.size,
             codebook_dim=config.dim,
             decay=0.99,
-            threshold_ema_dead_code=0.1,
             commitment_weight=1.0,
             rotation_trick=config.rotation,
         )
