@@ -133,6 +133,20 @@ def test_a_strong_adversarial_loss_moves_logits_up(tmp_path: Path) -> None:
     assert logits[-1] > logits[0] + 0.05
 
 
+def test_the_adaptive_weight_of_a_compiled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes backward through the decoder twice, which compiled graphs refused: at `start`, the run crashed."""
+    monkeypatch.setattr("torch._functorch.config.donated_buffer", True)  # the default
+    config = TokenizerTrainingConfig(data="pictures", out=str(tmp_path), steps=1, model=IMAGES, task=ADVERSARIAL)
+    config.task.build(config, PICTURES, PICTURES[:2], torch.device("cpu"))
+    decoder = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 3))
+    compiled = torch.compile(decoder, backend="aot_eager")
+    compiled(torch.randn(2, 3)).mean().backward()  # as before `start`
+    made = compiled(torch.randn(2, 3))
+    weight = adaptive_weight(made.square().mean(), made.mean(), last_layer(decoder))
+    (made.square().mean() + weight * made.mean()).backward()
+    assert 0 < weight < 1e4
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without interruption."""

@@ -11,7 +11,7 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.adaptive import adaptive_weight, last_layer
+from tokenizer.adaptive import adaptive_weight, keep_graphs, last_layer
 from tokenizer.image_tokenizer import to_float
 from tokenizer.losses import AdversarialConfig
 from tokenizer.task import TokenizerTask
@@ -33,6 +33,8 @@ class AdversarialTask(TokenizerTask):
         config = self.config.task
         assert isinstance(config, AdversarialConfig)
         self.options = config
+        if config.adaptive:
+            keep_graphs()
         self.judge = Judge(config.discriminator.build(self.config.model.image_size)).to(self.device)
         self.add("discriminator", self.judge, config.discriminator_optimizer)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from data.captioned import CaptionedImages
 from data.grid import grid
-from tokenizer.adaptive import adaptive_weight, last_layer
+from tokenizer.adaptive import adaptive_weight, keep_graphs, last_layer
 from tokenizer.alignment import STRIDES, FrozenFeatures, cosine_loss, distance_loss
 from tokenizer.decoder_only import export_decoder, start_decoder
 from tokenizer.image_tokenizer import ImageTokenizer, Reconstruction, to_float
@@ -47,6 +47,8 @@ class TokenizerTask(Task):
     def add_projection(self, options: ReconstructionConfig) -> None:
         """Add the projection from the encoder's vectors to features, a module of its own that is not exported."""
         config = self.config.model
+        if options.alignment_adaptive:
+            keep_graphs()
         self.features = FrozenFeatures(config.grid, options.alignment_stride).to(self.device)
         self.projection = nn.Linear(config.backbone.width, STRIDES[options.alignment_stride]).to(self.device)
         self.add("projection", self.projection, self.config.optimizer)
