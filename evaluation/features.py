@@ -23,6 +23,7 @@ from sampling.clip import Clip
 from tokenizer.features import RESIZER, FeatureNetwork, resized
 from training.errors import BadInput
 from training.files import write_tensors
+from training.precision import without_tf32
 from training.strict_json import read_bytes
 
 
@@ -57,6 +58,8 @@ class Network(Protocol):
     name: str
     hash: str
     """Hash of the weights and the input size."""
+    device: torch.device
+    """Where it computes."""
 
     def __call__(self, images: Tensor) -> Features:
         """Features of pictures, uint8 (B, 3, H, W), of any size."""
@@ -68,15 +71,16 @@ class Lite:
 
     def __init__(self, variant: int, device: str | torch.device = "cpu") -> None:
         self.name = f"lite{variant}"
-        self._device, self.size = device, {0: 224, 1: 240}[variant]  # the size that it was trained at
+        self.device, self.size = torch.device(device), {0: 224, 1: 240}[variant]  # the size that it was trained at
         network = FeatureNetwork(0 if variant == 0 else 1)
         self.hash = _hash(network, self.size)
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
+    @without_tf32()
     def __call__(self, images: Tensor) -> Features:
         """Features of pictures, uint8 (B, 3, H, W)."""
-        x = resized(images.to(self._device), self.size) / 127.5 - 1
+        x = resized(images.to(self.device), self.size) / 127.5 - 1
         pooled, logits = self._network(x.contiguous(memory_format=torch.channels_last))
         return Features(pooled=pooled.cpu(), probabilities=logits.softmax(1).cpu())
 
@@ -103,12 +107,13 @@ class Inception:
             )
         self._network: Any = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]
         self.hash = digest[:16]
-        self._device = device
+        self.device = torch.device(device)
 
     @torch.inference_mode()
+    @without_tf32()
     def __call__(self, images: Tensor) -> Features:
         """2048 features and 1008 classes of pictures, uint8 (B, 3, H, W)."""
-        pooled = self._network(images.to(self._device), return_features=True).float()
+        pooled = self._network(images.to(self.device), return_features=True).float()
         # the same as its option `no_output_bias`, which published scores use, but without a second pass
         probabilities = F.linear(pooled, self._network.output.weight.float()).softmax(1)
         return Features(pooled=pooled.cpu(), probabilities=probabilities.cpu())
@@ -119,9 +124,11 @@ class ClipFeatures:
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
         self.name = "clip"
+        self.device = torch.device(device)
         self._clip = Clip(str(path), device)
         self.hash = _hash(self._clip.model, self._clip.size)
 
+    @without_tf32()
     def __call__(self, images: Tensor) -> Features:
         """Features of pictures, uint8 (B, 3, H, W)."""
         return Features(pooled=self._clip.images(list(images)))
@@ -145,8 +152,10 @@ def extract(network: Network, pictures: Pictures, *, batch_size: int = 32, label
 
 
 def cached(network: Network, pictures: Pictures, cache: Path, *, batch_size: int = 32, label: str = "") -> Features:
-    """As `extract`, but stored in `cache` and read from there for the same pixels and the same network."""
-    identity = f"{network.name} {network.hash} {RESIZER} {fingerprint(pictures)}"
+    """As `extract`, but stored in `cache` and read from there for the same pixels, the same network and the
+    same type of device."""
+    where = "" if network.device.type == "cpu" else f" {network.device.type}"
+    identity = f"{network.name} {network.hash} {RESIZER} {fingerprint(pictures)}{where}"
     file = cache / "features" / f"{hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()}.safetensors"
     if file.is_file():
         try:

@@ -15,6 +15,7 @@ class FakeNetwork:
         self.name = name
         self.hash = f"fake {name}"
         self.calls = 0
+        self.device = torch.device("cpu")
         generator = torch.Generator().manual_seed(len(name))
         self._weights = torch.randn(3 * 8 * 8, 16, generator=generator)
 

@@ -88,6 +88,17 @@ def test_scoring_again_uses_cached_features(tmp_path: Path) -> None:
     assert [network.calls for network in fair.networks] == calls  # type: ignore[attr-defined]
 
 
+def test_features_of_a_gpu_are_not_those_of_a_cpu(tmp_path: Path) -> None:
+    """They may differ in the last bits."""
+    network, images = FakeNetwork(), pictures(0, 2)
+    cached(network, images, tmp_path)
+    network.device = torch.device("cuda:1")
+    cached(network, images, tmp_path)
+    network.device = torch.device("cuda:0")
+    cached(network, images, tmp_path)
+    assert network.calls == 4
+
+
 class FakeClip(ClipFeatures, FakeNetwork):
     def __init__(self) -> None:
         FakeNetwork.__init__(self, "clip")

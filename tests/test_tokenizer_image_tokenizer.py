@@ -269,6 +269,18 @@ def test_export_save_and_load_keep_codes_pixels_and_ids(calibrated: ImageTokeniz
     assert json.loads((tmp_path / "config.json").read_text())["quantizer"]["size"] == 300
 
 
+def test_codes_latents_and_pixels_are_computed_without_tf32(model: ImageTokenizer) -> None:
+    """On a GPU, convolutions had 10 bits of mantissa, although all is said to be in float32."""
+    allowed: list[bool] = []
+    for part in (model.encoder, model.decoder):
+        part.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    model.decode(model.encode(PICTURES))
+    model.decode_latents(model.latents(PICTURES))
+    model.reconstruct(PICTURES)
+    assert len(allowed) == 6
+    assert not any(allowed)
+
+
 def test_statistics_of_the_codebook(model: ImageTokenizer) -> None:
     counts = model.quantizer._codebook.cluster_size
     counts.zero_()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training.precision import has_bf16
+from training.precision import has_bf16, without_tf32
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,17 @@ def test_what_torch_does_not_know_is_not_used(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch, "cpu", SimpleNamespace())
     assert not has_bf16("cpu")
     assert not has_bf16("mps")
+
+
+@without_tf32()
+def allowed_inside() -> bool:
+    return torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_is_off_inside_alone() -> None:
+    """On a GPU, torch rounds the inputs of float32 convolutions to it by default."""
+    before = torch.backends.cudnn.allow_tf32
+    assert not allowed_inside()
+    with pytest.raises(ZeroDivisionError), without_tf32():
+        raise ZeroDivisionError
+    assert torch.backends.cudnn.allow_tf32 == before

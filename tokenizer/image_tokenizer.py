@@ -22,6 +22,7 @@ from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
 from training.config import non_defaults, require, require_sizes
 from training.errors import BadInput
+from training.precision import without_tf32
 from training.pretrained import PretrainedModel, fingerprint
 
 
@@ -171,12 +172,17 @@ class ImageTokenizer(PretrainedModel):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) uint8 -> codes (B, h, n) int64, the same as in training."""
+        """Pictures (B, 3, H, W) uint8 -> codes (B, h, n) int64.
+
+        The encoder computes in the dtype of its weights. In training with precision bf16 it computes in bfloat16, which
+        gives some places another code.
+        """
         quantizer, vectors = self.require_codes(), self._vectors(images)
         with torch.autocast(vectors.device.type, enabled=False):
             return quantizer.nearest(vectors.float())
 
     @torch.no_grad()
+    @without_tf32()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, n) int64 -> pictures (B, 3, h * factor, w * factor) uint8; h may be less than w.
 
@@ -254,8 +260,9 @@ class ImageTokenizer(PretrainedModel):
         codes = {"codes_id": self.codes_id} if self.has_codes else {}
         return {**codes, "latents_id": self.latents_id, "pixels_id": self.pixels_id}
 
+    @without_tf32()
     def _vectors(self, images: Tensor) -> Tensor:
-        """Pictures uint8 -> latents before standardisation, (B, h, w, C) float32, computed without autocast."""
+        """Pictures uint8 -> latents before standardisation, (B, h, w, C) float32, computed without autocast or TF32."""
         size = self.config.image_size
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise BadInput(
@@ -264,6 +271,7 @@ class ImageTokenizer(PretrainedModel):
         with torch.autocast(images.device.type, enabled=False):
             return self.quantizer.vectors(self.encoder(to_float(images)))
 
+    @without_tf32()
     def _pixels(self, vectors: Tensor) -> Tensor:
         """Latents before standardisation, (B, h, w, C) -> pictures uint8. The bottleneck computes without autocast."""
         with torch.autocast(vectors.device.type, enabled=False):

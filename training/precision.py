@@ -1,5 +1,7 @@
-"""Whether a device supports bfloat16 in hardware."""
+"""In which precision a device computes: bfloat16, float32, or TensorFloat-32."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,21 @@ def has_bf16(device_type: str) -> bool:
     if device_type == "cpu":
         return any(cpu_abilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return device_type != "mps"  # not all of Apple's GPUs have it, and some versions of Accelerate refuse it there
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside the block, or in a function that it decorates, convolutions in float32 are computed in float32.
+
+    On a CUDA device they are otherwise rounded to TensorFloat-32, which has as few bits as float16: torch's default is
+    to allow it for convolutions, though not for matrix products. That is enough for training, but it changes codes.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def cpu_abilities() -> dict[str, Any]:
