@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+from torch import distributed
 
 from training.errors import BadInput
 
@@ -45,7 +46,8 @@ class Signals:
     """
 
     def __init__(self, accelerator: "Accelerator") -> None:
-        self._accelerator, self._asked_to_stop = accelerator, False
+        self._asked_to_stop = False
+        self._group = distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -64,8 +66,10 @@ class Signals:
     def poll(self) -> tuple[bool, float]:
         """Waits while the run is paused. Returns whether to stop, and the seconds paused. Every process must call
         it."""
-        asked = torch.tensor([self._asked_to_stop, _launcher_is_stopped()], device=self._accelerator.device).int()
-        stop, pause = (self._accelerator.reduce(asked) > 0).tolist()
+        asked = torch.tensor([self._asked_to_stop, _launcher_is_stopped()]).int()
+        if self._group:  # of CPUs: a GPU would be waited for, until it has done all of the step
+            distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self._group)
+        stop, pause = asked.bool().tolist()
         began = time.perf_counter()
         # all processes pause between the same two steps, so none waits for the gradients of another
         while pause and _launcher_is_stopped():
