@@ -9,7 +9,10 @@ _IGNORED = -100
 
 
 def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Negative log-likelihood of pictures with EOS, in nats per image token.
+    """Negative log-likelihood of pictures with EOS, averaged over pictures, in nats per token of a whole picture.
+
+    The divisor does not depend on where pictures end. So the mean over the parts of a batch, which processes or
+    accumulated passes see, is the loss of the batch.
 
     Args:
         logits: predictions (B, T + 1, K + 1).
@@ -17,12 +20,14 @@ def token_loss(logits: Tensor, tokens: Tensor, eos: int) -> tuple[Tensor, dict[s
         eos: the token that ends a picture.
 
     Returns:
-        The loss, a scalar, and the accuracy: the share of tokens whose most likely value is the true one.
+        The loss, a scalar, and two more for the log: `loss` in nats per token that the pictures have, and `accuracy`,
+        the share of these tokens whose most likely value is the true one.
     """
     of_pictures = tokens != eos
-    loss = F.cross_entropy(logits.flatten(0, 1), _targets(tokens, eos).flatten(), reduction="sum") / of_pictures.sum()
+    count = of_pictures.sum()
+    nats = F.cross_entropy(logits.flatten(0, 1), _targets(tokens, eos).flatten(), reduction="sum")
     right = (logits[:, :-1].argmax(-1) == tokens) & of_pictures
-    return loss, {"accuracy": right.sum() / of_pictures.sum()}
+    return nats / tokens.numel(), {"loss": nats / count, "accuracy": right.sum() / count}
 
 
 def drop_tokens(tokens: Tensor, most: float, unknown: int, generator: torch.Generator) -> Tensor:

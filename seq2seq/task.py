@@ -61,11 +61,12 @@ class TokenTask(Task):
         codes = torch.from_numpy(self.validation.array("codes")[some, 0].astype(np.int64))
         codes = codes.to(next(average.parameters()).device)
         ids = caption_ids(self.model.config.text_source, self.text, captions)
-        figures = {"validation_loss": 0.0, "validation_accuracy": 0.0}
-        for share, read, tokens in self.parts(ids, codes.flatten(1)):
-            value, scalars = token_loss(average(read.to(tokens.device), tokens), tokens, self.config.model.eos)
-            figures["validation_loss"] += value.item() * share
-            figures["validation_accuracy"] += scalars["accuracy"].item() * share
+        figures, eos = {"validation_loss": 0.0, "validation_accuracy": 0.0}, self.config.model.eos
+        for _, read, tokens in self.parts(ids, codes.flatten(1)):
+            _, scalars = token_loss(average(read.to(tokens.device), tokens), tokens, eos)
+            share = (tokens != eos).sum().item() / (codes != eos).sum().item()
+            for name, value in scalars.items():
+                figures[f"validation_{name}"] += value.item() * share
         true = [self.tokenizer.decode(one[None, one[:, 0] != self.config.model.eos])[0] for one in codes[:12]]
         pictures = [*self.draw(average, captions[:12]), *true]
         grid(pictures, captions[:12] * 2, columns=12).save(file, format="PNG")

@@ -122,6 +122,7 @@ def test_loss_is_the_mean_negative_log_likelihood() -> None:
     logits = model(text, tokens)
     loss, scalars = token_loss(logits, tokens, TOKENS.eos)
     assert loss.item() == pytest.approx(-log_likelihood(logits, tokens, TOKENS.eos).mean().item() / TOKENS.length)
+    assert scalars["loss"] == loss
     assert scalars["accuracy"].item() == pytest.approx((logits[:, :9].argmax(-1) == tokens).float().mean().item())
 
 
@@ -138,10 +139,21 @@ def test_what_follows_an_early_end_is_not_learned() -> None:
     changed = logits.clone()
     changed[1, 7:] += torch.randn(logits[1, 7:].shape)
     loss, scalars = token_loss(logits, low, TOKENS.eos)
-    assert loss.item() == pytest.approx(-both.sum().item() / (TOKENS.length + 6))
+    assert loss.item() == pytest.approx(-both.mean().item() / TOKENS.length)
+    assert scalars["loss"].item() == pytest.approx(-both.sum().item() / (TOKENS.length + 6))
     assert token_loss(changed, low, TOKENS.eos)[0] == loss
     right = (logits[:, :9].argmax(-1) == low).sum() - (logits[1, 6:9].argmax(-1) == TOKENS.eos).sum()
     assert scalars["accuracy"].item() == pytest.approx(right.item() / (TOKENS.length + 6))
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
+    """Two processes, or accumulated passes, did not follow one where pictures end early."""
+    model, text = token_model(), captions(4)
+    tokens = torch.randint(20, (4, TOKENS.length), generator=torch.Generator().manual_seed(2))
+    tokens[0, 3:] = TOKENS.eos
+    logits = model(text, tokens)
+    parts = [token_loss(logits[part], tokens[part], TOKENS.eos)[0] for part in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(token_loss(logits, tokens, TOKENS.eos)[0], torch.stack(parts).mean())
 
 
 def test_an_untrained_model_predicts_all_codes_equally() -> None:
