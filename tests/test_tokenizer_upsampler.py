@@ -1,5 +1,6 @@
 """The upsampler: what it computes, and that its trainer learns, resumes and refuses."""
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from data.grid import from_pil, to_pil
 from tokenizer.augment import move
 from tokenizer.image_tokenizer import ImageTokenizer, to_float, to_uint8
+from tokenizer.kl import KLConfig
 from tokenizer.losses import psnr
 from tokenizer.train_upsampler import main
 from tokenizer.upsampler import Upsampler, UpsamplerConfig, enlarged
@@ -136,6 +138,18 @@ def test_clean_pictures_need_no_tokenizer(train: Callable[..., int], tmp_path: P
     first = [log(tmp_path / name)[0]["psnr_bicubic"] for name in ("clean", "made")]
     assert first[0] > first[1] + 3
     assert json.loads((tmp_path / "clean" / "data.json").read_text())["tokenizer"] is None
+
+
+def test_small_pictures_may_come_from_continuous_latents(train: Callable[..., int], tmp_path: Path) -> None:
+    """Only codes were reconstructed. And pixels are no image tokens: their speed was logged as that of tokens."""
+    tokenizer = ImageTokenizer(dataclasses.replace(IMAGES, quantizer=KLConfig(dim=4)))
+    tokenizer.save_pretrained(tmp_path / "kl")
+    assert train("--out", tmp_path / "out", "--steps", "1", "--tokenizer", tmp_path / "kl") == 0
+    origin = json.loads((tmp_path / "out" / "data.json").read_text())["tokenizer"]
+    assert origin == [tokenizer.latents_id, tokenizer.pixels_id]
+    first = json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[0])
+    assert "images_per_second" in first
+    assert "tokens_per_second" not in first
 
 
 @pytest.mark.parametrize(

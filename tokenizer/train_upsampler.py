@@ -3,6 +3,7 @@
 import functools
 
 from data.source import open_source
+from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.upsampler_batches import PicturePairs
 from tokenizer.upsampler_options import UpsamplerTrainingConfig
 from tokenizer.upsampler_task import UpsamplerTask, open_tokenizer
@@ -23,9 +24,14 @@ def main(config: UpsamplerTrainingConfig) -> None:
     if config.verify:
         pictures.verify()
     task = UpsamplerTask(config, tokenizer, size, validation, accelerator.device)
-    origin = [tokenizer.codes_id, tokenizer.pixels_id] if tokenizer else None
+    origin = _ids(tokenizer) if tokenizer else None
     data = PicturePairs(pictures, validation, size, config.reconstructed, origin)
     Trainer(task, data, RunFolder(config), accelerator).fit()
+
+
+def _ids(tokenizer: ImageTokenizer) -> list[str]:
+    """What identifies the pixels that the image tokenizer makes of a picture."""
+    return [tokenizer.codes_id if tokenizer.has_codes else tokenizer.latents_id, tokenizer.pixels_id]
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class UpsamplerTask(Task):
         if config.init:
             start_from(model, config.init)
         self.perceptual = PerceptualLoss(config.perceptual_size).to(device) if config.perceptual else None
-        super().__init__(model, config.optimizer, tokens=size**2)  # so that `parts` splits by the size of pictures
+        super().__init__(model, config.optimizer, places=size**2)
         self.scale = config.model.scale
         self.large = torch.stack([validation[i] for i in range(len(validation))])
         small = reduced(self.large, size).to(device)
@@ -87,4 +87,4 @@ class UpsamplerTask(Task):
 
     def _reconstructed(self, small: Tensor) -> Tensor:
         """Reconstruct pictures, uint8 (B, 3, h, w) -> the same. Without an image tokenizer they stay as they are."""
-        return self.tokenizer.decode(self.tokenizer.encode(small)) if self.tokenizer else small
+        return self.tokenizer.reconstruct(small) if self.tokenizer else small

@@ -15,7 +15,7 @@ class Meter:
     """Collects losses, gradient norms and step times, until they are read for the log."""
 
     def __init__(self, accelerator: Accelerator, batch_size: int, tokens: int) -> None:
-        """`batch_size`: pictures per step, over all processes. `tokens`: image tokens per picture."""
+        """`batch_size`: pictures per step, over all processes. `tokens`: image tokens per picture, or 0."""
         self._accelerator, self._batch_size, self._tokens = accelerator, batch_size, tokens
         self._begin()
 
@@ -57,7 +57,7 @@ class Meter:
         speed = self._steps * self._batch_size / (time.perf_counter() - self._clock)
         values = {
             **dict(zip(self._values, means, strict=True)),
-            "images_per_second": speed, "tokens_per_second": speed * self._tokens,
+            "images_per_second": speed, **({"tokens_per_second": speed * self._tokens} if self._tokens else {}),
             **{label("grad_norm", name): float(norms[-1]) for name, norms in self._norms.items()},
         }  # fmt: skip
         largest = {name: float(np.max([float(norm) for norm in norms])) for name, norms in self._norms.items()}

@@ -14,10 +14,9 @@ from training.batches import Batch
 from training.optimizer import optimizer_for
 from training.options import OptimizerConfig
 from training.parts import Tagged
-from training.pretrained import exported
 
-_TOKENS_A_PASS = 2**14
-"""Image tokens in one pass of evaluation. 256 pictures of 64 tokens fit into one pass."""
+_PLACES_A_PASS = 2**14
+"""Places in one pass of evaluation. 256 pictures of 64 tokens fit into one pass."""
 
 Draw = Callable[[Any, list[str]], Iterable[Tensor]]
 """(model, captions) -> one picture per caption, uint8 (3, H, W)."""
@@ -31,7 +30,7 @@ class Loss(NamedTuple):
     value: Tensor
     """A scalar."""
     scalars: dict[str, Tensor]
-    """More scalars to log, by name."""
+    """More scalars to log, by name. One named `loss` is logged in the place of `value`."""
 
 
 @dataclass(kw_only=True)
@@ -58,10 +57,14 @@ class Task(ABC):
     rules: dict[str, OptimizerConfig]
     """The config of each optimizer (warm-up, decay, clipping), by the module's name."""
     tokens: int
-    """Image tokens per picture, to log tokens per second."""
+    """Image tokens per picture, to log tokens per second; 0 if pictures have none."""
+    places: int
+    """Places of a picture that a pass computes, its tokens or pixels, by which `parts` splits."""
 
-    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, tokens: int) -> None:
-        self.modules, self.optimizers, self.rules, self.tokens = {}, {}, {}, tokens
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, *, tokens: int = 0, places: int = 0) -> None:
+        """Without `places`, these are the `tokens`."""
+        self.modules, self.optimizers, self.rules = {}, {}, {}
+        self.tokens, self.places = tokens, places or tokens
         self.add("model", model, optimizer)
 
     def add(self, name: str, module: nn.Module, optimizer: OptimizerConfig) -> None:
@@ -89,14 +92,13 @@ class Task(ABC):
         """
 
     def parts(self, *whole: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Splits tensors (B, ...) along B for passes of `_TOKENS_A_PASS` tokens; yields (fraction of B, *parts)."""
-        pictures = max(1, _TOKENS_A_PASS // self.tokens)
+        """Splits tensors (B, ...) along B for passes of `_PLACES_A_PASS` places; yields (fraction of B, *parts)."""
+        pictures = max(1, _PLACES_A_PASS // self.places)
         for part in zip(*(torch.split(tensor, pictures) for tensor in whole), strict=True):
             yield len(part[0]) / len(whole[0]), *part
 
     def export(self, average: Any, folder: Path) -> None:
         """Writes the averaged model, a `PretrainedModel`, into `folder`. It may change `average`."""
-        average.load_state_dict(exported(average))
         average.to(torch.bfloat16).save_pretrained(folder)
 
 
