@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_tokenizer_adversarial import ADVERSARIAL, assert_same_checkpoints, fit
-from test_training_trainer import IMAGES, _fresh_accelerator, assert_same_run, fail_at, log  # noqa: F401
+from test_training_trainer import IMAGES, PICTURES, _fresh_accelerator, assert_same_run, fail_at, log  # noqa: F401
 from torch import Tensor, nn
 
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.losses import ReconstructionConfig
+from tokenizer.options import TokenizerTrainingConfig
 from tokenizer.parts import QUANTIZERS
 from training.errors import BadInput
 
@@ -70,6 +71,22 @@ def test_every_quantizer_resumes_exactly(kind: str, tmp_path: Path) -> None:
         fit(tmp_path / "died", task, steps=4, model=model, at=fail_at(3))
     fit(tmp_path / "died", task, steps=4, model=model)
     assert_same_run(tmp_path / "straight", tmp_path / "died")
+
+
+def test_validation_pictures_are_reconstructed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 pictures of 256 px in one pass took more memory than a training step."""
+    monkeypatch.setattr("training.task._PLACES_A_PASS", 2 * 9)
+    sizes, whole = [], ImageTokenizer.reconstruct
+
+    def reconstruct(tokenizer: ImageTokenizer, images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return whole(tokenizer, images)
+
+    monkeypatch.setattr(ImageTokenizer, "reconstruct", reconstruct)
+    config = TokenizerTrainingConfig(data="", out="", steps=1, model=IMAGES, task=ReconstructionConfig(perceptual=0))
+    task = config.task.build(config, PICTURES, PICTURES[:5], torch.device("cpu"))
+    assert task.evaluate(task.modules["model"].eval(), tmp_path / "sample.png").keys() == {"validation_psnr"}
+    assert sizes == [2, 2, 1]
 
 
 def test_too_few_codes_in_use_stop_the_run_before_it_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,8 @@ class TokenizerTask(Task):
 
         With continuous latents, a third row has pictures drawn from the prior.
         """
-        rebuilt, columns = average.reconstruct(self.shown), min(16, len(self.shown))
+        rebuilt = torch.cat([average.reconstruct(part) for _, part in self.parts(self.shown)])
+        columns = min(16, len(self.shown))
         pictures = [*self.shown[:columns], *rebuilt[:columns]]
         if not average.has_codes:
             pictures += average.decode_prior(columns, torch.Generator().manual_seed(0))
