@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from training.precision import has_bf16, without_tf32
+from training import precision
+from training.precision import has_bf16, uses_bf16, without_tf32
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,20 @@ def test_what_torch_does_not_know_is_not_used(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch, "cpu", SimpleNamespace())
     assert not has_bf16("cpu")
     assert not has_bf16("mps")
+
+
+def test_a_run_in_float32_uses_no_bfloat16_beside_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The perceptual loss and Muon did with `--precision no` too, where the hardware has it, and no log said so."""
+    monkeypatch.setattr(precision, "has_bf16", lambda device_type: device_type == "cpu")
+    try:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert uses_bf16("cpu")  # outside of runs
+        for chosen, expected in (("bf16", True), ("no", False)):
+            Accelerator(mixed_precision=chosen, cpu=True)
+            assert (uses_bf16("cpu"), uses_bf16("mps")) == (expected, False)
+            AcceleratorState._reset_state(reset_partial_state=True)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @without_tf32()

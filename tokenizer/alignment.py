@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizer.features import FeatureNetwork
-from training.precision import has_bf16
+from training.precision import uses_bf16
 
 STRIDES = {4: 24, 8: 40, 16: 112, 32: 320}
 """Channels of the network's feature map at each stride."""
@@ -39,7 +39,7 @@ class FrozenFeatures(nn.Module):
         """Images (B, 3, H, W) in [-1, 1] -> (B, h, w, C) float32. Resizes pictures so that the map fits the grid."""
         images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=False)
         device = images.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=has_bf16(device)):
+        with torch.autocast(device, torch.bfloat16, enabled=uses_bf16(device)):
             features = self.network.stages(images)[-1]
         return rearrange(features.float(), "b c h w -> b h w c")
 

@@ -16,7 +16,7 @@ from tokenizer.parts import BottleneckConfig
 from training.config import require
 from training.options import OptimizerConfig
 from training.parts import Registry
-from training.precision import has_bf16
+from training.precision import uses_bf16
 from training.task import TaskConfig
 
 TASKS: Registry[type["ReconstructionConfig"]] = Registry("tokenizer-task")
@@ -156,7 +156,7 @@ class PerceptualLoss(nn.Module):
     def _features(self, images: Tensor) -> list[Tensor]:
         images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=False)
         device = images.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=has_bf16(device)):
+        with torch.autocast(device, torch.bfloat16, enabled=uses_bf16(device)):
             maps = self.network.stages(images.contiguous(memory_format=torch.channels_last))
         return [F.normalize(feature.float(), dim=1, eps=1e-3) for feature in maps]
 

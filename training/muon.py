@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.precision import has_bf16
+from training.precision import uses_bf16
 
 # The author's coefficients of the quintic iteration. It is steepest at 0. Singular values do not converge to 1, but
 # stay within 0.7 to 1.2.
@@ -47,7 +47,10 @@ class Muon(torch.optim.AdamW):
     def _muon_step(self, weights: list[nn.Parameter], rate: float, decay: float) -> None:
         updates = []
         for weight in weights:
-            momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+            state = self.state[weight]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(weight)
+            momentum = state["momentum"]
             momentum.mul_(self.momentum).add_(weight.grad)
             updates.append(weight.grad + self.momentum * momentum)  # Nesterov momentum
         for weight, update in zip(weights, orthogonal(updates), strict=True):
@@ -83,9 +86,9 @@ def _transposed_if_tall(matrix: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:
-    """(B, n, m) float32 with n <= m -> about orthogonal (B, n, m), in bfloat16 where the hardware has it."""
+    """(B, n, m) float32 with n <= m -> about orthogonal (B, n, m), in bfloat16 where `uses_bf16`."""
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    x = x.to(torch.bfloat16) if has_bf16(x.device.type) else x
+    x = x.to(torch.bfloat16) if uses_bf16(x.device.type) else x
     for _ in range(steps):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=_B, alpha=_C), x, beta=_A)

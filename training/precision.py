@@ -19,6 +19,17 @@ def has_bf16(device_type: str) -> bool:
     return device_type != "mps"  # not all of Apple's GPUs have it, and some versions of Accelerate refuse it there
 
 
+def uses_bf16(device_type: str) -> bool:
+    """Whether to use bfloat16 for what a run computes beside its model, such as features from a frozen network.
+
+    So it is where the hardware has it, unless the run's precision is `no`.
+    """
+    from accelerate.state import AcceleratorState, is_initialized  # it takes long to import
+
+    wanted = not is_initialized() or AcceleratorState().mixed_precision != "no"
+    return wanted and has_bf16(device_type)
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Inside the block, or in a function that it decorates, convolutions in float32 are computed in float32.
