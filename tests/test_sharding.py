@@ -20,6 +20,7 @@ from sampling.options import DiffusionOptions, SamplingOptions
 from seq2seq.layers import DecoderBlock, EncoderBlock
 from seq2seq.loss import token_loss
 from seq2seq.model import TokenModel, null_caption
+from training import ema
 
 Loss = Callable[[nn.Module, slice], Tensor]
 
@@ -54,12 +55,13 @@ def of_diffusion(rank: int) -> None:
 def learn(models: list[TokenModel] | list[DiffusionModel], loss: Loss, rank: int) -> None:
     """Two steps of both models: the first unsharded, the second sharded, with half of the batch per process."""
     whole, sharded = models
+    averages = [ema.averaged_copy(model) for model in models]
     mesh = init_device_mesh("cpu", (2,))
     for block in [module for module in sharded.modules() if isinstance(module, EncoderBlock | DecoderBlock | Block)]:
         fully_shard(block, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in models]
-    for _ in range(2):
+    for step in range(2):
         losses = [loss(whole, slice(0, 4)), loss(sharded, slice(2 * rank, 2 * rank + 2))]
         for made, optimizer in zip(losses, optimizers, strict=True):
             made.backward()
@@ -68,6 +70,10 @@ def learn(models: list[TokenModel] | list[DiffusionModel], loss: Loss, rank: int
         mean = losses[1].detach()
         all_reduce(mean)
         torch.testing.assert_close(mean / 2, losses[0].detach(), atol=1e-6, rtol=1e-6)
+        for model, average in zip(models, averages, strict=True):
+            ema.update(average, model, step, 0.999)
+    for one, other in zip(*(average.parameters() for average in averages), strict=True):  # both are whole
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
 
 
 def worker(rank: int, store: Path) -> None:
