@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seq2seq import bench
 from seq2seq.bench import TrainingBenchOptions, main, step_cost
 from seq2seq.model import TokenModelConfig
 from training.command_line import parse
@@ -21,6 +22,19 @@ def test_it_prints_speed_and_share(capsys: pytest.CaptureFixture[str]) -> None:
         "debug, 2 pictures, as written",
         "debug, 1 pictures, as written",
     ]
+
+
+def test_the_compiled_model_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it leaves in memory counted for the variant after it."""
+    timed = []
+    monkeypatch.setattr(bench, "matmul_flops", lambda device: 1.0)
+    monkeypatch.setattr(
+        bench,
+        "step_cost",
+        lambda config, batch, device, steps, compiled: timed.append((batch, compiled)) or (1.0, 1, 1),
+    )
+    main(TrainingBenchOptions(shape="debug", batch=2))
+    assert timed == [(2, False), (1, False), (2, True)]
 
 
 def test_operations_of_a_step_are_counted() -> None:

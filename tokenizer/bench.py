@@ -177,7 +177,7 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
     began = time.perf_counter()
     run()
     if torch.device(device).type != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(torch.device(device))
     return time.perf_counter() - began
 
 
