@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
-from training import trainer
+from training import meter, trainer
 from training.batches import Batch, batch_indices
 from training.errors import BadInput
 from training.files import write_tensors
 from training.optimizer import optimizer_for
 from training.options import OptimizerConfig, TrainingConfig
+from training.processes import Signals
 from training.run import RunFolder
 from training.task import Loss, Task
 from training.trainer import Trainer, accelerator_for
@@ -309,6 +310,37 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"cache: {tmp_path / 'cache'}" in printed
     assert "0.0 M parameters, 10 examples, a batch: x (4, 4) torch.float32, y (4, 1) torch.float32" in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_main_process_prints_a_dry_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Accelerator, "is_main_process", False)
+    assert not fit(tmp_path, dry_run=True)
+    assert "batch_size" not in capsys.readouterr().out
+
+
+def test_speed_leaves_out_checkpoints_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record's seconds are said to be of training only, but had the checkpoints' in them."""
+    clock = [0.0]
+    monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def takes(seconds: float) -> Callable[..., None]:
+        return lambda *_, **__: clock.__setitem__(0, clock[0] + seconds)
+
+    monkeypatch.setattr(trainer.checkpoint, "save", takes(100))
+    fit(tmp_path, steps=4, checkpoint_every=1, sample_every=1, at=takes(2), drawing=takes(30))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["images_per_second"] for line in lines if "loss" in line] == 4 * [4 / 2]
+
+
+def test_one_process_asks_no_device_whether_to_stop() -> None:
+    """It copied a flag to the GPU and back in every step, and so waited for the step to be done."""
+    signals = Signals(SimpleNamespace(num_processes=1))  # type: ignore[arg-type]
+    with signals.caught():
+        assert signals.poll() == (False, 0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.poll() == (True, 0.0)
 
 
 def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tmp_path: Path) -> None:

@@ -62,8 +62,9 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
 class Trainer:
     """Trains a task for `run.config.steps` steps. If the run folder has a checkpoint, it resumes from there.
 
-    All randomness of a step is a function of (seed, step, process). A resumed run therefore ends with the same weights
-    as one that was never stopped.
+    All randomness of a step is a function of (seed, step, process). On a CPU, a resumed run therefore ends with the
+    same weights as one that was never stopped. On a GPU they may differ by rounding, as some kernels add in no fixed
+    order.
     """
 
     def __init__(self, task: Task, data: Data, run: RunFolder, accelerator: Accelerator) -> None:
@@ -88,7 +89,8 @@ class Trainer:
         """
         config = self._config
         if config.dry_run:
-            self._print_dry_run()
+            if self._is_main:
+                self._print_dry_run()
             return False
         states = self._prepare()
         start = self._resume(states)
@@ -108,6 +110,7 @@ class Trainer:
                     self._evaluate(done)
                 if save:  # last: after an earlier kill the step is repeated, and its log and samples are not lost
                     checkpoint.save(self._run.checkpoints, done, states, write=self._is_main)
+                    self._meter.restart_clock()
                 if stop:
                     bar.close()
                     self._end(f"stopped after step {done}; give the same command again to resume")
