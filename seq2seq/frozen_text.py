@@ -66,7 +66,6 @@ class TransformersEncoder:
         ids[[caption is None for caption in captions]] = torch.tensor([NULL, *[PAD] * (length - 1)])
         return ids
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def __call__(self, text: Tensor) -> Tensor:
         """Ids (B, S) -> states (B, S, width) float32, arbitrary at padding and for the null caption."""

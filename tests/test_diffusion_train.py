@@ -162,7 +162,7 @@ def test_evaluation_in_parts_covers_all_pictures(
     monkeypatch.setattr(
         diffusion.task, "bits_per_dimension", lambda denoise, process, x_0, *rest, **more: x_0[:, 0, 0, 0]
     )
-    monkeypatch.setattr(training.task, "_TOKENS_A_PASS", 3 * 16)
+    monkeypatch.setattr(training.task, "_PLACES_A_PASS", 3 * 16)
     fit(tmp_path / "run", parts, "--steps", "1", "--sample_every", "1")
     store = Store(tmp_path / "run/latents/validation", LatentsInfo)
     x_0 = torch.stack([latents.latents(store, i) for i in range(4)])

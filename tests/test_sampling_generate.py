@@ -92,7 +92,7 @@ def test_it_writes_pictures_a_grid_and_a_record(bundle: Path, tmp_path: Path) ->
     assert record["options"] == {**SamplingOptions().settings, "guidance": 3.0, "top_k": 5}
     assert record["engine"] in ("plain", "packed", "graph")
     assert record["passes_a_picture"] <= 9
-    assert record["tokens_a_pass"] == 1.0
+    assert record["tokens_a_pass"] >= 1  # four pictures at a time are drawn in windows
 
 
 def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None:
@@ -466,7 +466,7 @@ def test_candidates_take_the_rows_of_a_batch(
     loaded, used = load(bundle), []
     monkeypatch.setattr(sampler_of(loaded), "continuously", lambda *args: used.append(args[2]) or ())
     pairs = [(PROMPTS[0], seed) for seed in range(pictures)]
-    assert not [*loaded.draw_each(pairs, batch_size, SamplingOptions(best_of=best_of))]
+    assert not [*loaded.draw_each(pairs, batch_size, SamplingOptions(best_of=best_of, parallel=0))]
     assert used == [rows]
 
 

@@ -180,7 +180,7 @@ def test_evaluation_in_parts_equals_evaluation_at_once(
 ) -> None:
     """256 pictures at once took more memory than training, for pictures with many codes."""
     for name, tokens in (("whole", 2**14), ("parts", 3 * 16)):
-        monkeypatch.setattr(training.task, "_TOKENS_A_PASS", tokens)
+        monkeypatch.setattr(training.task, "_PLACES_A_PASS", tokens)
         fit(tmp_path / name, parts, "--sample_every", "2")
     whole, parted = (
         json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "parts")
