@@ -37,7 +37,10 @@ STAGES = {
     "seq2seq": TokenTrainingConfig,
     "diffusion": DiffusionTrainingConfig,
 }
-NEEDED = {"data": "x", "out": "x", "steps": 7, "model": "x", "tokenizer": "x", "text": "x", "autoregressive": "x"}
+NEEDED = {
+    "data": "x", "out": "x", "steps": 7, "model": "x", "tokenizer": "x", "text": "x", "autoregressive": "x",
+    "train": "x", "flops": 2.0, "rows": {"a": "b"}, "judge": {"c": "d"},
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -104,10 +107,10 @@ def refusal(*argv: str, config: type = Outer) -> str:
 
 
 def needed(config: type) -> dict[str, Any]:
-    """Values for the fields without a default, but for those that each preset gives."""
+    """Values for the fields without a default."""
     missing = dataclasses.MISSING
     fields = [f for f in dataclasses.fields(config) if f.default is missing and f.default_factory is missing]
-    return {f.name: NEEDED[f.name] for f in fields if f.name in NEEDED}
+    return {f.name: NEEDED[f.name] for f in fields}
 
 
 def flags(values: dict[str, Any]) -> list[str]:
