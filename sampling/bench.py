@@ -235,7 +235,7 @@ def timed(run: Variant, device: str) -> float:
     with torch.no_grad():
         run()
     if device != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(torch.device(device))
     return time.perf_counter() - begin
 
 

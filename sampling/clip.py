@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tokenizer.features import resized
 from training.errors import BadInput, reason
 from training.hub import SAFELY, TRANSFORMERS_FILES, fetched, load_complete
+from training.precision import without_tf32
 
 
 class Clip:
@@ -29,6 +30,7 @@ class Clip:
         self.size = int(self.model.config.vision_config.image_size)
         self._device = device
 
+    @without_tf32()
     @torch.inference_mode()
     def images(self, pictures: Sequence[Tensor]) -> Tensor:
         """Embed pictures, uint8 (3, H, W) each, of any sizes: (N, D) float32 on the CPU."""
@@ -39,6 +41,7 @@ class Clip:
         pooled = self.model.vision_model(pixel_values=(x / 255 - mean) / std).pooler_output
         return self.model.visual_projection(pooled).float().cpu()
 
+    @without_tf32()
     @torch.inference_mode()
     def texts(self, prompts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Embed prompts, truncated to the model's length: (N, D) float32 on the CPU."""
