@@ -31,8 +31,8 @@ class BackendOptions(Tagged):
     """Fraction of the drawing at which guidance starts: of the picture's tokens, or for diffusion of the noise process,
     that is, of its steps. What is drawn before has no guidance."""
     guidance_until: float = 1.0
-    """Fraction of the drawing at which guidance ends. What is drawn after it has no guidance, at half the cost; for
-    diffusion also what is drawn before it starts (arXiv 2404.07724)."""
+    """Fraction of the drawing at which guidance ends. What is drawn after it has no guidance, which is half as much
+    to compute; for diffusion also what is drawn before it starts (arXiv 2404.07724)."""
 
     @property
     def settings(self) -> dict[str, Any]:

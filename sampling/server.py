@@ -74,6 +74,9 @@ class Server:
 
     Requests are served in order. Those with the same options as the oldest one are drawn together, and a request joins
     as soon as a picture is finished. Use it in a `with` statement, or call `close`.
+
+    With up to 4 rows on a CPU, the token model draws in windows by default: whole batches, without unfinished pictures.
+    The option `parallel=0` draws one token after another instead.
     """
 
     def __init__(self, bundle: Bundle, *, rows: int = 8, waiting: int = 64) -> None:
