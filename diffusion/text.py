@@ -97,6 +97,8 @@ def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextCo
         return replace(config, vocab_size=text.vocab_size, length=text.config.max_length), None
     model = TokenModel.from_pretrained(config.source, dtype=torch.float32)
     c = model.config
+    if c.text_source:
+        raise BadInput(f"{config.source}: reads captions by {c.text_source}; take that, with kind transformers")
     if c.text_id != text.text_id:
         raise BadInput(f"{config.source}: was trained with text tokenizer {c.text_id}, but this one is {text.text_id}")
     config = replace(

@@ -156,6 +156,9 @@ def test_a_token_model_s_text_encoder_can_be_used_frozen(tmp_path: Path) -> None
     assert not model.text.training
     assert not any(p.requires_grad for p in model.text.parameters())
     torch.testing.assert_close(model.text(ids)[0], source.encoder(ids, (ids != PAD)[:, None, None]))
+    token_model(dataclasses.replace(config, text_source="minilm")).save_pretrained(tmp_path / "frozen")
+    with pytest.raises(BadInput, match="reads captions by minilm; take that, with kind transformers"):
+        resolve_text_config(TextConfig(kind="seq2seq", source=str(tmp_path / "frozen")), text)
     other = dataclasses.replace(config, text_id="another")
     token_model(other).save_pretrained(tmp_path / "other")
     with pytest.raises(BadInput, match="was trained with text tokenizer another, but this one is"):
