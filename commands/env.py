@@ -23,7 +23,7 @@ from training.cli import command
 from training.device import usable_device
 from training.errors import install
 from training.precision import cpu_abilities, has_bf16
-from training.processes import share_cores
+from training.processes import set_up_cpu
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16", "sve")
@@ -37,7 +37,7 @@ class EnvOptions:
 
 def main(options: EnvOptions) -> None:
     """Prints a line for each pair of `report`."""
-    share_cores()  # as the commands do
+    set_up_cpu()  # as the commands do
     for name, value in report():
         print(f"{name:14}{value}")
 

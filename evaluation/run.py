@@ -42,7 +42,7 @@ from training.config import replaced, require
 from training.device import with_device
 from training.errors import BadInput
 from training.files import appending, atomic, locked, write_json
-from training.processes import require_joined, share_cores
+from training.processes import require_joined, set_up_cpu
 from training.redact import redacted, redacted_path
 from training.strict_json import read_json, read_json_lines
 from training.strict_yaml import parse_yaml
@@ -103,7 +103,7 @@ def main(options: RunOptions) -> None:
     options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
-    share_cores()
+    set_up_cpu()
     runs = options.runs
     suite = open_suite(options.suite, options.limit, options.cache)
     for prompt in suite.prompts:

@@ -24,7 +24,7 @@ from training.config import require
 from training.device import with_device
 from training.errors import BadInput
 from training.files import locked, write_json
-from training.processes import require_joined, share_cores
+from training.processes import require_joined, set_up_cpu
 from training.redact import redacted, redacted_path
 from training.strict_json import read_json
 
@@ -92,7 +92,7 @@ def main(options: GenerateOptions) -> None:
     options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
-    share_cores()
+    set_up_cpu()
     prompts = [check_prompt(prompt) for prompt in _prompts(options)]
     bundle = options.load()
     start = _start(options, bundle)

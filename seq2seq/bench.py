@@ -21,7 +21,7 @@ from training.device import with_device
 from training.optimizer import optimizer_for
 from training.options import OptimizerConfig
 from training.presets import preset
-from training.processes import share_cores
+from training.processes import set_up_cpu
 from training.record import flop_counter
 from training.strict_yaml import read_yaml
 
@@ -52,7 +52,7 @@ class TrainingBenchOptions:
 def main(options: TrainingBenchOptions) -> None:
     """Times each variant and prints a line for it."""
     options = with_device(options)
-    share_cores()
+    set_up_cpu()
     device = torch.device(options.device)
     settings = read_yaml(preset(TokenTrainingConfig, options.shape))
     config = from_dict(TokenModelConfig, settings.get("model", {}), "model")

@@ -108,7 +108,7 @@ def test_env_lists_installed_and_missing_packages(
 ) -> None:
     found = {"": ["torch", "pillow"], "eval": ["scipy", "no-such-package"]}
     monkeypatch.setattr(env, "dependencies", lambda: found)
-    monkeypatch.setattr(env, "share_cores", lambda: None)
+    monkeypatch.setattr(env, "set_up_cpu", lambda: None)
     assert run(monkeypatch, "env") == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert f"torch {version('torch')}, pillow" in said["packages"]

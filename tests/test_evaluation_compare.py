@@ -37,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr(run, "share_cores", lambda: None)
+        patch.setattr(run, "set_up_cpu", lambda: None)
         patch.setattr(IMAGES, "image_size", 16)  # the smallest that a source is drawn at
         bundle = save_bundle(folder / "bundle")
         patch.setattr(sys, "argv", [
@@ -59,7 +59,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     def run_it(module: object, options: type, *arguments: str | Path) -> str:
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
         monkeypatch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])
-        monkeypatch.setattr(run, "share_cores", lambda: None)
+        monkeypatch.setattr(run, "set_up_cpu", lambda: None)
         try:
             command(module.main, options)  # type: ignore[attr-defined]
         except SystemExit as left:

@@ -4,7 +4,9 @@ import gc
 import json
 import multiprocessing
 import os
+import platform
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -443,6 +445,18 @@ def test_cores_are_counted_without_sched_getaffinity(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     accelerator_for(config(tmp_path))
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_freed_memory_is_used_again_without_asking_the_kernel(tmp_path: Path) -> None:
+    def page_faults_of_a_step() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(20_000_000).exp_()  # 80 MB, which glibc would not keep by itself
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    accelerator_for(config(tmp_path))
+    faults = [page_faults_of_a_step() for _ in range(20)]
+    assert faults[-1] < 1000  # 19,532 pages; in the first steps the heap grows, until a block fits in a gap
 
 
 def test_processes_that_would_train_alone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

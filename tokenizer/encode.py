@@ -28,7 +28,7 @@ from training.config import require
 from training.device import with_device
 from training.errors import BadInput
 from training.files import locked
-from training.processes import require_joined, share_cores
+from training.processes import require_joined, set_up_cpu
 from training.run import RunFolder
 
 Encode = Callable[[Tensor, Tensor], Tensor]
@@ -93,7 +93,7 @@ def main(options: EncodeOptions) -> None:
     options = with_device(options)
     state = PartialState(cpu=options.device == "cpu")
     require_joined(state.num_processes)
-    share_cores()
+    set_up_cpu()
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
     model.require_codes()
     wanted = plan_codes(model, options)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from training.attention import attention_by_products
 from training.cli import command
 from training.config import require
-from training.processes import share_cores
+from training.processes import set_up_cpu
 
 SHAPES = ((32, 16, 16), (32, 65, 16), (32, 64, 64), (32, 65, 65), (8, 257, 257), (4, 513, 513), (2, 1025, 1025))
 """(batch, queries, keys) of the attention in the shipped presets, and of longer sequences with as many numbers."""
@@ -38,7 +38,7 @@ class AttentionBenchOptions:
 
 def main(options: AttentionBenchOptions) -> None:
     """Times all shapes and prints a table in Markdown."""
-    share_cores()
+    set_up_cpu()
     print("| B | T | S | operator, ms | matrix products, ms |")
     print("|---|---|---|---|---|")
     for batch, queries, keys in SHAPES:

@@ -1,6 +1,8 @@
 """What the processes of `accelerate launch` must agree on: that all have joined, cores, and signals."""
 
+import ctypes
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.5
 """How often to check whether a paused launcher has continued."""
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
+"""Settings of glibc's `mallopt`: how many blocks may come from the kernel one by one, and when to return memory."""
 
 
 def require_joined(count: int) -> None:
@@ -30,12 +34,20 @@ def require_joined(count: int) -> None:
         )
 
 
-def share_cores() -> None:
-    """Divides the cores of this machine among its processes. The launcher's OMP_NUM_THREADS=1 would leave most idle."""
+def set_up_cpu() -> None:
+    """Divides the cores of this machine among its processes, and keeps freed memory for the next step.
+
+    The launcher's OMP_NUM_THREADS=1 would leave most cores idle. And glibc returns every large block to the kernel,
+    which clears each page when it is next used: a fifth of a training step. Where there is no glibc, nothing is kept.
+    """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # macOS cannot say which cores this process may use
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // local))
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, -1)  # never
 
 
 class Signals:

@@ -20,7 +20,7 @@ from training.files import atomic, write_json
 from training.meter import Meter
 from training.options import TrainingConfig
 from training.precision import has_bf16
-from training.processes import Signals, require_joined, share_cores
+from training.processes import Signals, require_joined, set_up_cpu
 from training.record import FILE, flop_counter, record
 from training.run import RunFolder
 from training.schedule import learning_rate
@@ -48,7 +48,7 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
         raise BadInput(
             f"device is {config.device!r}, but Accelerate chose {accelerator.device.type}: give that, or auto"
         )
-    share_cores()
+    set_up_cpu()
     parts = accelerator.num_processes * config.accumulation
     if config.batch_size % parts:
         raise BadInput(
