@@ -1,4 +1,4 @@
-"""The README is right: its commands from training pictures to a drawn picture run, and so does its Python."""
+"""The README and docs/ are right: their commands from pictures to a drawn picture run, and so does their Python."""
 
 import dataclasses
 import json
@@ -16,15 +16,19 @@ from sampling import BACKENDS, load
 from sampling.generate import GenerateOptions
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHIPPED = ROOT / "checkpoints" / "emoji"
 
 
-def commands(section: str) -> list[list[str]]:
+def section(page: str, title: str) -> str:
+    """What a page says under a title."""
+    (body,) = (part for part in re.split(r"^##? ", (ROOT / page).read_text(), flags=re.M) if part.startswith(title))
+    return body
+
+
+def commands(page: str, title: str) -> list[list[str]]:
     """The shell commands of one section, as lists of words."""
-    text = re.split(r"^## ", README, flags=re.M)
-    (body,) = (part for part in text if part.startswith(section))
-    blocks = re.findall(r"```sh\n(.*?)```", body, flags=re.S)
+    blocks = re.findall(r"```sh\n(.*?)```", section(page, title), flags=re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
@@ -51,9 +55,11 @@ def test_four_commands_from_pictures_to_a_picture(tmp_path: Path, monkeypatch: p
         Image.new("RGB", (40 + i, 48), color).save(photos / f"{i}.jpg")
         lines.append(json.dumps({"file_name": f"{i}.jpg", "text": f"a {name} picture, number {i}"}))
     (photos / "metadata.jsonl").write_text("\n".join(lines))
-    seven = commands("Train on your own pictures")  # four to a picture, three more to one by diffusion
-    assert len(seven) == 7
-    for words in seven:
+    four = commands("README.md", "Train on your own pictures")
+    assert four == commands("docs/train.md", "Training")
+    three_more = commands("docs/train.md", "Diffusion")
+    assert [len(four), len(three_more)] == [4, 3]
+    for words in [*four, *three_more]:
         extra = ["--vocab_size", "320"] if "tokenizer.train_text" in words else []
         done = run([*words, *extra], tmp_path)
         assert done.returncode == 0, done.stderr
@@ -61,9 +67,9 @@ def test_four_commands_from_pictures_to_a_picture(tmp_path: Path, monkeypatch: p
         assert png.width == 32
 
 
-def test_the_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    (block,) = re.findall(r"```python\n(.*?)```", section("docs/draw.md", "From Python"), flags=re.S)
     names: dict[str, list[torch.Tensor]] = {}
     exec(block, names)  # type: ignore[arg-type]
     assert [(picture.dtype, picture.shape) for picture in names["pictures"]] == [(torch.uint8, (3, 64, 64))] * 4
@@ -79,17 +85,18 @@ def test_the_shipped_bundle_is_complete_and_small() -> None:
     assert not [file.name for file in files if file.suffix in {".pt", ".pth", ".bin", ".pkl"}]
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    named = re.findall(r"\]\(([^):]+)\)", README) + re.findall(r"`((?:configs|checkpoints)/[\w./-]*)`", README)
-    assert len(named) >= 4
-    for name in named:
-        assert (ROOT / name).exists(), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    links = [page.parent / name for name in re.findall(r"\]\(([^):#]+)[)#]", text)]
+    named = [ROOT / name for name in re.findall(r"`((?:configs|checkpoints)/[\w./-]*)`", text)]
+    assert [path for path in (*links, *named) if not path.exists()] == []
 
 
-def test_every_option_that_the_readme_names_exists() -> None:
-    (section,) = (part for part in re.split(r"^## ", README, flags=re.M) if part.startswith("Draw"))
+@pytest.mark.parametrize(("page", "title"), [("README.md", "Draw"), ("docs/draw.md", "Options")])
+def test_every_option_of_drawing_that_a_page_names_exists(page: str, title: str) -> None:
     of_the_launcher = {"multi_gpu", "num_processes"}
-    flags = {*re.findall(r"--(\w+)", section)} - of_the_launcher - {"help"}
-    assert len(flags) > 10
+    flags = {*re.findall(r"--(\w+)", section(page, title))} - of_the_launcher - {"help"}
+    assert len(flags) >= 6
     options = [GenerateOptions, *(BACKENDS[kind] for kind in BACKENDS.kinds)]
     assert flags <= {field.name for one in options for field in dataclasses.fields(one)}
