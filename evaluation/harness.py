@@ -1,6 +1,6 @@
 """What `evaluation.run` and `evaluation.score` share: options, opening networks and real pictures, scoring."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,14 +14,13 @@ from data.captioned import CaptionedImages
 from data.emoji import ORIGINALS, SOURCE
 from data.source import is_captioned, open_source
 from data.splits import TRAIN
-from evaluation.controls import nearest_captions, reconstructed
+from evaluation.controls import nearest_captions
 from evaluation.features import ClipFeatures, Inception, Lite, Network, Pictures
 from evaluation.gallery import emoji_gallery
 from evaluation.judge import Judge, Scores
 from evaluation.pictures import Folder
 from evaluation.result import FORMAT, scores_to_dict
 from evaluation.suites import Prompt, Suite
-from tokenizer.image_tokenizer import ImageTokenizer
 from training.config import require
 from training.device import usable_device
 from training.errors import BadInput, needing
@@ -114,12 +113,13 @@ def score_with_controls(
     heights: Sequence[int] | None,
     prompts: Sequence[Prompt],
     repeats: int,
-    tokenizer: ImageTokenizer | None,
+    reconstruct: Callable[[Pictures], Iterable[Tensor]] | None,
 ) -> tuple[Scores, dict[str, Scores], dict[str, list[Tensor]]]:
     """Score pictures, `repeats` in a row for each prompt, and the control rows that there are.
 
     `heights` are those of the pictures in pixels, if they are squares of white with lower pictures at their top. The
-    controls are `real`, `reconstruction` (with a tokenizer) and `nearest_caption` (with prompts and training pictures).
+    controls are `real`, `reconstruction` (with `reconstruct`, which makes it of the real pictures) and
+    `nearest_caption` (with prompts and training pictures).
 
     Returns:
         the scores of the pictures; the scores of each control; the pictures of each control.
@@ -130,8 +130,8 @@ def score_with_controls(
     controls: dict[str, list[Tensor]] = {}
     controls["real"] = originals or [setup.judge.reference[i] for i in range(len(setup.judge.reference))]
     its_heights = {"real": of_originals, "reconstruction": of_originals}
-    if tokenizer is not None:
-        controls["reconstruction"] = list(reconstructed(tokenizer, controls["real"]))
+    if reconstruct is not None:
+        controls["reconstruction"] = list(reconstruct(controls["real"]))
     if setup.training is not None and prompts:
         captions = [setup.training.captions(i)[0] for i in range(len(setup.training))]
         nearest = nearest_captions([prompt.text for prompt in prompts], captions)

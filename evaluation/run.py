@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from data.grid import to_pil
+from evaluation.controls import reconstructed
+from evaluation.features import Pictures
 from evaluation.harness import (
     EvaluationSetup,
     JudgeOptions,
@@ -37,6 +39,7 @@ from evaluation.result import differences, header, read_result, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.drawing import DrawingOptions, Request, draw, missing
 from sampling.pipeline import Bundle, check_prompt
+from tokenizer.upsampler_batches import reduced
 from training.cli import command
 from training.config import replaced, require
 from training.device import with_device
@@ -123,10 +126,10 @@ def main(options: RunOptions) -> None:
         state.wait_for_everyone()
         for one, requests, turn in zip(runs, to_draw, turns, strict=True):
             log = functools.partial(_log_drawn, one, state, turn)
-            draw(requests, bundle, one.backend, one.batch_size, on_drawn=log)
+            draw(requests, bundle, one.backend, one.batch_size, on_drawn=log, upscale=one.upscale)
         state.wait_for_everyone()
         if state.is_main_process:  # the others end here: scoring may take longer than a process group waits
-            setup = open_setup(suite, bundle.tokenizer.config.image_size, options)
+            setup = open_setup(suite, bundle.tokenizer.config.image_size * options.upscale, options)
             for one in runs:
                 evaluate(suite, bundle, setup, one)
 
@@ -156,28 +159,35 @@ def _log_drawn(options: RunOptions, state: "PartialState", turn: int, count: int
 
 def evaluate(suite: Suite, bundle: Bundle, setup: EvaluationSetup, options: RunOptions) -> None:
     """Score the pictures of a run and write the result and the control pictures, unless there is a result already."""
-    out = options.out
+    out, size = options.out, bundle.tokenizer.config.image_size
     requests = _requests(suite, bundle, options)
     files = [one.file for one in requests]
+
+    def small(pictures: Pictures) -> Tensor:
+        """Pictures at the size at which the models draw."""
+        return reduced(torch.stack([pictures[i] for i in range(len(pictures))]), size)
+
+    def reconstruct(pictures: Pictures) -> Sequence[Tensor]:
+        return bundle.upscaled(list(reconstructed(bundle.tokenizer, small(pictures))), options.upscale)
+
     protocol = {
         **setup.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},
         "seeds": [options.seed + n for n in range(options.num_images)],
         "count": len(files),
-        "image_size": bundle.tokenizer.config.image_size,
+        "image_size": size * options.upscale,
     }
     if not options.force_frechet and _finished(out / "result.json", protocol):
         print(f"scored before: {out / 'result.json'}")
         return
     scores, controls, control_pictures = score_with_controls(
         setup, read_pictures(files, ended_early=True), read_heights(files), suite.prompts, options.num_images,
-        bundle.tokenizer,
+        reconstruct,
     )  # fmt: skip
-    whole = all(height == bundle.tokenizer.config.image_size for height in setup.heights)
+    whole = all(height == size * options.upscale for height in setup.heights)
     if setup.originals and whole:  # the likelihood is of whole pictures
-        captions, originals = [prompt.text for prompt in suite.prompts], torch.stack(list(setup.originals))
-        backend = bundle.backend(options.backend.kind)
-        bits = backend.likelihood(captions, originals)
+        backend, captions = bundle.backend(options.backend.kind), [prompt.text for prompt in suite.prompts]
+        bits = backend.likelihood(captions, small(setup.originals))
         scores.metrics[backend.likelihood_name] = mean(bits, higher_is_better=False)
     result = {
         **header("generation", bundle.backend(options.backend.kind).describe(options.backend), protocol),
@@ -215,8 +225,10 @@ def _finished(file: Path, protocol: dict[str, Any]) -> bool:
 def _origin(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     """What the pictures are drawn with: model, options, and how steps are computed."""
     backend = bundle.backend(options.backend.kind)
+    upscale = {"upscale": options.upscale} if options.upscale > 1 else {}
+    enlarged = {"upsampler_id": bundle.upsampler_id} if upscale else {}
     return {
-        "backend": backend.kind, "options": redacted(options.backend.settings), **bundle.ids,
+        "backend": backend.kind, "options": redacted(options.backend.settings | upscale), **bundle.ids, **enlarged,
         **backend.compute_settings(), "model_id": backend.model_id, "parameters": bundle.parameters,
     }  # fmt: skip
 

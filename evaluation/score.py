@@ -4,9 +4,11 @@ Prompts are read from `generation.json` or `metadata.jsonl` in the folder. With 
 pictures belong to them in order of their file names.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.controls import reconstructed
 from evaluation.harness import (
     JudgeOptions,
     all_scores,
@@ -61,8 +63,9 @@ def main(options: ScoreOptions) -> None:
         raise BadInput(f"{files[0]}: {width}x{height} pixels; pictures must be square")
     setup = open_setup(suite, width, options)
     tokenizer = ImageTokenizer.from_pretrained(options.tokenizer, device=options.device) if options.tokenizer else None
+    reconstruct = functools.partial(reconstructed, tokenizer) if tokenizer else None
     heights = read_heights(files) if ours else None
-    scores, controls, _ = score_with_controls(setup, pictures, heights, prompts, repeats, tokenizer)
+    scores, controls, _ = score_with_controls(setup, pictures, heights, prompts, repeats, reconstruct)
     protocol = {
         **setup.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)} if suite else None,

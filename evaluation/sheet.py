@@ -132,11 +132,11 @@ def _make(options: SheetOptions) -> int:
 
 
 def _sheet(file: Path, pictures: Tensor) -> None:
-    """Write a sheet of numbered pictures at four times their size, four in a row."""
+    """Write a sheet of numbered pictures, four in a row; those below 256 pixels at up to four times their size."""
     size = pictures.shape[-1]
     numbers = [str(number) for number in range(1, len(pictures) + 1)]
     with atomic(file) as temporary:
-        grid(list(pictures), numbers, columns=4, cell=4 * size).save(temporary, format="PNG")
+        grid(list(pictures), numbers, columns=4, cell=size * max(1, min(4, 256 // size))).save(temporary, format="PNG")
 
 
 def _to_mark(key: Mapping[str, Any], files: Iterable[Path], rng: random.Random) -> list[dict[str, str]]:

@@ -32,6 +32,8 @@ class DrawingOptions:
     """First seed. The same seed gives the same pictures."""
     batch_size: int = 32
     """Pictures to draw at a time, at most."""
+    upscale: int = 1
+    """How many times to enlarge width and height: the scale of the bundle's upsampler, 2 or 4, or 1 for none."""
     device: str = "auto"
     """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -46,11 +48,13 @@ class DrawingOptions:
         for name in ("num_images", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
+        require(self, "upscale", self.upscale in (1, 2, 4), "1, 2 or 4")
 
     def load(self) -> Bundle:
-        """Load the bundle. Raises `BadInput` if it has no such backend, or as `sampling.load` does."""
+        """Load the bundle. Raises `BadInput` if it has no such backend or upsampler, or as `sampling.load` does."""
         bundle = load(self.model, device=self.device, dtype=self.dtype, engine=self.engine)
         bundle.backend(self.backend.kind)
+        bundle.check_upscale(self.upscale)
         return bundle
 
 

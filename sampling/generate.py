@@ -53,8 +53,6 @@ class GenerateOptions(DrawingOptions):
     fraction; the token model draws this fraction of its rows, from the bottom."""
     mask: Path | None = None
     """Picture that is white where the token model should draw `init_image` again, and black elsewhere."""
-    upscale: int = 1
-    """How many times to enlarge width and height: the scale of the bundle's upsampler, 2 or 4, or 1 for none."""
     columns: int = 0
     """Columns of the grid; 0 chooses."""
     out: Path = Path("outputs")
@@ -62,7 +60,6 @@ class GenerateOptions(DrawingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "upscale", self.upscale in (1, 2, 4), "1, 2 or 4")
         require(self, "columns", self.columns >= 0, "0 or more")
         require(self, "interpolate", self.interpolate == 0 or self.interpolate >= 2, "2 or more, or 0 for none")
         require(self, "strength", 0 < self.strength <= 1, "above 0, at most 1")
@@ -97,7 +94,6 @@ def main(options: GenerateOptions) -> None:
     bundle = options.load()
     start = _start(options, bundle)
     bundle.backend(options.backend.kind).check(start)
-    bundle.check_upscale(options.upscale)
     if options.interpolate:
         if state.num_processes > 1:
             raise BadInput("interpolate runs in one process: start it with python, not with accelerate launch")

@@ -14,16 +14,18 @@ import torch
 from fake_network import FakeNetwork
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tiny_models import IMAGES, add_diffusion, save_bundle
+from tiny_models import IMAGES, add_diffusion, add_upsampler, save_bundle
 
 from data.grid import to_pil
 from data.source import open_source
 from evaluation import compare, copies, harness, reconstruct, report, run, score
 from evaluation.controls import reconstructed
+from evaluation.pictures import read_pictures
 from evaluation.report import Column
 from evaluation.result import SCHEMA, VERSION, read_result, write_result
 from sampling import DiffusionOptions, SamplingOptions, generate
 from sampling.pipeline import load
+from tokenizer.upsampler_batches import reduced
 from training.cli import command
 from training.errors import BadInput
 
@@ -201,6 +203,31 @@ def test_both_backends_are_scored_in_the_same_way(
     assert "bits_per_image" not in found["metrics"]
     said = call(run, run.RunOptions, "--model", bundle, *diffusion, "--temperature", "0.9")
     assert said.startswith("backend 'diffusion' has no option 'temperature'; 'autoregressive' has it")
+
+
+def test_enlarged_pictures_are_scored_at_their_size(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    """Against the real pictures at that size; the control is what tokenizer and upsampler make of those, reduced."""
+    bundle = add_upsampler(Path(shutil.copytree(results["bundle"], tmp_path / "bundle")))
+    suite, cache = f"{photos}@validation", results["root"] / "cache"
+    call(run, run.RunOptions, "--model", bundle, "--suite", suite, "--cache", cache, "--guidance", "1",
+         "--upscale", "4", "--device", "cpu", "--out", tmp_path / "large")  # fmt: skip
+    large, small = read_result(tmp_path / "large"), read_result(results["a"])
+    assert (large["protocol"]["image_size"], small["protocol"]["image_size"]) == (64, 16)
+    loaded = load(bundle)
+    assert large["subject"]["upsampler_id"] == loaded.upsampler_id
+    real = read_pictures(sorted((tmp_path / "large" / "controls" / "real").glob("*.png")))
+    assert torch.equal(real, torch.stack([open_source(str(photos), size=64, split="validation")[i] for i in range(4)]))
+    expected = loaded.upscaled(list(reconstructed(loaded.tokenizer, reduced(real, 16))), 4)
+    for name, pictures in (("large/controls/reconstruction", expected), ("large/pictures", None)):
+        made = read_pictures(sorted((tmp_path / name).glob("*.png")))
+        assert made.shape == (4, 3, 64, 64)
+        assert pictures is None or torch.equal(made, torch.stack(pictures))
+    bits = loaded.backend("autoregressive").likelihood([one["prompt"] for one in large["pictures"]], reduced(real, 16))
+    assert large["metrics"]["bits_per_image"]["value"] == pytest.approx(bits.mean().item())
+    said = call(compare, compare.CompareOptions, results["a"], tmp_path / "large", "--out", tmp_path / "report")
+    assert "image_size" in said
 
 
 def test_pictures_from_any_source_are_scored(

@@ -79,9 +79,9 @@ def test_what_cannot_be_enlarged(bundle: Path, tmp_path: Path, refusal: Refusal)
         load(plain).generate(["a fox"], upscale=2)
 
 
-def test_the_commands_of_the_readme_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_page_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    three = commands("Larger pictures")
+    three = commands("docs/train.md", "Larger pictures")
     trained, assembled, drawn = (
         parse(options, words[3:])
         for options, words in zip((UpsamplerTrainingConfig, BundleOptions, GenerateOptions), three, strict=True)
