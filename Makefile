@@ -54,7 +54,7 @@ SUITE ?= emoji/heldout-style
 BACKENDS ?= autoregressive diffusion
 GUIDANCES ?= 1 2 3
 COMPARISON ?= outputs/compare
-COMPARE_FLAGS ?= --readme README.md
+COMPARE_FLAGS ?= --readme docs/which-model.md
 compare: .venv/complete
 	for backend in $(BACKENDS); do \
 		$(BIN)/python -m evaluation.run --model $(MODEL) --suite $(SUITE) --backend $$backend \

@@ -83,7 +83,7 @@ def test_the_commands_of_the_page_parse(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(ROOT)
     three = commands("docs/train.md", "Larger pictures")
     trained, assembled, drawn = (
-        parse(options, words[3:])
+        parse(options, words[3 if words[0] == "accelerate" else 2 :])
         for options, words in zip((UpsamplerTrainingConfig, BundleOptions, GenerateOptions), three, strict=True)
     )
     assert trained.model.scale == drawn.upscale == 4
