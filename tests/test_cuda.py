@@ -158,7 +158,7 @@ def test_the_average_of_weights() -> None:
         for model, average in zip((here, there), averages, strict=True):
             for parameter in model.parameters():
                 parameter.data.mul_(1.1)
-            ema.update(average, model, step, 0.999)
+            ema.update(average, model, step, 0.1)
     for a, b in zip(*(average.parameters() for average in averages), strict=True):
         torch.testing.assert_close(a, b.cpu())
 

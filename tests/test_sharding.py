@@ -71,7 +71,7 @@ def learn(models: list[TokenModel] | list[DiffusionModel], loss: Loss, rank: int
         all_reduce(mean)
         torch.testing.assert_close(mean / 2, losses[0].detach(), atol=1e-6, rtol=1e-6)
         for model, average in zip(models, averages, strict=True):
-            ema.update(average, model, step, 0.999)
+            ema.update(average, model, step, 0.1)
     for one, other in zip(*(average.parameters() for average in averages), strict=True):  # both are whole
         torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
 

@@ -44,7 +44,7 @@ def fit(out: Path, task: ReconstructionConfig, at: Callable[[int], None] = lambd
     """Train a real image tokenizer on ten pictures. `at` is called with the number of each forward pass."""
     defaults = {
         "steps": 8, "batch_size": 4, "precision": "no", "log_every": 1, "sample_every": 0, "checkpoint_every": 2,
-        "ema_decay": 0.5, "optimizer": OptimizerConfig(warmup=2), "data": "pictures", "model": IMAGES,
+        "ema_length": 0.1, "optimizer": OptimizerConfig(warmup=2), "data": "pictures", "model": IMAGES,
     }  # fmt: skip
     config = TokenizerTrainingConfig(**{**defaults, **options}, out=str(out), task=task)
     accelerator = accelerator_for(config)

@@ -33,7 +33,7 @@ def step(state: State, number: int) -> float:
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    ema.update(average, model, number, 0.9)
+    ema.update(average, model, number, 0.1)
     return loss.item()
 
 

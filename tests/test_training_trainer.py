@@ -67,7 +67,7 @@ def _fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def config(out: Path, **options: Any) -> TrainingConfig:
     defaults = {
         "data": "numbers", "out": str(out), "steps": 12, "batch_size": 4, "precision": "no", "log_every": 1,
-        "sample_every": 0, "checkpoint_every": 5, "ema_decay": 0.5, "optimizer": OptimizerConfig(warmup=2),
+        "sample_every": 0, "checkpoint_every": 5, "ema_length": 0.1, "optimizer": OptimizerConfig(warmup=2),
     }  # fmt: skip
     return TrainingConfig(**{**defaults, **options})
 

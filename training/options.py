@@ -63,8 +63,9 @@ class TrainingConfig:
     """Forward passes per optimizer step. More passes need less memory."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
-    ema_decay: float = 0.999
-    """Decay of the moving average of the weights. The average is what is exported."""
+    ema_length: float = 0.15
+    """Length of the moving average of the weights, which is what is exported: the standard deviation of the steps that
+    it is of, as a share of all steps so far (sigma_rel of arXiv 2312.02696). With 0, the last weights are exported."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to train on. `auto` is a GPU if there is one. With several, `accelerate launch` gives each process one. A
     run may resume on another device."""
@@ -92,5 +93,5 @@ class TrainingConfig:
             require(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("sample_every", "workers"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
-        require(self, "ema_decay", 0 <= self.ema_decay < 1, "from 0 to below 1")
+        require(self, "ema_length", 0 <= self.ema_length <= 0.28, "from 0 to 0.28")
         require(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")

@@ -171,7 +171,7 @@ class Trainer:
             self._meter.add_norm(name, norm)
             self.task.optimizers[name].step()
             self.task.optimizers[name].zero_grad()
-        ema.update(self._average, accelerator.unwrap_model(modules["model"]), step, config.ema_decay)
+        ema.update(self._average, accelerator.unwrap_model(modules["model"]), step, config.ema_length)
 
     def _set_learning_rates(self, step: int) -> None:
         total = self._config.steps
