@@ -46,7 +46,7 @@ from training.device import with_device
 from training.errors import BadInput
 from training.files import appending, atomic, locked, write_json
 from training.processes import require_joined, set_up_cpu
-from training.redact import redacted, redacted_path
+from training.redact import redacted_path
 from training.strict_json import read_json, read_json_lines
 from training.strict_yaml import parse_yaml
 
@@ -136,7 +136,7 @@ def main(options: RunOptions) -> None:
 
 def _requests(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Request]:
     """Every picture of a run, prompt by prompt, `num_images` of each."""
-    origin = _origin(bundle, options)
+    origin = {**options.origin(bundle), "parameters": bundle.parameters}
     return [
         Request(
             file=options.out / "pictures" / f"{i:05d}-{seed}.png", prompt=prompt.text, seed=seed,
@@ -222,17 +222,6 @@ def _finished(file: Path, protocol: dict[str, Any]) -> bool:
         return False
 
 
-def _origin(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
-    """What the pictures are drawn with: model, options, and how steps are computed."""
-    backend = bundle.backend(options.backend.kind)
-    upscale = {"upscale": options.upscale} if options.upscale > 1 else {}
-    enlarged = {"upsampler_id": bundle.upsampler_id} if upscale else {}
-    return {
-        "backend": backend.kind, "options": redacted(options.backend.settings | upscale), **bundle.ids, **enlarged,
-        **backend.compute_settings(), "model_id": backend.model_id, "parameters": bundle.parameters,
-    }  # fmt: skip
-
-
 def _claim(suite: Suite, bundle: Bundle, options: RunOptions) -> None:
     """Write the settings of a run into its folder.
 
@@ -240,7 +229,7 @@ def _claim(suite: Suite, bundle: Bundle, options: RunOptions) -> None:
     """
     out, file = options.out, options.out / "settings.json"
     asked = {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images}
-    settings = {**asked, **_origin(bundle, options)}
+    settings = {**asked, **options.origin(bundle), "parameters": bundle.parameters}
     for name in ("pictures", "controls", "result.json"):
         if not file.exists() and (out / name).exists():
             raise BadInput(f"{out / name}: is there already, and no settings.json says what drew it; "
@@ -257,7 +246,7 @@ def _subject(bundle: Bundle, options: RunOptions) -> dict[str, Any]:
     largest = max(turns, key=lambda turn: turn["images"], default={})  # its speed and machine are reported for all
     reported = ("images_per_second", "device", "threads", "batch_size", "processes")
     return {
-        "model": redacted_path(bundle.source), **_origin(bundle, options),
+        "model": redacted_path(bundle.source), **options.origin(bundle), "parameters": bundle.parameters,
         "training": bundle.training.get(options.backend.kind, {}), "torch": torch.__version__,
         "seconds": round(sum(turn["seconds"] for turn in turns), 3),
         **{name: largest[name] for name in reported if name in largest}, "turns": turns,

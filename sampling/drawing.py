@@ -1,5 +1,6 @@
 """Draw many pictures into files. The work can be interrupted, resumed, and shared by several processes."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from sampling.options import BackendOptions, SamplingOptions
 from sampling.picture_files import read_picture, write_picture
 from sampling.pipeline import Bundle, load
 from training.config import require
+from training.redact import redacted
 from training.shipped import shipped
 
 
@@ -49,6 +51,21 @@ class DrawingOptions:
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
         require(self, "upscale", self.upscale in (1, 2, 4), "1, 2 or 4")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides how a picture is drawn, as JSON values, without local paths."""
+        enlarged = {"upscale": self.upscale} if self.upscale > 1 else {}
+        return redacted(json.loads(json.dumps(self.backend.settings | enlarged)))
+
+    def origin(self, bundle: Bundle) -> dict[str, Any]:
+        """What the pictures are drawn with: model, options, and how steps are computed."""
+        backend = bundle.backend(self.backend.kind)
+        enlarged = {"upsampler_id": bundle.upsampler_id} if self.upscale > 1 else {}
+        return {
+            "backend": backend.kind, "options": self.settings, **bundle.ids, "model_id": backend.model_id, **enlarged,
+            **backend.compute_settings(),
+        }  # fmt: skip
 
     def load(self) -> Bundle:
         """Load the bundle. Raises `BadInput` if it has no such backend or upsampler, or as `sampling.load` does."""

@@ -70,7 +70,7 @@ class GenerateOptions(DrawingOptions):
     @property
     def settings(self) -> dict[str, Any]:
         """All options as JSON values, without local paths. With prompt, seed and model they determine a picture."""
-        settings = self.backend.settings
+        settings = super().settings
         if self.init_image is not None:
             settings |= {"init_image": str(self.init_image), "strength": self.strength}
             settings |= {"mask": str(self.mask)} if self.mask else {}
@@ -78,7 +78,6 @@ class GenerateOptions(DrawingOptions):
                 file = getattr(self, name)
                 settings |= {f"{name}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
         settings |= {"interpolate": self.interpolate} if self.interpolate else {}
-        settings |= {"upscale": self.upscale} if self.upscale > 1 else {}
         return redacted(json.loads(json.dumps(settings)))
 
 
@@ -122,7 +121,7 @@ def main(options: GenerateOptions) -> None:
 
 def _request(number: int, prompt: str, seed: int, bundle: Bundle, options: GenerateOptions) -> Request:
     metadata = {
-        "prompt": prompt, "seed": seed, **_origin(bundle, options), "device": torch.device(options.device).type,
+        "prompt": prompt, "seed": seed, **options.origin(bundle), "device": torch.device(options.device).type,
     }  # fmt: skip
     file = options.out / file_name(number, prompt, seed, metadata)
     return Request(file=file, prompt=prompt, seed=seed, metadata=metadata)
@@ -148,7 +147,7 @@ def summarize(
     write_json(
         options.out / "generation.json",
         {
-            "model": redacted_path(bundle.source), **_origin(bundle, options), "device": options.device,
+            "model": redacted_path(bundle.source), **options.origin(bundle), "device": options.device,
             **bundle.backend(options.backend.kind).drawing_stats(),
             "batch_size": options.batch_size, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "seconds": round(seconds, 3), "images_per_second": round(speed, 3),
@@ -159,16 +158,6 @@ def summarize(
         },
     )  # fmt: skip
     return options.out / "grid.png"
-
-
-def _origin(bundle: Bundle, options: GenerateOptions) -> dict[str, Any]:
-    """What the pictures are drawn with: model, options, and how steps are computed."""
-    backend = bundle.backend(options.backend.kind)
-    enlarged = {"upsampler_id": bundle.upsampler_id} if options.upscale > 1 else {}
-    return {
-        "backend": backend.kind, "options": options.settings, **bundle.ids, "model_id": backend.model_id,
-        **enlarged, **backend.compute_settings(),
-    }  # fmt: skip
 
 
 def _prompts(options: GenerateOptions) -> list[str]:

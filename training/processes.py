@@ -37,8 +37,8 @@ def require_joined(count: int) -> None:
 def set_up_cpu() -> None:
     """Divides the cores of this machine among its processes, and keeps freed memory for the next step.
 
-    The launcher's OMP_NUM_THREADS=1 would leave most cores idle. And glibc returns every large block to the kernel,
-    which clears each page when it is next used: a fifth of a training step. Where there is no glibc, nothing is kept.
+    The launcher's OMP_NUM_THREADS=1 would leave most cores idle. And glibc returns blocks above 32 MB to the kernel,
+    which clears each page when it is next used. Where there is no glibc, nothing is kept.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # macOS cannot say which cores this process may use
