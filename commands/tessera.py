@@ -35,6 +35,7 @@ COMMANDS = (
     Command("", "seq2seq/train.py", "train the token model"),
     Command("", "diffusion/train.py", "train the diffusion model"),
     Command("curves", "evaluation.curves", "plot the training losses of a bundle's models"),
+    Command("average", "sampling.average", "average a run's weights after several of its steps"),
     Command("bundle", "sampling.bundle", "assemble trained models into a bundle"),
     Command("generate", "sampling.generate", "draw pictures from text"),
     Command("bench", "sampling.bench", "time the sampler"),

@@ -102,9 +102,11 @@ def _training(name: str, run: dict[str, Any]) -> str:
     if run.get("seconds"):
         precision = plain(run["precision"].replace("no", "float32"))
         cost.append(f"{run['seconds'] / 60:.0f} minutes on {plain(run['device'])} in {precision}")
+    steps = ", ".join(map(str, run.get("averaged", [])))
+    averaged = f" The weights are the mean of those after steps {steps}." if steps else ""
     return (
         f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of {plain(run['data'])}, seed {run['seed']}"
-        f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.\n\n{fenced(run['command'])}"
+        f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.{averaged}\n\n{fenced(run['command'])}"
         + ("\n\n" + _training(f"{name} from which this training started", run["init"]) if "init" in run else "")
     )
 

@@ -123,6 +123,13 @@ class Fitting(Task):
         write_tensors(folder / "model.safetensors", average.state_dict())
 
 
+class Casting(Fitting):
+    """Exports bfloat16, by changing the average itself, as real tasks do."""
+
+    def export(self, average: nn.Module, folder: Path) -> None:
+        super().export(average.bfloat16(), folder)
+
+
 def fit(
     out: Path,
     *,
@@ -182,6 +189,21 @@ def test_it_learns_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[0]["learning_rate"] == 0.05
     assert str(tmp_path / "model") in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000055", "step-00000060"]
+
+
+def test_it_keeps_averages_that_are_the_models_of_those_steps(tmp_path: Path) -> None:
+    """And keeping them changes nothing of the run, although the task's `export` may change what it is given."""
+    for name, every in (("long", 4), ("plain", 0)):
+        fit(tmp_path / name, steps=12, keep_every=every, dropout=0.3, task=Casting)
+    assert_same_run(tmp_path / "long", tmp_path / "plain")
+    assert not (tmp_path / "plain" / "averages").exists()
+    kept = {path.name: path for path in (tmp_path / "long" / "averages").iterdir()}
+    assert sorted(kept) == ["step-00000004", "step-00000008", "step-00000012"]
+    assert [json.loads((kept[name] / "training.json").read_text())["steps"] for name in sorted(kept)] == [4, 8, 12]
+    last, model = (path / "model.safetensors" for path in (kept["step-00000012"], tmp_path / "long" / "model"))
+    assert last.read_bytes() == model.read_bytes()
+    checkpoint = load_file(tmp_path / "long" / "checkpoints" / "step-00000012" / "average.safetensors")
+    assert all(torch.equal(load_file(last)[name], tensor.bfloat16()) for name, tensor in checkpoint.items())
 
 
 def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ class TrainingConfig:
     """Steps between sample pictures. 0 means none."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
+    keep_every: int = 0
+    """Steps between copies of the averaged model that stay in `averages/`, to be mixed by `python -m sampling.average`.
+    0 means none."""
     workers: int = 0
     """Worker processes that prepare batches. With 0, the trainer prepares them itself."""
     cache: Path | None = None
@@ -91,7 +94,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("sample_every", "workers"):
+        for name in ("sample_every", "keep_every", "workers"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "ema_length", 0 <= self.ema_length <= 0.28, "from 0 to 0.28")
         require(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")

@@ -34,12 +34,12 @@ def flop_counter() -> FlopCounterMode:
 
 
 def record(config: TrainingConfig, command: str, log: Path, device: torch.device) -> dict[str, Any]:
-    """The record of a finished run, as JSON values.
+    """The record of a run up to the last step in its log, as JSON values.
 
-    `flops` are those of all steps, extrapolated from one. `seconds` are of training only, without samples. `figures`
-    are the last of each kind in the log. `curves` are the losses as [flops so far, loss] pairs. `init` is the record of
-    the model that the run started from, if any; its cost is not included in this one's. Paths outside the working
-    directory are reduced to their names, because the record is published with the model.
+    `flops` are those of all these steps, extrapolated from one. `seconds` are of training only, without samples.
+    `figures` are the last of each kind in the log. `curves` are the losses as [flops so far, loss] pairs. `init` is the
+    record of the model that the run started from, if any; its cost is not included in this one's. Paths outside the
+    working directory are reduced to their names, because the record is published with the model.
     """
     lines = [line for _, line in read_json_lines(log, max_bytes=2**30, finite=False)]
     last = {name: value for line in lines for name, value in line.items()}
@@ -53,8 +53,8 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
         "step", "precision", "batch", "flops", "learning_rate", "grad_norm", "images_per_second", "tokens_per_second",
     }  # fmt: skip
     return redacted({
-        "command": command, "data": config.data, "seed": config.seed, "steps": config.steps,
-        "batch_size": config.batch_size, "pictures": config.steps * config.batch_size, "flops": last.get("flops"),
+        "command": command, "data": config.data, "seed": config.seed, "steps": last["step"],
+        "batch_size": config.batch_size, "pictures": last["step"] * config.batch_size, "flops": last.get("flops"),
         "seconds": round(seconds, 1), "device": device.type, "precision": ", then ".join(precisions),
         "torch": torch.__version__,
         "figures": {name: value for name, value in last.items() if name not in left_out},
@@ -136,6 +136,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     **{name: lambda value: type(value) is int for name in ("steps", "batch_size", "pictures", "seed")},
     **{name: lambda value: isinstance(value, str) for name in ("data", "command", "device", "precision", "torch")},
     **dict.fromkeys(("flops", "seconds"), _is_cost),
+    "averaged": lambda value: isinstance(value, list) and all(type(step) is int for step in value),
     "figures": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     "curves": lambda value: isinstance(value, dict) and all(map(_is_curve, value.values())),
 }

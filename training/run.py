@@ -24,12 +24,15 @@ from training.strict_json import parse_json, read_json
 # to other paths: `data.json` and the ids in the model's config identify their content. So may `init`, see `open`.
 _MAY_CHANGE = {
     "out", "data", "tokenizer", "text", "steps", "dry_run", "device", "precision", "log_every", "sample_every",
-    "checkpoint_every", "workers", "cache", "verify", "trackers",
+    "checkpoint_every", "keep_every", "workers", "cache", "verify", "trackers",
 }  # fmt: skip
 
 
 class RunFolder:
-    """A folder with `config.json`, `data.json`, `command.txt`, `log.jsonl`, `checkpoints/`, `samples/` and `model/`."""
+    """A folder with `config.json`, `data.json`, `command.txt`, `log.jsonl`, `checkpoints/`, `samples/` and `model/`.
+
+    With `keep_every`, `averages/step-<step>/` are models like `model/`, of earlier steps.
+    """
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -37,6 +40,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.model = self.path / "model"
+        self.averages = self.path / "averages"
         self.log_file = self.path / "log.jsonl"
         self.command = shlex.join(["accelerate", "launch", *sys.argv])
         self._data_file = self.path / "data.json"

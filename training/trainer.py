@@ -1,7 +1,9 @@
 """The training loop of all tasks."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,11 +105,14 @@ class Trainer:
                 done = step + 1
                 stop, paused = signals.poll()
                 self._meter.add_step(paused)
-                save = stop or self._is_due(config.checkpoint_every, done)
+                keep = self._is_due(config.keep_every, done)
+                save = stop or keep or self._is_due(config.checkpoint_every, done)
                 if save or self._is_due(config.log_every, done):  # at each save, so that a resumed run logs the same
                     bar.set_postfix_str(self._log_means(done))
                 if self._is_main and self._is_due(config.sample_every, done):
                     self._evaluate(done)
+                if keep:
+                    self._export(self._run.averages / f"step-{done:08d}")
                 if save:  # last: after an earlier kill the step is repeated, and its log and samples are not lost
                     checkpoint.save(self._run.checkpoints, done, states, write=self._is_main)
                     self._meter.restart_clock()
@@ -115,7 +120,8 @@ class Trainer:
                     bar.close()
                     self._end(f"stopped after step {done}; give the same command again to resume")
                     raise KeyboardInterrupt
-        self._export()
+        self._export(self._run.model)
+        self._end(f"trained {config.steps} steps; the model is in {self._run.model}")
         return True
 
     def _prepare(self) -> dict[str, checkpoint.State]:
@@ -237,13 +243,13 @@ class Trainer:
         self._run.log({"step": done, **values})
         self._accelerator.log(values, step=done)
 
-    def _export(self) -> None:
+    def _export(self, to: Path) -> None:
         if self._is_main:
-            with atomic(self._run.model) as folder:
-                self.task.export(self._average, folder)
+            with atomic(to) as folder:
+                self.task.export(copy.deepcopy(self._average), folder)  # `export` may change what it is given
                 found = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
                 write_json(folder / FILE, found)
-        self._end(f"trained {self._config.steps} steps; the model is in {self._run.model}")
+            self._meter.restart_clock()
 
     def _end(self, message: str) -> None:
         self._accelerator.print(message)
