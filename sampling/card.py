@@ -94,9 +94,18 @@ def _parts(bundle: Bundle) -> str:
     return tabulated(("part", "what", "ids"), rows)
 
 
-def _training(name: str, run: dict[str, Any]) -> str:
+def _training(name: str, run: Mapping[str, Any]) -> str:
+    """How a part was trained. If its run started from another one, that comes first."""
     if not run:
         return f"**{name}**: unknown, because no `training.json` lies beside the weights."
+    runs = [run]
+    while "init" in runs[0]:
+        runs.insert(0, runs[0]["init"])
+    names = [f"{name}, run {i} of {len(runs)}" if len(runs) > 1 else name for i in range(1, len(runs) + 1)]
+    return "\n\n".join(map(_run, names, runs))
+
+
+def _run(name: str, run: Mapping[str, Any]) -> str:
     figures = ", ".join(f"{plain(key)} {value:.3f}" for key, value in sorted(run["figures"].items()))
     cost = [f"{run['flops'] / 1e15:.3g} PFLOP"] if run.get("flops") else []
     if run.get("seconds"):
@@ -107,7 +116,6 @@ def _training(name: str, run: dict[str, Any]) -> str:
     return (
         f"**{name}**: {run['steps']} steps of {run['batch_size']} pictures of {plain(run['data'])}, seed {run['seed']}"
         f"{''.join(f'; {part}' for part in cost)}. At the end: {figures}.{averaged}\n\n{fenced(run['command'])}"
-        + ("\n\n" + _training(f"{name} from which this training started", run["init"]) if "init" in run else "")
     )
 
 

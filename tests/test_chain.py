@@ -23,10 +23,10 @@ def test_make_train_emoji_runs_the_whole_chain(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=390)
     assert done.returncode == 0, done.stderr
     record = json.loads((run / "demo" / "generation.json").read_text())
-    assert len(record["images"]) == 12
+    assert len(record["images"]) == 18
     for image in record["images"]:
         with Image.open(run / "demo" / image["file"]) as png:
-            assert png.size[0] == 32
+            assert png.size[0] == 4 * 32
             assert png.text["prompt"] == image["prompt"]
             assert png.text["codes_id"] == record["codes_id"]
     report = json.loads((run / "reconstruction" / "report.json").read_text())
@@ -35,11 +35,12 @@ def test_make_train_emoji_runs_the_whole_chain(tmp_path: Path) -> None:
     card = (run / "bundle" / "README.md").read_text()
     assert "psnr" in card
     assert "OpenMoji" in card
+    assert card.count("The weights are the mean of those after steps 15, 30.") == 1
     for part in ("tokenizer", "autoregressive", "diffusion"):
         assert json.loads((run / "bundle" / part / "training.json").read_text())["flops"] > 0
-    for trained in ("tokenizer", "seq2seq", "diffusion"):
+    for trained in ("tokenizer", "upsampler", "seq2seq", "diffusion"):
         lines = [json.loads(line) for line in (run / trained / "log.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         assert losses[-1] < losses[0]
-        assert {"tokens_per_second", "learning_rate", "batch"} <= lines[0].keys()
+        assert {"images_per_second", "learning_rate", "batch"} <= lines[0].keys()
         assert list((run / trained / "samples").glob("*.png"))

@@ -41,7 +41,7 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         assert words[:2] == ["accelerate", "launch"]
         words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]]
     words = [str(ROOT / word) if word.endswith("train.py") else word for word in words]
-    words = ["debug" if word == "emoji" else word for word in words]  # the preset
+    words = [{"emoji": "debug", "3000": "10"}.get(word, word) for word in words]  # the preset and the steps
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=200)
 
 

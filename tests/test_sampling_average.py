@@ -51,6 +51,15 @@ def test_the_record_and_the_card_say_what_was_averaged(run: Path, tmp_path: Path
     assert merged([{"steps": 4, "flops": 2}, {"steps": 9, "flops": 3}]) == {"steps": 9, "flops": 3, "averaged": [4, 9]}
 
 
+def test_the_card_tells_runs_in_the_order_in_which_they_were(run: Path) -> None:
+    first, second, third = ({**read_record(run / "averages" / "step-00000002"), "data": data} for data in "abc")
+    said = _training("Tokenizer", {**third, "init": {**second, "init": first}})
+    assert [line[:31] for line in said.splitlines() if line.startswith("**")] == [
+        f"**Tokenizer, run {i} of 3**: 2 st" for i in (1, 2, 3)
+    ]
+    assert said.index("pictures of a,") < said.index("pictures of b,") < said.index("pictures of c,")
+
+
 def test_refusals(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"there are 2, 4, 6$"):
         main(AverageOptions(run=run, step=[2, 5], out=tmp_path / "mean"))

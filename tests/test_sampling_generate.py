@@ -449,9 +449,9 @@ def sampler_of(bundle: Bundle) -> Sampler:
 def test_best_of_sixteen_needs_the_cache_of_sixty_four_rows(bundle: Path) -> None:
     """Candidates are drawn together, but not more than 64 at a time, however many there are."""
     loaded, wanted = load(bundle), [(PROMPTS[0], seed) for seed in range(16)]
-    loaded.draw(wanted, SamplingOptions())
+    loaded.draw(wanted, SamplingOptions(guidance=1.0))
     of_sixteen = sampler_of(loaded).cache_bytes
-    loaded.draw(wanted, SamplingOptions(best_of=16))
+    loaded.draw(wanted, SamplingOptions(guidance=1.0, best_of=16))
     assert sampler_of(loaded).cache_bytes == of_sixteen + 4 * of_sixteen  # both are kept for later calls
 
 

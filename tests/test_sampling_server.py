@@ -15,7 +15,7 @@ from sampling import BackendOptions, Bundle, DiffusionOptions, SamplingOptions, 
 from training.errors import BadInput
 
 PROMPTS = ["a noto emoji of a fox", "a twemoji emoji of a cat", "a fox", "a cat of a fox"]
-GUIDED, PLAIN = SamplingOptions(guidance=2.0, temperature=1.0), SamplingOptions(temperature=1.0)
+GUIDED, PLAIN = SamplingOptions(guidance=2.0, temperature=1.0), SamplingOptions(guidance=1.0, temperature=1.0)
 
 
 @pytest.fixture(scope="module")

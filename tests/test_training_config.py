@@ -288,7 +288,7 @@ def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
         parse(EncodeOptions, ["--config", "emoji", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "the name of a preset: debug, emoji" in said
-    assert "(here: emoji:twemoji,openmoji,noto)" in said
+    assert "(here: emoji+scenes:20000)" in said
 
 
 def test_a_missing_yaml_file_is_one_line(tmp_path: Path) -> None:
