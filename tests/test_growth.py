@@ -152,7 +152,7 @@ def test_parts_from_outside_are_trained_sampled_and_scored(
     record = json.loads((outside / "likeliest" / "generation.json").read_text())
     assert (record["backend"], record["options"]) == (
         "likeliest",
-        {"guidance": 1.0, "guidance_from": 0.0, "guidance_until": 1.0, "skip": 1},
+        {"guidance": 2.0, "guidance_from": 0.0, "guidance_until": 1.0, "skip": 1},
     )
     scored = ["--import", "own_source.py", "--suite", "squares:24@validation", "--cache", "cache", "--out", "scored"]
     monkeypatch.setattr(harness, "open_networks", lambda options: [FakeNetwork("lite0")])

@@ -52,5 +52,5 @@ def test_training_only_options_change_no_id() -> None:
 def test_non_defaults_of_a_shipped_model() -> None:
     model = TokenModel.from_pretrained(SHIPPED / "autoregressive")
     assert non_defaults(model.config, exclude={"codes_id", "text_id"}) == {
-        "decoder_depth": 4, "dropout": 0.0, "text_vocab_size": 1999, "text_length": 40,
+        "decoder_depth": 4, "dropout": 0.0, "text_vocab_size": 3831, "text_length": 40,
     }  # fmt: skip
