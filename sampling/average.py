@@ -23,10 +23,10 @@ _KIND = "an average"
 
 @dataclass(kw_only=True)
 class AverageOptions:
-    """Average models that a run kept (`--keep_every`), into one that often draws better than each of them.
+    """Average models that a run kept (`--keep_every`) into one.
 
-    Late in a long run, a model knows its training pictures better, and new combinations worse. The mean of early and
-    late weights has something of both (P. Izmailov et al., arXiv 1803.05407; M. Wortsman et al., arXiv 2203.05482).
+    It can draw better than the last of them, or worse, so evaluate both (P. Izmailov et al., arXiv 1803.05407; M.
+    Wortsman et al., arXiv 2203.05482).
     """
 
     run: Path

@@ -96,8 +96,6 @@ def _parts(bundle: Bundle) -> str:
 
 def _training(name: str, run: Mapping[str, Any]) -> str:
     """How a part was trained. If its run started from another one, that comes first."""
-    if not run:
-        return f"**{name}**: unknown, because no `training.json` lies beside the weights."
     runs = [run]
     while "init" in runs[0]:
         runs.insert(0, runs[0]["init"])
@@ -106,6 +104,8 @@ def _training(name: str, run: Mapping[str, Any]) -> str:
 
 
 def _run(name: str, run: Mapping[str, Any]) -> str:
+    if not run:
+        return f"**{name}**: unknown, because no `training.json` lies beside the weights."
     figures = ", ".join(f"{plain(key)} {value:.3f}" for key, value in sorted(run["figures"].items()))
     cost = [f"{run['flops'] / 1e15:.3g} PFLOP"] if run.get("flops") else []
     if run.get("seconds"):

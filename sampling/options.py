@@ -25,7 +25,7 @@ class BackendOptions(Tagged):
 
     guidance: float = 2.0
     """Scale of classifier-free guidance. A larger scale follows the prompt more closely. 1 turns it off, which halves
-    the work. The shipped weights draw best at the default."""
+    the work."""
     guidance_from: float = 0.0
     """Fraction of the drawing at which guidance starts: of the picture's tokens, or for diffusion of the noise process,
     that is, of its steps. What is drawn before has no guidance."""

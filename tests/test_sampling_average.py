@@ -57,6 +57,9 @@ def test_the_card_tells_runs_in_the_order_in_which_they_were(run: Path) -> None:
     assert [line[:31] for line in said.splitlines() if line.startswith("**")] == [
         f"**Tokenizer, run {i} of 3**: 2 st" for i in (1, 2, 3)
     ]
+    unknown = _training("Tokenizer", {**third, "init": {}})  # it started from weights without a record
+    assert "**Tokenizer, run 1 of 2**: unknown" in unknown
+    assert "**Tokenizer, run 2 of 2**: 2 steps" in unknown
     assert said.index("pictures of a,") < said.index("pictures of b,") < said.index("pictures of c,")
 
 

@@ -112,7 +112,8 @@ class Trainer:
                 if self._is_main and self._is_due(config.sample_every, done):
                     self._evaluate(done)
                 if keep:
-                    self._export(self._run.averages / f"step-{done:08d}")
+                    # a copy, because `export` may change what it is given
+                    self._export(copy.deepcopy(self._average), self._run.averages / f"step-{done:08d}")
                 if save:  # last: after an earlier kill the step is repeated, and its log and samples are not lost
                     checkpoint.save(self._run.checkpoints, done, states, write=self._is_main)
                     self._meter.restart_clock()
@@ -120,7 +121,7 @@ class Trainer:
                     bar.close()
                     self._end(f"stopped after step {done}; give the same command again to resume")
                     raise KeyboardInterrupt
-        self._export(self._run.model)
+        self._export(self._average, self._run.model)
         self._end(f"trained {config.steps} steps; the model is in {self._run.model}")
         return True
 
@@ -243,10 +244,10 @@ class Trainer:
         self._run.log({"step": done, **values})
         self._accelerator.log(values, step=done)
 
-    def _export(self, to: Path) -> None:
+    def _export(self, average: nn.Module, to: Path) -> None:
         if self._is_main:
             with atomic(to) as folder:
-                self.task.export(copy.deepcopy(self._average), folder)  # `export` may change what it is given
+                self.task.export(average, folder)
                 found = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
                 write_json(folder / FILE, found)
             self._meter.restart_clock()
