@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 import torch
 
 from evaluation.metrics import Metric, mean
-from evaluation.report import HEADLINES, Column, data_uri, html_report, index_by_prompt, markdown_table, render
+from evaluation.report import Column, data_uri, html_report, index_by_prompt, markdown_table, render
 from evaluation.result import differences, read_result
+from sampling.card import HEADLINES
 from training.cli import command
 from training.config import require
 from training.errors import BadInput

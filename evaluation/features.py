@@ -1,7 +1,7 @@
 """Features of pictures from frozen networks.
 
-`lite0` and `lite1` come from pip. The tokenizer's perceptual loss uses `lite0` too; no loss uses `lite1`. `inception`
-and `clip` need weights that are downloaded separately.
+`lite0`, `lite1` and `lite2` come from pip. The tokenizer's perceptual loss uses `lite0` too; no loss uses the others.
+`inception` and `clip` need weights that are downloaded separately.
 """
 
 import hashlib
@@ -71,8 +71,8 @@ class Lite:
 
     def __init__(self, variant: int, device: str | torch.device = "cpu") -> None:
         self.name = f"lite{variant}"
-        self.device, self.size = torch.device(device), {0: 224, 1: 240}[variant]  # the size that it was trained at
-        network = FeatureNetwork(0 if variant == 0 else 1)
+        self.device, self.size = torch.device(device), {0: 224, 1: 240, 2: 260}[variant]  # that it was trained at
+        network = FeatureNetwork(variant)
         self.hash = _hash(network, self.size)
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

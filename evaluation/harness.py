@@ -31,8 +31,8 @@ from training.strict_json import read_json
 class JudgeOptions:
     """How pictures are scored."""
 
-    networks: list[Literal["lite0", "lite1"]] = field(default_factory=lambda: ["lite0", "lite1"])
-    """Feature networks installed by pip: `lite0`, `lite1`."""
+    networks: list[Literal["lite0", "lite1", "lite2"]] = field(default_factory=lambda: ["lite0", "lite1"])
+    """Feature networks installed by pip: `lite0`, `lite1`, `lite2`."""
     inception: Path | None = None
     """The published TorchScript file of Inception, inception-2015-12-05.pt, for true FID and Inception score. The file
     is a program, which scoring runs, so a file of another SHA-256 is refused."""

