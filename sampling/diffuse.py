@@ -108,7 +108,10 @@ def seeded_noise(seeds: Tensor, shape: tuple[int, int, int]) -> Noise:
 
 
 def interpolated_noise(first: Noise, second: Noise, part: Tensor) -> Noise:
-    """Spherical interpolation of two noises at `part` (B,) from 0 to 1; the result is standard normal too."""
+    """Spherical interpolation of two noises at `part` (B,) from 0 to 1.
+
+    Of independent noises, that is, of different seeds, the result is standard normal too.
+    """
     angle = (part * torch.pi / 2).view(-1, 1, 1, 1)
     return lambda step: angle.cos() * first(step) + angle.sin() * second(step)
 

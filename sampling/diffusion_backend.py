@@ -83,8 +83,9 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
         first_noise, second_noise = (
             seeded_noise(torch.full_like(part, seed, dtype=torch.int64), shape) for seed in seeds
         )
-        denoise, noise = interpolated_denoiser(first, second, part), interpolated_noise(first_noise, second_noise, part)
-        return self._pixels(sample(denoise, self.model.process, noise, options))
+        # of one noise and itself, the interpolation would be up to sqrt(2) times as large
+        noise = first_noise if seeds[0] == seeds[1] else interpolated_noise(first_noise, second_noise, part)
+        return self._pixels(sample(interpolated_denoiser(first, second, part), self.model.process, noise, options))
 
     @torch.no_grad()
     def likelihood(self, captions: Sequence[str], images: Tensor) -> Tensor:

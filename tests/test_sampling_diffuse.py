@@ -32,7 +32,7 @@ from sampling.diffuse import (
 from sampling.generate import GenerateOptions
 from sampling.generate import main as generate
 from sampling.noise import gaussian, gumbel
-from sampling.schedulers import Estimate, solver_for
+from sampling.schedulers import Estimate, Noise, solver_for
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.command_line import parse
 from training.errors import BadInput
@@ -322,6 +322,22 @@ def test_a_picture_to_start_from(bundle: Path) -> None:
     assert len(all_noise) == 1
     with pytest.raises(BadInput, match="only the token model can draw within a mask"):
         loaded.generate(PROMPTS[:1], options=options, start=Start(image=image, mask=image[0] > 0))
+
+
+def test_between_prompts_of_one_seed_the_noise_stays_as_it_is(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was mixed with itself, so that it was sqrt(2) times as large in the middle."""
+    noises: list[Tensor] = []
+
+    def sampled(denoise: Denoise, process: Process, noise: Noise, options: DiffusionOptions, **start: Any) -> Tensor:
+        noises.append(noise(0))
+        return sample(denoise, process, noise, options, **start)
+
+    monkeypatch.setattr("sampling.diffusion_backend.sample", sampled)
+    loaded, options = load(bundle), DiffusionOptions(steps=2)
+    loaded.generate(PROMPTS[:1], seed=5, options=options)
+    loaded.interpolate((PROMPTS[0], PROMPTS[1]), (5, 5), 3, options)
+    alone, between = noises
+    assert torch.equal(between, alone.expand_as(between))
 
 
 Run = Callable[..., dict[str, Any]]
