@@ -129,8 +129,11 @@ def _compared(
     order = sorted(range(len(prompts)), key=lambda i: fraction(f"nearest {prompts[i]}"))[:shown]
     labels = [prompts[i] for i in order] + [f"{captions[int(where[i])][0]} ({distance[i]:.0f})" for i in order]
     write_picture(sheet, grid([*made[order], *known[where[order]]], labels, columns=len(order)), _SHEET)
-    metrics = {"distance": mean(distance, higher_is_better=False), "same_codes": mean(same),
-               "nearest_is_asked_for": mean(asked_for)}  # fmt: skip
+    metrics = {
+        "distance": mean(distance, clusters=prompts, higher_is_better=False),
+        "same_codes": mean(same, clusters=prompts),
+        "nearest_is_asked_for": mean(asked_for, clusters=prompts),
+    }
     if (column.folder / "controls" / "reconstruction").is_dir():
         metrics["distance_real"] = mean(_real(column, captions, known), higher_is_better=False)
     return {

@@ -692,6 +692,32 @@ def test_copies_are_found_and_counted(
     )
 
 
+class Training(list[torch.Tensor]):
+    """Training pictures that all have one caption."""
+
+    def captions(self, i: int) -> list[str]:
+        return ["a fox"]
+
+    def key(self, i: int) -> str:
+        return str(i)
+
+
+def test_copies_count_prompts_and_not_pictures(tmp_path: Path) -> None:
+    """The intervals of several pictures a prompt were as narrow as if each had its own prompt."""
+    known = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 8, 8).contiguous()
+    grey = torch.full_like(known[0], 100)
+
+    def distance(each: int) -> dict[str, float]:
+        """The mean distance for two prompts: the pictures of one are copies, those of the other are not."""
+        pictures = [{"file": "", "prompt": prompt} for prompt in ("a fox", "a cat") for _ in range(each)]
+        column = Column(name="it", folder=tmp_path, result={}, pictures=pictures)
+        made = torch.stack([known[0]] * each + [grey] * each)
+        training: Any = Training(known)
+        return copies._compared(column, made, training, known, tmp_path / "sheet.png", 1)["metrics"]["distance"]
+
+    assert distance(8) == distance(1)
+
+
 def test_the_nearest_picture_agrees_with_brute_force() -> None:
     draw = torch.Generator().manual_seed(0)
     pictures, known = (torch.randint(0, 256, (n, 3, 4, 4), generator=draw, dtype=torch.uint8) for n in (7, 3000))
