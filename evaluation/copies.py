@@ -7,7 +7,6 @@ the suite's real pictures are compared as well, each with all training pictures 
 It writes `R/copies.json`, and for each result a sheet of pictures above the nearest training pictures.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from data.source import open_source
 from data.splits import TRAIN, fraction
 from evaluation.compare import open_column, with_unique_names
 from evaluation.controls import reconstructed
+from evaluation.features import digests
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from evaluation.report import Column, format_metric
@@ -135,7 +135,7 @@ def _compared(
         "nearest_is_asked_for": mean(asked_for, clusters=prompts),
     }
     if (column.folder / "controls" / "reconstruction").is_dir():
-        metrics["distance_real"] = mean(_real(column, captions, known), higher_is_better=False)
+        metrics["distance_real"] = mean(_real(column, training, known), higher_is_better=False)
     return {
         "metrics": metrics_to_dict(metrics),
         "pictures": [
@@ -146,12 +146,18 @@ def _compared(
     }  # fmt: skip
 
 
-def _real(column: Column, captions: Sequence[Sequence[str]], known: Tensor) -> Tensor:
-    """The distance of each reconstructed real picture of the suite to the nearest training picture but itself, (N,)."""
-    first = column.first_pictures()
-    files = [inside(column.folder, column.control("reconstruction", i)) for i in first.values()]
-    is_other = torch.tensor([[text not in texts for texts in captions] for text in first])
-    return nearest(read_pictures(files), known, is_other)[1]
+def _real(column: Column, training: CaptionedImages, known: Tensor) -> Tensor:
+    """The distance of each reconstructed real picture of the suite to the nearest training picture but itself, (N,).
+
+    Itself is every training picture with the same pixels; other pictures may have the same caption.
+    """
+    real, rebuilt = (
+        read_pictures([inside(column.folder, column.control(name, i)) for i in column.first_pictures().values()])
+        for name in ("real", "reconstruction")
+    )
+    keys = digests(training)
+    is_other = torch.tensor([[own != key for key in keys] for own in digests(real)])
+    return nearest(rebuilt, known, is_other)[1]
 
 
 def _table(found: dict[str, Any]) -> str:

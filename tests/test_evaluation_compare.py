@@ -718,6 +718,19 @@ def test_copies_count_prompts_and_not_pictures(tmp_path: Path) -> None:
     assert distance(8) == distance(1)
 
 
+def test_a_real_picture_is_compared_with_all_training_pictures_but_itself(tmp_path: Path) -> None:
+    """All training pictures of its caption were left out: where it was the caption of all, the first one counted."""
+    known = torch.tensor([0, 100, 110], dtype=torch.uint8)[:, None, None, None].expand(3, 3, 8, 8).contiguous()
+    for name in ("real", "reconstruction"):
+        (tmp_path / "controls" / name).mkdir(parents=True)
+        to_pil(known[1]).save(tmp_path / "controls" / name / "00000.png")
+    pictures = [{"file": "", "prompt": "a fox"}]
+    column = Column(name="it", folder=tmp_path, result={"protocol": {}}, pictures=pictures)
+    training: Any = Training(known)
+    found = copies._compared(column, known[:1], training, known, tmp_path / "sheet.png", 1)
+    assert found["metrics"]["distance_real"]["value"] == 10
+
+
 def test_the_nearest_picture_agrees_with_brute_force() -> None:
     draw = torch.Generator().manual_seed(0)
     pictures, known = (torch.randint(0, 256, (n, 3, 4, 4), generator=draw, dtype=torch.uint8) for n in (7, 3000))
