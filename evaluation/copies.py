@@ -7,6 +7,7 @@ the suite's real pictures are compared as well, each with all training pictures 
 It writes `R/copies.json`, and for each result a sheet of pictures above the nearest training pictures.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -81,15 +82,26 @@ def main(options: CopiesOptions) -> None:
     files_by_column = [[inside(column.folder, picture["file"]) for picture in column.pictures] for column in columns]
     tokenizer = load(options.model, device=options.device).tokenizer
     size = tokenizer.config.image_size
+    made_by_column = [_read(files, size) for files in files_by_column]
     training = open_source(options.data, size=size, split=TRAIN, cache=options.cache)
     known = reconstructed(tokenizer, training)
     found = {}
     with locked(options.out):
-        for column, files, sheet in zip(columns, files_by_column, sheets, strict=True):
-            made = read_pictures(files, ended_early=True)
+        for column, made, sheet in zip(columns, made_by_column, sheets, strict=True):
             found[column.name] = _compared(column, made, training, known, sheet, options.shown)
         write_json(report, {"format": FORMAT, "training": training.fingerprint, "results": found})
     print(_table(found))
+
+
+def _read(files: Sequence[Path], size: int) -> Tensor:
+    """Read drawn pictures, uint8 (N, 3, size, size). Raises `BadInput` for other sizes."""
+    made = read_pictures(files, ended_early=True)
+    if made.shape[-1] != size:
+        raise BadInput(
+            f"{files[0]}: {made.shape[-1]} px, but the image tokenizer makes {size} px: evaluate without --upscale, "
+            "or give the --model that drew it"
+        )
+    return made
 
 
 def nearest(pictures: Tensor, known: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:

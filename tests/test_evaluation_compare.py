@@ -686,6 +686,11 @@ def test_copies_are_found_and_counted(
 
     (out / "nearest-1.png").write_bytes((folder / result["pictures"][0]["file"]).read_bytes())
     assert "nearest-1.png" in call(copies, copies.CopiesOptions, "--result", folder, *arguments)
+    for picture in result["pictures"]:  # as --upscale 2 draws them
+        Image.new("RGB", (32, 32)).save(folder / picture["file"])
+    assert "32 px, but the image tokenizer makes 16 px" in call(
+        copies, copies.CopiesOptions, "--result", folder, *arguments[:-1], tmp_path / "o"
+    )
     shutil.rmtree(folder / "pictures")
     assert "but there is none" in call(
         copies, copies.CopiesOptions, "--result", folder, *arguments[:-1], tmp_path / "o"
