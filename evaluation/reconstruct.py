@@ -161,11 +161,14 @@ def _of_suite(options: ReconstructOptions, size: int) -> RealPictures:
     if not suite.source:
         raise BadInput(f"--suite {options.suite}: its prompts are not captions of real pictures")
     setup = open_setup(suite, size, JudgeOptions(cache=options.cache, device=options.device))
-    judge = setup.judge
+    judge, heights = setup.judge, setup.heights or None
+
+    def distances(made: Tensor) -> Mapping[str, Metric]:
+        return judge.score(made, suite.prompts, heights=heights, paired=True).metrics if options.distances else {}
+
     return RealPictures(
         name=suite.name, fingerprint=str(judge.protocol["reference"]["fingerprint"]),
-        images=torch.stack(list(setup.originals)), networks=judge.networks,
-        distances=lambda made: judge.score(made, suite.prompts, paired=True).metrics if options.distances else {},
+        images=torch.stack(list(setup.originals)), networks=judge.networks, distances=distances,
     )  # fmt: skip
 
 

@@ -2,15 +2,20 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from fake_network import FakeNetwork
 from PIL import Image
 from tiny_models import IMAGES
 
 from evaluation import harness, reconstruct
+from evaluation.harness import EvaluationSetup
+from evaluation.judge import Judge
 from evaluation.result import read_result
+from evaluation.suites import Prompt, Suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 
@@ -62,3 +67,16 @@ def test_reconstructions_of_a_suite_are_named_too(
     with pytest.raises(SystemExit):
         run("free")
     assert "--suite free: its prompts are not captions of real pictures" in capsys.readouterr().err
+
+
+def test_reconstructions_of_low_pictures_are_as_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their height was taken for that of the square that they are filled to, so none of `scenes/low` was right."""
+    pictures = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    prompt = Prompt(text="a fox, 8:4", attribute="height", expected="4")
+    judge = Judge(networks=[FakeNetwork("lite0")], reference=pictures, reference_name="low", cache=tmp_path)
+    setup = EvaluationSetup(judge=judge, originals=list(pictures), heights=[8] * 4)
+    suite = Suite(name="low", source="low", prompts=[replace(prompt, text=f"{i}") for i in range(4)])
+    monkeypatch.setattr(reconstruct, "open_suite", lambda name: suite)
+    monkeypatch.setattr(reconstruct, "open_setup", lambda *given: setup)
+    options = reconstruct.ReconstructOptions(model=tmp_path, out=tmp_path, suite="low", device="cpu")
+    assert reconstruct._of_suite(options, 16).distances(pictures)["attribute_accuracy"].value == 1
