@@ -46,7 +46,9 @@ class TextConfig:
             length=MAX_WIDTH,
         )  # fmt: skip
         require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
-        require(self, "source", bool(self.source) or self.kind == "own", f"given with kind {self.kind}")
+        own = self.kind == "own"
+        require(self, "source", own or bool(self.source), f"given with kind {self.kind}")
+        require(self, "source", not (own and self.source), "absent with kind own; give kind seq2seq or transformers")
 
     @property
     def shape(self) -> TokenModelConfig:

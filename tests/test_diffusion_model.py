@@ -185,6 +185,8 @@ def test_the_null_caption_has_an_id() -> None:
 
 
 def test_configs_out_of_range() -> None:
+    with pytest.raises(BadInput, match=r"source is 'hf://owner/name': must be absent with kind own"):
+        TextConfig(source="hf://owner/name")  # which was trained without, and without a word
     with pytest.raises(BadInput, match=r"source is '': must be given with kind seq2seq"):
         TextConfig(kind="seq2seq")
     with pytest.raises(BadInput, match=r"channels is \(8, 12\): must be multiples of head_width and groups"):
