@@ -82,7 +82,7 @@ def main(options: UpsamplerBenchOptions) -> None:
     found = compare(ways, tokenizer, reduced(large, size), large, options)
     write_json(options.json, {
         "pictures": pictures.name, "fingerprint": pictures.fingerprint, "count": len(pictures),
-        "codes_id": tokenizer.codes_id, "pixels_id": tokenizer.pixels_id, "scale": scale,
+        **tokenizer.ids, "scale": scale,
         "upsamplers": {name: model.model_id for name, model in models.items()},
         "metrics": {way: {name: metric.to_dict() for name, metric in its.items()} for way, its in found.items()},
     })  # fmt: skip
@@ -116,7 +116,7 @@ def compare(
         parts = torch.split(inputs, options.batch_size)
         return torch.cat([function(part.to(options.device)).cpu() for part in parts])
 
-    rebuilt = mapped(lambda part: tokenizer.decode(tokenizer.encode(part)), small)
+    rebuilt = mapped(tokenizer.reconstruct, small)
     networks: list[Any] = [Lite(variant, options.device) for variant in (0, 1)]
     cache = options.cache or Path(user_cache_dir("tessera"))
     real = [cached(network, large, cache).pooled for network in networks]

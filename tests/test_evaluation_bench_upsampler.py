@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,21 @@ from tiny_models import IMAGES, save_upsampler
 
 from evaluation import bench_upsampler
 from evaluation.bench_upsampler import UpsamplerBenchOptions
-from tokenizer.image_tokenizer import ImageTokenizer
+from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.kl import KLConfig
 from tokenizer.upsampler import Upsampler, UpsamplerConfig
 from training.cli import command
 
 
+@pytest.mark.parametrize("images", [IMAGES, replace(IMAGES, quantizer=KLConfig(dim=4))], ids=["codes", "latents"])
 def test_upsamplers_are_compared(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An untrained one is the bicubic filter, to the last digit."""
+    images: ImageTokenizerConfig, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """An untrained one is the bicubic filter, to the last digit. Image tokenizers without codes were refused."""
     torch.manual_seed(0)
     monkeypatch.setattr(bench_upsampler, "Lite", lambda variant, device: FakeNetwork(f"lite{variant}"))
-    ImageTokenizer(IMAGES).save_pretrained(tmp_path / "tokenizer")
+    ImageTokenizer(images).save_pretrained(tmp_path / "tokenizer")
     Upsampler(UpsamplerConfig(scale=2, width=4, groups=1, blocks=1)).save_pretrained(tmp_path / "untrained")
     save_upsampler(tmp_path / "other", scale=2)
     words = ["--tokenizer", tmp_path / "tokenizer", "--data", photos, "--split", "validation", "--device", "cpu",
