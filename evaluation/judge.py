@@ -99,7 +99,7 @@ class Judge:
             heights: their heights in pixels, N, if below them the pictures are filled with white; by default H.
             real: the pictures are the reference itself. Its two halves are then compared with each other; metrics that
                 depend on the number of pictures get names that end in `_halves`. Other sets get these metrics too,
-                against the second half, so that they can be read beside the reference's own.
+                of as many pictures against the second half, so that they can be read beside the reference's own.
             paired: the pictures are N / M in a row for each of the M pictures of the reference, made from it or for its
                 caption.
             label: name of the pictures, for progress bars.
@@ -197,8 +197,9 @@ class Judge:
         made, reference = features.pooled, self._reference_features[network].pooled
         kid = metric_name("kid", network)
         # Real pictures can only be compared with each other: the first half is every other picture of the reference.
+        # That of other sets has as many pictures, one for each of these, or fewer if there are no more.
         each = len(made) // len(reference) if paired else 1
-        rows = [i for i in range(len(made)) if i // each % 2 == 0]
+        rows = [*range(0, len(made), 2 * each)][: len(reference[0::2])]
         halves = (reference[0::2] if real else made[rows], reference[1::2])
         half_texts = [texts[i] for i in rows] if texts else None
         if real:

@@ -550,9 +550,11 @@ def test_a_missing_source_gives_one_line() -> None:
         open_source("nowhere", size=16)
 
 
-def test_all_sets_are_also_scored_on_halves_like_the_real_pictures(tmp_path: Path) -> None:
+def test_all_sets_are_also_scored_on_halves_like_the_real_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Precision and recall depend on the number of pictures. Once, values of half of the reference were shown beside
-    values of whole sets."""
+    values of whole sets, and later beside values of several pictures a prompt."""
     one = judge(tmp_path)
     real = one.score(list(one.reference), real=True)
     made = one.score(pictures(1))
@@ -566,7 +568,12 @@ def test_all_sets_are_also_scored_on_halves_like_the_real_pictures(tmp_path: Pat
     for name in halves:
         assert again.metrics[name].value == pytest.approx(real.metrics[name].value), name
     thrice = one.score([picture for picture in one.reference for _ in range(3)], paired=True)
-    assert thrice.metrics["precision_halves"].value == pytest.approx(real.metrics["precision_halves"].value)
+    for name in halves:
+        assert thrice.metrics[name].value == pytest.approx(real.metrics[name].value), name
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(one, "_compare", lambda *given: sizes.append((len(given[3]), len(given[4]))))
+    one.score(torch.cat([pictures(2), pictures(3)]))
+    assert sizes == [(48, 24), (12, 12)] * len(one.networks)
 
 
 def test_a_judge_computes_nothing_before_it_is_needed(tmp_path: Path) -> None:
