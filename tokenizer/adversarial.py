@@ -65,7 +65,8 @@ class AdversarialTask(TokenizerTask):
     def judging(self, images: Tensor, made: Tensor, step: int) -> Loss:
         """The loss of the discriminator on real and made pictures, (B, 3, H, W) each."""
         options, scalars = self.options, {}
-        regular = options.r1 > 0 and step % options.r1_every == 0
+        # not in step 0, whose operations are counted for all steps
+        regular = options.r1 > 0 and step % options.r1_every == options.r1_every - 1
         if regular:
             images = images.clone().requires_grad_().clone()  # no leaf: whose gradients stop the counter of FLOPs
         real, fake = self.modules["discriminator"](images, made)
