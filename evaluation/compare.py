@@ -30,6 +30,8 @@ from training.strict_json import read_json, read_json_lines
 
 _MARK = "<!-- python -m evaluation.compare -->"
 """Marks a page as ours, so that it may be replaced."""
+_LIKELIHOODS = {"bits_per_image": "codes", "bits_per_dimension": "latents"}
+"""What each likelihood is of."""
 
 
 @dataclass(kw_only=True)
@@ -192,27 +194,24 @@ def with_codes_in_names(columns: Sequence[Column]) -> list[Column]:
 
     Likelihoods of different codes or latents do not compare, so they must not share a row of the table.
     """
-    predicted = {_predicted(column) for column in columns if _likelihoods(column)}
-    if len(predicted) < 2:
-        return list(columns)
-    return [replace(column, result={**column.result, "metrics": _named_by_codes(column)}) for column in columns]
+    names = [
+        {name: _predicted(column, name) for name in _LIKELIHOODS.keys() & column.result["metrics"].keys()}
+        for column in columns
+    ]
+    several = {name for name in _LIKELIHOODS if len({its[name] for its in names if name in its}) > 1}
+    return [
+        replace(column, result={**column.result, "metrics": {
+            f"{name} ({its[name]})" if name in several else name: metric
+            for name, metric in column.result["metrics"].items()
+        }})
+        for column, its in zip(columns, names, strict=True)
+    ]  # fmt: skip
 
 
-def _likelihoods(column: Column) -> set[str]:
-    return {"bits_per_image", "bits_per_dimension"} & column.result["metrics"].keys()
-
-
-def _predicted(column: Column) -> str:
-    """What the likelihoods of a column are of: `codes` or `latents`, and the start of their id."""
-    subject = column.result["subject"]
-    return f"codes {subject['codes_id'][:8]}" if "codes_id" in subject else f"latents {subject['latents_id'][:8]}"
-
-
-def _named_by_codes(column: Column) -> dict[str, Any]:
-    return {
-        f"{name} ({_predicted(column)})" if name in _likelihoods(column) else name: metric
-        for name, metric in column.result["metrics"].items()
-    }
+def _predicted(column: Column, likelihood: str) -> str:
+    """What a likelihood of a column is of: `codes` or `latents`, and the start of their id."""
+    what = _LIKELIHOODS[likelihood]
+    return f"{what} {column.result['subject'][f'{what}_id'][:8]}"
 
 
 def _file(path: Path) -> Path:

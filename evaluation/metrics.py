@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from training.errors import BadInput, needing
 
-VERSION = 6
+VERSION = 7
 """Version of all definitions in this file; raise it when any value would change."""
 
 ENOUGH_FOR_FRECHET = 5000

@@ -157,7 +157,7 @@ def _of_split(options: ReconstructOptions, size: int) -> RealPictures:
 
 
 def _of_suite(options: ReconstructOptions, size: int) -> RealPictures:
-    suite = open_suite(str(options.suite))
+    suite = open_suite(str(options.suite), cache=options.cache)
     if not suite.source:
         raise BadInput(f"--suite {options.suite}: its prompts are not captions of real pictures")
     setup = open_setup(suite, size, JudgeOptions(cache=options.cache, device=options.device))

@@ -362,11 +362,21 @@ def test_likelihoods_and_reconstructions_of_two_tokenizers_have_separate_rows(re
     assert "| bits_per_image ↓ |" not in table
     assert "| bits_per_image (codes 00000000) ↓ |" in table
     assert table.count("their reconstruction (pixels ") == 2
-    theirs.result["subject"].pop("codes_id")  # of a tokenizer without codes
-    theirs.result["subject"]["latents_id"] = "2" * 16
-    without = report.markdown_table(compare.with_codes_in_names([mine, theirs]), [], {})
-    assert "| bits_per_image (latents 22222222) ↓ |" in without
     assert table.count("real pictures") == 1
+
+
+def test_likelihoods_of_latents_are_named_by_these(results: dict[str, Path]) -> None:
+    """Of the same codes, latents may be standardised differently; and a tokenizer may have no codes."""
+    result = read_result(results["a"])
+    metrics = result["metrics"]
+    result["metrics"] = {"bits_per_dimension": metrics["bits_per_image"]}
+    mine, theirs = with_subject(result), with_subject(result, latents_id="2" * 16)
+    theirs.result["subject"].pop("codes_id")
+    token_model = with_subject({**result, "metrics": metrics})
+    table = report.markdown_table(compare.with_codes_in_names([mine, token_model, theirs]), [], {})
+    assert "| bits_per_dimension (latents 22222222) ↓ |" in table
+    assert "| bits_per_dimension ↓ |" not in table
+    assert "| bits_per_image ↓ |" in table
 
 
 def test_a_curve_has_results_of_one_model_with_equal_other_options(results: dict[str, Path]) -> None:
