@@ -193,12 +193,16 @@ class Bundle:
             )
 
     def upscaled(self, pictures: Sequence[Tensor], upscale: int) -> list[Tensor]:
-        """Enlarge pictures, uint8 (3, H, W) each -> uint8 (3, upscale * H, upscale * W). Raises as `check_upscale`."""
+        """Enlarge pictures, uint8 (3, H, W) each, on the CPU -> uint8 (3, upscale * H, upscale * W), on the CPU.
+
+        Raises as `check_upscale`.
+        """
         self.check_upscale(upscale)
         if upscale == 1 or self.upsampler is None:
             return list(pictures)
+        device = next(self.upsampler.parameters()).device
         # one at a time: the sums of a convolution may depend on the batch, and pictures must not
-        return [self.upsampler.upsample(picture[None])[0] for picture in pictures]
+        return [self.upsampler.upsample(picture[None].to(device))[0].cpu() for picture in pictures]
 
     def stream(
         self, prompts: Sequence[str], *, seed: int = 0, options: BackendOptions | None = None

@@ -9,6 +9,7 @@ from PIL import Image
 from test_readme import ROOT, commands
 from test_sampling_generate import Refusal, generate, refusal  # noqa: F401
 from tiny_models import save_bundle, save_upsampler
+from torch import Tensor
 
 from sampling import load
 from sampling.bundle import BundleOptions, assemble
@@ -58,6 +59,25 @@ def test_pictures_are_what_the_upsampler_makes_of_the_small_ones(bundle: Path) -
     assert all(torch.equal(one, upsampler.upsample(of[None])[0]) for one, of in zip(large, small, strict=True))
     (flat,) = loaded.upscaled([small[0][:, :4]], 4)  # a picture that the model has ended early
     assert (flat.dtype, flat.shape) == (torch.uint8, (3, 16, 48))
+
+
+def test_pictures_go_to_the_device_of_the_upsampler_and_back(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn on a device and returned on the CPU. On a GPU, `--upscale` failed at the first convolution."""
+    loaded, seen = load(bundle), []
+    assert loaded.upsampler
+    small, upsample = loaded.generate(["a fox"]), loaded.upsampler.upsample
+
+    def elsewhere(images: Tensor) -> Tensor:
+        seen.append(images.device)
+        large = upsample(images)
+        assert large.device == images.device
+        return torch.zeros(large.shape, dtype=large.dtype)  # the meta device has no values to bring back
+
+    loaded.upsampler.to("meta")
+    monkeypatch.setattr(loaded.upsampler, "upsample", elsewhere)
+    (large,) = loaded.upscaled(small, 4)
+    assert seen == [torch.device("meta")]
+    assert (large.device.type, large.shape) == ("cpu", (3, 48, 48))
 
 
 def test_the_model_card_names_it(bundle: Path) -> None:
