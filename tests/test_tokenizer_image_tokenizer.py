@@ -18,6 +18,7 @@ from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
 from training.config import from_dict
 from training.errors import BadInput
+from training.precision import tf32_settings
 from training.pretrained import exported
 
 CONFIG = ImageTokenizerConfig(
@@ -273,7 +274,9 @@ def test_codes_latents_and_pixels_are_computed_without_tf32(model: ImageTokenize
     """On a GPU, convolutions had 10 bits of mantissa, although all is said to be in float32."""
     allowed: list[bool] = []
     for part in (model.encoder, model.decoder):
-        part.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+        part.register_forward_pre_hook(
+            lambda *_: allowed.append(any(getattr(part, name) != off for part, name, off in tf32_settings()))
+        )
     model.decode(model.encode(PICTURES))
     model.decode_latents(model.latents(PICTURES))
     model.reconstruct(PICTURES)

@@ -1,5 +1,6 @@
 """bfloat16 is used only where the hardware supports it."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from training import precision
-from training.precision import has_bf16, uses_bf16, without_tf32
+from training.precision import has_bf16, tf32_settings, uses_bf16, without_tf32
 
 
 @pytest.mark.parametrize(
@@ -44,15 +45,51 @@ def test_a_run_in_float32_uses_no_bfloat16_beside_its_model(monkeypatch: pytest.
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@without_tf32()
-def allowed_inside() -> bool:
-    return torch.backends.cudnn.allow_tf32
+def allowed() -> list[bool]:
+    """Whether TensorFloat-32 is allowed, for convolutions and for matrix products."""
+    return [getattr(part, name) in (True, "tf32") for part, name, _ in tf32_settings()]
 
 
+@pytest.fixture
+def all_allowed() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as Accelerate does in a compiled run in float32
+    assert allowed() == [True, True]
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("all_allowed")
 def test_tf32_is_off_inside_alone() -> None:
-    """On a GPU, torch rounds the inputs of float32 convolutions to it by default."""
-    before = torch.backends.cudnn.allow_tf32
-    assert not allowed_inside()
+    """On a GPU, torch rounds the inputs of float32 convolutions to it by default, and of matrix products if allowed."""
+    assert without_tf32()(allowed)() == [False, False]
     with pytest.raises(ZeroDivisionError), without_tf32():
         raise ZeroDivisionError
-    assert torch.backends.cudnn.allow_tf32 == before
+    assert allowed() == [True, True]
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.usefixtures("all_allowed")
+def test_a_thread_that_ends_first_leaves_tf32_off_for_the_other() -> None:
+    """It was on again for the other, and then off for good."""
+    one, other = without_tf32(), without_tf32()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert allowed() == [False, False]
+    other.__exit__(None, None, None)
+    assert allowed() == [True, True]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch has only the older settings")
+def test_a_program_may_use_the_newer_settings() -> None:
+    """Drawing failed, on a CPU too: torch refuses to read the older settings once the newer ones differ from them."""
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    conv.fp32_precision, matmul.fp32_precision = "ieee", "tf32"
+    try:
+        with without_tf32():
+            assert allowed() == [False, False]
+        assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", "tf32")
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before

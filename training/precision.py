@@ -1,5 +1,6 @@
 """In which precision a device computes: bfloat16, float32, or TensorFloat-32."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,19 +31,42 @@ def uses_bf16(device_type: str) -> bool:
     return wanted and has_bf16(device_type)
 
 
+_found: list[list[Any]] = []
+"""The settings as each running block of `without_tf32` found them. Whichever ends takes the last ones, so that the last
+to end restores those before the first."""
+_found_lock = threading.Lock()
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Inside the block, or in a function that it decorates, convolutions in float32 are computed in float32.
+    """Inside the block, or in a function that it decorates, float32 is computed in float32. Blocks may overlap.
 
-    On a CUDA device they are otherwise rounded to TensorFloat-32, which has as few bits as float16: torch's default is
-    to allow it for convolutions, though not for matrix products. That is enough for training, but it changes codes.
+    On a CUDA device, convolutions and matrix products otherwise round their inputs to TensorFloat-32, which has as few
+    bits as float16, where that is allowed. Torch's default is to allow it for convolutions; Accelerate allows it for
+    matrix products too, if a run in float32 is compiled. That is enough for training, but it changes codes.
     """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    settings = tf32_settings()
+    with _found_lock:
+        _found.append([getattr(part, name) for part, name, _ in settings])
+        for part, name, off in settings:
+            setattr(part, name, off)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        with _found_lock:
+            for (part, name, _), value in zip(settings, _found.pop(), strict=True):
+                setattr(part, name, value)
+
+
+def tf32_settings() -> list[tuple[Any, str, Any]]:
+    """Torch's settings of TensorFloat-32: where each is, its name, and the value that forbids it.
+
+    They are the newer ones where torch has them: once a program has set these, reading the older ones is an error.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):  # since torch 2.9
+        return [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
+    return [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
 
 
 def cpu_abilities() -> dict[str, Any]:
