@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from sampling.bench import BenchOptions
-from training import device
+from training import device, trainer
 from training.device import usable_device, with_device
 from training.errors import BadInput
 from training.options import TrainingConfig
@@ -66,13 +66,20 @@ def test_a_trainer_does_not_take_the_cpu_for_a_gpu(tmp_path: Path, name: str) ->
         accelerator_for(TrainingConfig(data="", out=str(tmp_path), steps=1, device=name))  # type: ignore[arg-type]
 
 
-def test_a_trainer_takes_the_cpu_beside_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_launcher", [False, True])
+def test_a_trainer_takes_the_cpu_beside_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_launcher: bool
+) -> None:
+    """With `accelerate launch --cpu`, it took the GPU's precision: bfloat16, which many CPUs emulate very slowly."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(trainer, "has_bf16", lambda device_type: device_type == "cuda")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", str(by_launcher))
     AcceleratorState._reset_state(reset_partial_state=True)
     threads = torch.get_num_threads()
     try:
-        found = accelerator_for(TrainingConfig(data="", out=str(tmp_path), steps=1, device="cpu", precision="no"))
-        assert found.device.type == "cpu"
+        device = "auto" if by_launcher else "cpu"
+        found = accelerator_for(TrainingConfig(data="", out=str(tmp_path), steps=1, device=device))  # type: ignore[arg-type]
+        assert (found.device.type, found.mixed_precision) == ("cpu", "no")
     finally:
         torch.set_num_threads(threads)
         AcceleratorState._reset_state(reset_partial_state=True)

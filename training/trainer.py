@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from torch import nn
 from tqdm import tqdm
 
@@ -38,6 +38,8 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
             them.
     """
     device, precision = usable_device(config.device).type, config.precision
+    if config.device == "auto" and parse_flag_from_env("ACCELERATE_USE_CPU"):  # of `accelerate launch --cpu`
+        device = "cpu"
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "no"
     require_trackers(config.trackers)
