@@ -1,12 +1,14 @@
 """The record of a finished run."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+import training.record
 from training.errors import BadInput
 from training.options import TrainingConfig
 from training.record import FILE, flop_counter, read_record, record, total
@@ -22,6 +24,31 @@ def test_flops_of_matrix_products_and_attention() -> None:
     with flop_counter() as counter:
         F.scaled_dot_product_attention(q, k, v).sum().backward()
     assert counter.get_total_flops() == (2 + 5) * (2 * 2 * 3 * 5 * 9 * 8)
+
+
+def test_shared_heads_of_keys_count_for_each_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.12, its formulas demand equal heads: training with `key_heads` stopped in the first step."""
+
+    def strict(count: Callable[..., int]) -> Callable[..., int]:
+        def counted(*shapes: Sequence[int]) -> int:
+            assert len({shape[1] for shape in shapes}) == 1
+            return count(*shapes)
+
+        return counted
+
+    for name in ("sdpa_flop_count", "sdpa_backward_flop_count"):
+        monkeypatch.setattr(training.record, name, strict(getattr(training.record, name)))
+    q, k, v = (torch.randn(2, heads, length, 8, requires_grad=True) for heads, length in ((6, 5), (2, 9), (2, 9)))
+    expected = (2 + 5) * (2 * 2 * 6 * 5 * 9 * 8)
+    with flop_counter() as counter:
+        F.scaled_dot_product_attention(q, k, v, enable_gqa=True).sum().backward()
+    assert counter.get_total_flops() == expected
+    for name in ("flash", "efficient", "cudnn"):  # a GPU's
+        forward, backward = (
+            counter.flop_registry[getattr(torch.ops.aten, f"_scaled_dot_product_{name}_attention{end}")]
+            for end in ("", "_backward")
+        )
+        assert forward(q, k, v, out_val=q) + backward(q, q, k, v, out_val=(q, k, v)) == expected
 
 
 def test_the_record_of_a_run(tmp_path: Path) -> None:

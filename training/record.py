@@ -1,6 +1,6 @@
 """The record of a finished run, beside its model: how it was trained, at what cost, and with which results."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,37 @@ from training.redact import redacted
 from training.strict_json import read_json, read_json_lines
 
 FILE = "training.json"
+Shape = Sequence[int]
 
 
 def flop_counter() -> FlopCounterMode:
     """A context manager that counts floating-point operations of matrix products, forward and backward.
 
-    `torch` counts attention on accelerators only, so its CPU operators are added here.
+    `torch` counts attention on accelerators only, so its CPU operators are added here. And before version 2.12 it
+    refuses attention with fewer heads of keys than of queries (`key_heads`).
     """
     aten = torch.ops.aten
+    names = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+    operators = {
+        name: getattr(aten, f"_scaled_dot_product_{name}") for name in (*names, *(f"{one}_backward" for one in names))
+    }
     return FlopCounterMode(
         display=False,
         custom_mapping={
-            aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),  # type: ignore[no-untyped-call]
-            aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-                lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])  # type: ignore[no-untyped-call]
-            ),
+            operator: _attention_backward_flops if name.endswith("backward") else _attention_flops
+            for name, operator in operators.items()
         },
     )
+
+
+def _attention_flops(q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
+    """Operations of attention, by the shapes of queries, keys and values. Heads that are shared count for each use."""
+    return sdpa_flop_count(q, (*q[:2], *k[2:]), (*q[:2], *v[2:]))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward_flops(gradient: Shape, q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
+    """As `_attention_flops`, of the backward pass."""
+    return sdpa_backward_flop_count(gradient, q, (*q[:2], *k[2:]), (*q[:2], *v[2:]))  # type: ignore[no-untyped-call]
 
 
 def record(config: TrainingConfig, command: str, log: Path, device: torch.device) -> dict[str, Any]:
