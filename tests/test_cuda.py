@@ -141,14 +141,20 @@ def test_no_step_of_diffusion_waits_for_the_device() -> None:
 
 def test_a_stopped_run_continues_with_the_same_weights(tmp_path: Path, parts: list[str]) -> None:  # noqa: F811
     """Two steps at once, against one step and another in a second run, with the average that is exported."""
-    flags = ("--device", "cuda", "--checkpoint_every", "1")
-    fit(tmp_path / "whole", parts, *flags)
-    fit(tmp_path / "twice", parts, *flags, "--steps", "1")
+    # without a warm-up, or two steps would move no weight further than rounding may
+    flags = ("--device", "cuda", "--checkpoint_every", "1", "--optimizer.warmup", "0")
+
+    def exported(name: str, *more: str) -> dict[str, Tensor]:
+        fit(tmp_path / name, parts, *flags, *more)
+        return load_file(tmp_path / name / "model" / "model.safetensors")
+
+    whole, once = exported("whole"), exported("twice", "--steps", "1")
     shutil.rmtree(tmp_path / "twice" / "model")
-    fit(tmp_path / "twice", parts, *flags)
-    whole, twice = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "twice"))
+    twice = exported("twice")
+    moved = [name for name in whole if (whole[name].float() - once[name].float()).abs().max() > 2e-4]
+    assert len(moved) > len(whole) / 2  # by the second step; gains are too near to 1 for bfloat16 to show it
     for name, weight in whole.items():
-        torch.testing.assert_close(twice[name], weight, rtol=1e-2, atol=1e-5, msg=name)
+        torch.testing.assert_close(twice[name], weight, rtol=1e-2, atol=1e-4, msg=name)
 
 
 def test_the_average_of_weights() -> None:
