@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from test_sampling_continuous import WAYS, alone, asked, drawn, early_ends  # noqa: F401
 from test_seq2seq_train import _fresh_accelerator, fit, parts  # noqa: F401
-from tiny_models import TOKENS, captions, diffusion_model, token_model
+from tiny_models import TOKENS, add_diffusion, add_upsampler, captions, diffusion_model, save_bundle, token_model
 from torch import Tensor
 from torch.distributed import destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from diffusion.model import DiffusionModel
+from sampling import load
 from sampling.decode import DelayedAll, Engine, Sampler
 from sampling.denoiser_graph import with_graph_denoiser
 from sampling.diffuse import denoiser, estimates, seeded_noise
@@ -139,6 +140,14 @@ def test_no_step_of_diffusion_waits_for_the_device() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_a_bundle_draws_and_enlarges(tmp_path: Path) -> None:
+    """With the default engine and dtype of each backend."""
+    bundle = load(add_upsampler(add_diffusion(save_bundle(tmp_path))), device="cuda")
+    for options in (SamplingOptions(best_of=2), DiffusionOptions(steps=3)):
+        pictures = bundle.generate(["a fox", "a cat"], options=options, upscale=4)
+        assert {(one.device.type, one.shape[2]) for one in pictures} == {("cpu", 48)}
+
+
 def test_a_stopped_run_continues_with_the_same_weights(tmp_path: Path, parts: list[str]) -> None:  # noqa: F811
     """Two steps at once, against one step and another in a second run, with the average that is exported."""
     # without a warm-up, or two steps would move no weight further than rounding may
@@ -170,7 +179,7 @@ def test_the_average_of_weights() -> None:
 
 
 def test_a_model_sharded_block_by_block(tmp_path: Path) -> None:
-    """On one GPU: sharding changes neither a step of training nor what is drawn."""
+    """On one GPU: sharding does not change a step of training."""
     init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         whole, sharded = token_model().cuda(), token_model().cuda()
