@@ -44,7 +44,8 @@ else
 fi
 step env 40 "$PYTHON" -m commands.tessera env
 step tests 90 "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider tests/test_cuda.py
-bench bench-350m 120 "${small[@]}" --profile true
+bench bench-350m 60 "${small[@]}" --rivals false --profile true
 step training 60 "$PYTHON" -m seq2seq.bench --device "$DEVICE" "${training[@]}"
-bench bench-750m 100 "${large[@]}" --rivals false
+bench bench-750m 60 "${large[@]}" --rivals false
+bench rivals-350m 110 "${small[@]}" # last: the rivals compile themselves, for who knows how long
 cat "$WORK/out/summary.txt" >"$BACK/summary.txt"

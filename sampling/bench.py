@@ -7,11 +7,12 @@ machine affects all.
 
 import copy
 import itertools
+import math
 import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,35 +80,19 @@ Variant = Callable[[], Any]
 
 
 def main(options: BenchOptions) -> None:
-    """Time all variants, print a table and write the results."""
+    """Time all variants, print a table and write the results, also after each batch size, as the next may take long."""
     options = with_device(options)
     warnings.filterwarnings("ignore", module="transformers")
+    bandwidth = copy_bandwidth(options.device)
     rows: list[dict[str, Any]] = []
     for grid, batch in itertools.product(options.grid, options.batch):
-        rows += measure(grid, batch, options)
-    bandwidth = copy_bandwidth(options.device)
-    for row in rows:
-        if "bytes_per_step" in row:
-            row["bandwidth_share"] = row["bytes_per_step"] / (row["ms_per_step"] / 1e3) / bandwidth
-    exact = [row for row in rows if row["variant"] != f"tessera {BFLOAT16}"]
-    times_as_fast, in_float32 = (
-        {
-            grid: ratios([row for row in some if row["tokens"] == grid**2], "ms_per_step", "transformers")
-            for grid in options.grid
-        }
-        for some in (rows, exact)
-    )
-    result = {
-        "machine": machine(options.device), "model": {"width": options.width, "depth": options.depth},
-        "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": times_as_fast[options.grid[0]],
-        "ratios_by_tokens": {str(grid**2): values for grid, values in times_as_fast.items()},
-        "float32_ratios_by_tokens": {str(grid**2): values for grid, values in in_float32.items()}, "rows": rows,
-    }  # fmt: skip
-    write_json(options.json, result)
+        rows += measure(grid, batch, bandwidth, options)
+        result = results(rows, bandwidth, options)
+        write_json(options.json, result)
     print(table(rows))
-    for grid, values in times_as_fast.items():
-        print(f"{grid**2} tokens, time of the fastest transformers over the fastest tessera, by batch: {values}")
-        print(f"    without {BFLOAT16}: {in_float32[grid]}")
+    for tokens, values in result["ratios_by_tokens"].items():
+        print(f"{tokens} tokens, time of the fastest transformers over the fastest tessera, by batch: {values}")
+        print(f"    without {BFLOAT16}: {result['float32_ratios_by_tokens'][tokens]}")
     if options.plot:
         plot(rows, options.plot)
     if options.readme:
@@ -115,7 +100,26 @@ def main(options: BenchOptions) -> None:
     print(f"the results are in {options.json}")
 
 
-def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]]:
+def results(rows: Sequence[dict[str, Any]], bandwidth: float, options: BenchOptions) -> dict[str, Any]:
+    """All that is written: the machine, the model, the rows, and how many times as fast the fastest of them is."""
+    exact = [row for row in rows if row["variant"] != f"tessera {BFLOAT16}"]
+    grids = dict.fromkeys(math.isqrt(row["tokens"]) for row in rows)
+    times_as_fast, in_float32 = (
+        {
+            grid: ratios([row for row in some if row["tokens"] == grid**2], "ms_per_step", "transformers")
+            for grid in grids
+        }
+        for some in (rows, exact)
+    )
+    return {
+        "machine": machine(options.device), "model": {"width": options.width, "depth": options.depth},
+        "sampling": to_dict(OPTIONS), "copy_bytes_per_second": bandwidth, "ratios": times_as_fast[options.grid[0]],
+        "ratios_by_tokens": {str(grid**2): values for grid, values in times_as_fast.items()},
+        "float32_ratios_by_tokens": {str(grid**2): values for grid, values in in_float32.items()}, "rows": rows,
+    }  # fmt: skip
+
+
+def measure(grid: int, batch: int, bandwidth: float, options: BenchOptions) -> list[dict[str, Any]]:
     """Time all variants at one grid and batch size; a row of results for each."""
     config = TokenModelConfig(
         width=options.width, mlp_width=4 * options.width, heads=options.width // 64, encoder_depth=3,
@@ -140,7 +144,8 @@ def measure(grid: int, batch: int, options: BenchOptions) -> list[dict[str, Any]
         engine = name.removeprefix("tessera ")
         if engine in samplers:
             row["dtype"] = str(samplers[engine].dtype_at(2 * batch)).removeprefix("torch.")
-            row["bytes_per_step"] = bytes_per_step(samplers[engine], 2 * batch)
+            least = bytes_per_step(samplers[engine], 2 * batch)
+            row["bytes_per_step"], row["bandwidth_share"] = least, least * grid**2 / seconds / bandwidth
             row["cache_bytes"] = samplers[engine].cache_bytes
             if options.profile:
                 row["profile_ms_per_step"] = profile(variants[name], grid**2)
