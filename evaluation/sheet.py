@@ -73,6 +73,8 @@ def main(options: SheetOptions) -> None:
     if options.result:
         with locked(options.out):
             claim(options.out, "naming test")
+            if (file := options.out / "key.json").exists():
+                raise BadInput(f"{file}: is there already, and its raters' answers would be lost; choose another --out")
             raters = _make(options)
         print(f"{raters} raters: each has sheets and an answers.csv in {options.out / 'rater-N'}")
         return

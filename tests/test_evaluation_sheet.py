@@ -111,6 +111,10 @@ def test_from_results_to_shares(
 
     said = call(monkeypatch, capsys, "--answers", *files, "--out", out)
     assert "marks.csv: is there already" in said
+    answers = [file.read_text() for file in files]
+    said = call(monkeypatch, capsys, *results, "--count", "3", "--per_sheet", "2", "--out", out)
+    assert "key.json: is there already" in said  # the same command replaced all answers by empty ones
+    assert [file.read_text() for file in files] == answers
     (out / "marks.csv").write_text(marks.replace(",1\n", ",yes\n", 1))
     assert "right is 'yes'; must be 0, 1 or 2" in call(monkeypatch, capsys, "--marks", out / "marks.csv", "--out", out)
 
