@@ -36,6 +36,7 @@ _MAX_BYTES = 2**31
 """Most bytes of a JSON Lines table: some ten million lines."""
 
 _LINE = '{"file_name": "cat.jpg", "text": "a cat"}'
+_FORMS = f"a metadata.jsonl has lines like {_LINE}, other tables the columns file_name and text"
 
 
 def is_table(file: str) -> bool:
@@ -140,7 +141,10 @@ def _of_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = csv.DictReader(io.StringIO(utf8_text(file), newline=""))
     try:
         for row in rows:
-            yield f"{file}, line {rows.line_num}", row
+            where = f"{file}, line {rows.line_num}"
+            if None in row:  # what is left over
+                raise BadInput(f"{where}: has more values than columns; put a text with commas between double quotes")
+            yield where, row
     except csv.Error as error:
         raise BadInput(f"{file}, line {rows.line_num}: not a table ({error})") from None
 
@@ -163,7 +167,8 @@ def _is_empty(value: Any) -> bool:
 
 def _string(record: dict[str, Any], field: str, where: str) -> str:
     if field not in record:
-        raise BadInput(f"{where}: no {field!r}; a line should look like {_LINE}")
+        names = ", ".join(record)[:100] or "nothing"
+        raise BadInput(f"{where}: no {field!r}, only {names}; {_FORMS}")
     value = record[field]
     if not isinstance(value, str) or _is_empty(value):
         shown = json.dumps(value, default=str)[:100]

@@ -259,7 +259,7 @@ def test_changed_files_are_read_again(photos: Path) -> None:
 
 A = {"file_name": "a.png", "text": "a"}
 BAD_METADATA: dict[str, tuple[list[object], str]] = {
-    "no caption": ([A, {"file_name": "b.png"}], "metadata.jsonl, line 2: no 'text'; a line should look like"),
+    "no caption": ([A, {"file_name": "b.png"}], "metadata.jsonl, line 2: no 'text', only file_name; a metadata.jsonl"),
     "null caption": ([{**A, "text": None}], "line 1: 'text' is null; it must be a string that is not empty"),
     "number": ([{**A, "text": 7}], "line 1: 'text' is 7; it must be a string"),
     "empty caption": ([{**A, "text": " \n"}], r"line 1: 'text' is \" \\n\"; it must be a string"),

@@ -351,6 +351,8 @@ def test_captions_are_found_in_all_their_places(tmp_path: Path, kind: str) -> No
     [
         ("metadata.csv", "file_name,text\nc.png,x\n", r"metadata.csv, line 2: c.png is not a file in"),
         ("metadata.csv", "file_name\na.png\n", r"metadata.csv, line 2: no 'text'"),
+        ("metadata.csv", "file;text\na.png;x\n", r"line 2: no 'file_name', only file;text; .* columns file_name and"),
+        ("metadata.csv", "file_name,text\na.png,a red, round hat\n", r"line 2: has more values than columns; put a"),
         ("metadata.csv", "file_name,text\na.png,\n", r"metadata.csv, line 2: 'text' is \"\"; it must be a string"),
         ("metadata.csv", "file_name,text\n../a.png,x\n", r"line 2: \.\./a.png is not a file in"),
         ("metadata.parquet", "PAR1", r"metadata.parquet: a damaged parquet file"),
