@@ -29,6 +29,8 @@ from training.files import claim, locked, put, remove, require_name, write_text
 
 _KIND = "prepared pictures"
 _LEFT_OUT = "left-out.jsonl"
+_FILES = r"pictures-\d+\.parquet|left-out\.jsonl"
+"""Names of what is written."""
 
 
 @dataclass(kw_only=True)
@@ -60,7 +62,7 @@ def main(options: PrepareOptions) -> None:
     if type(corpus).file is Corpus.file:
         raise BadInput(f"{options.source}: has no picture files to clean; its pictures are rendered")
     with locked(options.out):
-        claim(options.out, _KIND)
+        claim(options.out, _KIND, replacing=_FILES)
         captions = [corpus.captions(i) for i in range(len(corpus.keys))]
         kept, left_out = _select(corpus, captions, options, cache / "prepare")
         if not kept:

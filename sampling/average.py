@@ -19,6 +19,8 @@ from training.record import read_record
 from training.strict_json import read_json
 
 _KIND = "an average"
+_FILES = r"(config|training)\.json|model\.safetensors|README\.md"
+"""Names of what is written."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,7 @@ def main(options: AverageOptions) -> None:
     """Write the mean of the models that a run kept, with the record of the last of them."""
     folders = _kept(options.run, options.step)
     model, records = mean([_loaded(folder) for folder in folders]), [read_record(folder) for folder in folders]
-    claim(options.out, _KIND)  # and replace only what this command wrote
+    claim(options.out, _KIND, replacing=_FILES)  # and replace only what this command wrote
     with atomic(options.out) as temporary:
         claim(temporary, _KIND)
         model.to(torch.bfloat16).save_pretrained(temporary)

@@ -300,6 +300,17 @@ def test_a_result_stays_until_a_new_one_is_complete(tmp_path: Path, monkeypatch:
     assert {file.name for file in tmp_path.iterdir()} == {"photos", "out", "cache"}
 
 
+def test_a_file_that_somebody_added_to_a_result_is_not_lost(tmp_path: Path) -> None:
+    """The second run replaced the whole folder, and a file that the user had put there was gone without a word."""
+    source = photos(tmp_path / "photos", [(f"{i}.png", scene(i), "a", "train") for i in range(3)])
+    prepared(source, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = contents(tmp_path / "out")
+    with pytest.raises(BadInput, match=r"notes\.txt: would be lost with the old folder; move it, or choose another"):
+        prepared(source, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
 def test_processes_measure_pictures_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "_WORTH_A_PROCESS", 1)
     rows = {"image": [encoded(scene(i)) for i in range(70)] + [b"spoiled"], "text": ["a"] * 71}

@@ -72,6 +72,11 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         main(AverageOptions(run=tmp_path, out=tmp_path / "mean"))
     with pytest.raises(BadInput, match="holds files that Tessera did not write"):
         main(AverageOptions(run=run, out=run / "averages" / "step-00000002"))
+    main(AverageOptions(run=run, out=tmp_path / "mine"))
+    (tmp_path / "mine" / "notes.txt").write_text("not Tessera's")
+    with pytest.raises(BadInput, match=r"notes\.txt: would be lost with the old folder"):
+        main(AverageOptions(run=run, step=[2, 4], out=tmp_path / "mine"))
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "not Tessera's"
     for step in (1, 2):
         ImageTokenizer(IMAGES).save_pretrained(tmp_path / "averages" / f"step-{step:08d}")
     with pytest.raises(BadInput, match="holds the model ImageTokenizer; only models that draw"):

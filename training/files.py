@@ -197,8 +197,13 @@ def holds_files(folder: Path) -> bool:
     return any(path.name != LOCK for path in folder.iterdir())
 
 
-def claim(folder: Path, kind: str) -> None:
+def claim(folder: Path, kind: str, *, replacing: str = "") -> None:
     """Marks `folder` as Tessera's, for contents of a `kind`; creates it if needed.
+
+    Args:
+        folder: the folder.
+        kind: what it is for.
+        replacing: pattern of the names that the caller writes, if it then replaces the folder as a whole.
 
     Raises:
         BadInput: it holds other files, or contents of another kind.
@@ -208,6 +213,9 @@ def claim(folder: Path, kind: str) -> None:
         found = marker.read_text(encoding="utf-8", errors="replace").strip()
         if found != kind:
             raise BadInput(f"{folder}: is a folder for {found[:50]!r}, not for {kind!r}; choose another --out")
+        for name in sorted(path.name for path in folder.iterdir()):
+            if replacing and name not in (LOCK, MARKER) and not re.fullmatch(replacing, name):
+                raise BadInput(f"{folder / name}: would be lost with the old folder; move it, or choose another --out")
         return
     if folder.is_dir() and holds_files(folder):
         raise BadInput(f"{folder}: holds files that Tessera did not write; choose another --out, or an empty folder")
