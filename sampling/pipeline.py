@@ -85,7 +85,8 @@ class Bundle:
         if kind not in self._backends:
             raise BadInput(
                 f"this bundle has no {kind} part: train one with `{backend_class(kind).recipe}`, "
-                f"then give --backend {kind}=RUN/model to `python -m sampling.bundle`"
+                f"then give --backend {kind}=RUN/model to `python -m sampling.bundle`; "
+                f"or draw with what it has: --backend {' or '.join(self._backends)}"
             )
         return self._backends[kind]
 
