@@ -37,7 +37,9 @@ MAX_WIDTH = 2**16
 def require(owner: object, name: str, condition: bool, wanted: str) -> None:
     """Raises `BadInput` unless `condition` holds. The message names the field, its value and the `wanted` range."""
     if not condition:
-        raise BadInput(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}: must be {wanted}")
+        value = getattr(owner, name)
+        shown = f"'{value}'" if isinstance(value, Path) else repr(value)
+        raise BadInput(f"{type(owner).__name__}.{name} is {shown}: must be {wanted}")
 
 
 def require_sizes(owner: object, **limits: int) -> None:
