@@ -76,7 +76,7 @@ def test_reconstructions_of_low_pictures_are_as_low(tmp_path: Path, monkeypatch:
     judge = Judge(networks=[FakeNetwork("lite0")], reference=pictures, reference_name="low", cache=tmp_path)
     setup = EvaluationSetup(judge=judge, originals=list(pictures), heights=[8] * 4)
     suite = Suite(name="low", source="low", prompts=[replace(prompt, text=f"{i}") for i in range(4)])
-    monkeypatch.setattr(reconstruct, "open_suite", lambda name: suite)
+    monkeypatch.setattr(reconstruct, "open_suite", lambda *_, **__: suite)
     monkeypatch.setattr(reconstruct, "open_setup", lambda *given: setup)
     options = reconstruct.ReconstructOptions(model=tmp_path, out=tmp_path, suite="low", device="cpu")
     assert reconstruct._of_suite(options, 16).distances(pictures)["attribute_accuracy"].value == 1
