@@ -2,7 +2,7 @@
 
 `image` holds the bytes of a picture file, directly or as `{"bytes": ...}`. `text` holds a caption, or a list of
 captions. The split of a picture is the `split` of its row. Without one, the name of the file decides, as in
-`train-00000-of-00002.parquet`.
+`train-00000-of-00002.parquet`, or of the folder that it is in, as in `train/0000.parquet`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 from data.corpus import Corpus
 from data.files import content_hashes, files_of
 from data.picture import VERSION
-from data.splits import assign_splits, split_from_file_name
+from data.splits import assign_splits, split_from_path
 from data.store import Unreadable
 from training.errors import BadInput
 
@@ -47,11 +47,11 @@ class ParquetCorpus(Corpus):
         keys, stated = [], []
         self._captions: list[tuple[str, ...]] = []
         for table in tables:
-            name = table.file.relative_to(folder).as_posix()
+            name = table.file.relative_to(folder)
             for row, (captions, split) in enumerate(table.texts()):
                 self._captions.append(captions)
-                keys.append(f"{name}#{row}")
-                stated.append(split)
+                keys.append(f"{name.as_posix()}#{row}")
+                stated.append(split or split_from_path(name))
         self.keys = keys
         self.splits, self.num_validation = assign_splits(keys, stated)
 
@@ -108,10 +108,10 @@ class _Table:
         self._columns = [column for column in ("text", "split") if column in kinds]
 
     def texts(self) -> Iterator[tuple[tuple[str, ...], str | None]]:
-        """Yields captions and stated split of each row. Raises `BadInput` for a row without a caption."""
-        stated, row, size = split_from_file_name(self.file.name), 0, 0
+        """Yields captions of each row, and its `split` if stated. Raises `BadInput` for a row without a caption."""
+        row, size = 0, 0
         if not self._columns:
-            yield from [((), stated)] * self.starts[-1]
+            yield from [((), None)] * self.starts[-1]
             return
         for batch in self._batches(_TEXTS_AT_ONCE, self._columns, range(len(self.starts) - 1)):
             for cells in batch.to_pylist():
@@ -122,7 +122,7 @@ class _Table:
                 size += sum(map(len, captions))
                 if size > _MAX_BYTES:
                     raise BadInput(f"{self.file}, row {row}: over {_MAX_BYTES / 2**30:.0f} GiB of text up to here")
-                yield tuple(captions), cells.get("split", stated)
+                yield tuple(captions), cells.get("split")
                 row += 1
 
     def picture(self, row: int) -> bytes | None:

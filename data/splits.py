@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -76,9 +77,12 @@ def split_from_name(name: str) -> str | None:
     return _NAMES.get(name.lower())
 
 
-def split_from_file_name(name: str) -> str | None:
-    """The split that a file name begins with, as in `train-00000-of-00002.parquet`; None if there is none."""
-    return split_from_name(re.split(r"[^a-zA-Z]", name)[0])
+def split_from_path(path: PurePath) -> str | None:
+    """The split that the name of a file of many pictures begins with, as in `train-00000-of-00002.parquet`; else that
+    of the nearest folder with the name of a split, as in `validation/0000.parquet`; None if there is none."""
+    *folders, name = path.parts
+    names = [re.split(r"[^a-zA-Z]", name)[0], *reversed(folders)]
+    return next(filter(None, map(split_from_name, names)), None)
 
 
 def assign_splits(keys: Sequence[str], stated: Sequence[str | None]) -> tuple[list[str], int]:

@@ -5,7 +5,8 @@
     000002.png
     000002.json    {"text": "a dog"} or {"caption": "a dog"}, perhaps with {"split": "validation"}
 
-The split of a picture is the `split` in its JSON. Without one, the name of the shard decides, as in `train-00000.tar`.
+The split of a picture is the `split` in its JSON. Without one, the name of the shard decides, as in `train-00000.tar`,
+or of the folder that the shard is in, as in `train/00000.tar`.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from typing import Any
 from data.corpus import Corpus
 from data.files import content_hashes, files_of, is_hidden
 from data.picture import SUFFIXES, VERSION
-from data.splits import assign_splits, split_from_file_name
+from data.splits import assign_splits, split_from_path
 from training.errors import BadInput
 from training.strict_json import parse_json
 
@@ -62,7 +63,9 @@ class TarCorpus(Corpus):
             self._samples.append(sample)
         self.left_out = left_out
         self.keys, self.texts = keys, [sample.texts.get("text", "") for sample in self._samples]
-        stated = [sample.texts.get("split") or split_from_file_name(sample.shard.name) for sample in self._samples]
+        stated = [
+            sample.texts.get("split") or split_from_path(sample.shard.relative_to(folder)) for sample in self._samples
+        ]
         self.splits, self.num_validation = assign_splits(keys, stated)
 
     def file(self, i: int) -> bytes:

@@ -411,6 +411,34 @@ def test_shards_of_webdataset(tmp_path: Path) -> None:
     assert len(pickle.loads(pickle.dumps(pictures))) == 3
 
 
+def test_folders_name_the_split_of_shards_and_tables(tmp_path: Path) -> None:
+    """`validation/0000.parquet`, as the Hub converts data sets, was trained on, and so was a row in
+    `validation-0.parquet` whose `split` is null."""
+    (red, green, _), home = colours(tmp_path), tmp_path / "p"
+
+    def table(name: str, **more: object) -> None:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.table({"image": [red, green], "text": ["a", "b"], **more}), home / name)
+
+    def splits(folder: Path) -> dict[str, str]:
+        corpus = open_source(folder, size=16, cache=tmp_path / "cache").parts[0].corpus
+        return dict(zip(corpus.keys, corpus.splits, strict=True))
+
+    table("default/train/0000.parquet")
+    table("default/validation/0000.parquet", split=[None, "test"])
+    table("test/train-0.parquet")
+    table("val-0.parquet", split=["", None])
+    assert splits(home) == {
+        "default/train/0000.parquet#0": "train", "default/train/0000.parquet#1": "train",
+        "default/validation/0000.parquet#0": "validation", "default/validation/0000.parquet#1": "test",
+        "test/train-0.parquet#0": "train", "test/train-0.parquet#1": "train",
+        "val-0.parquet#0": "validation", "val-0.parquet#1": "validation",
+    }  # fmt: skip
+    for split in ("train", "val"):
+        shard(tmp_path / "tar" / split / "0.tar", {"1.png": red, "1.txt": b"one"})
+    assert splits(tmp_path / "tar") == {"train/0.tar/1": "train", "val/0.tar/1": "validation"}
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [
