@@ -6,6 +6,7 @@
 `left-out.jsonl` says why each of the other pictures is missing. After an interruption, the same command continues.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -25,11 +26,13 @@ from data.source import open_corpus
 from training.cli import command
 from training.config import require
 from training.errors import BadInput, printable
-from training.files import claim, locked, put, remove, require_name, write_text
+from training.files import claim, locked, put, remove, require_name, write_json, write_text
+from training.redact import redacted
+from training.strict_json import read_json
 
 _KIND = "prepared pictures"
-_LEFT_OUT = "left-out.jsonl"
-_FILES = r"pictures-\d+\.parquet|left-out\.jsonl"
+_LEFT_OUT, _SOURCE = "left-out.jsonl", "source.json"
+_FILES = r"pictures-\d+\.parquet|left-out\.jsonl|source\.json"
 """Names of what is written."""
 
 
@@ -63,12 +66,13 @@ def main(options: PrepareOptions) -> None:
         raise BadInput(f"{options.source}: has no picture files to clean; its pictures are rendered")
     with locked(options.out):
         claim(options.out, _KIND, replacing=_FILES)
+        _require_same_source(options)
         captions = [corpus.captions(i) for i in range(len(corpus.keys))]
         kept, left_out = _select(corpus, captions, options, cache / "prepare")
         if not kept:
             why = ", ".join(f"{count:,} {name}" for name, count in _counted(left_out).items())
             raise BadInput(f"{options.source}: not one picture would be kept ({why})")
-        _write(options.out, corpus, kept, left_out)
+        _write(options, corpus, kept, left_out)
     for line in summary(corpus, kept, left_out):
         print(printable(line))
     had = sum(len(captions[i]) for i in kept)
@@ -79,9 +83,32 @@ def main(options: PrepareOptions) -> None:
 def _require_outside(options: PrepareOptions) -> None:
     """Raises `BadInput` if one of the new folder and the source would contain the other, or the folder has no name."""
     require_name(options.out)
-    source, out = Path(options.source.removeprefix("labels:")).resolve(), options.out.resolve()
+    source, out = _path(options.source).resolve(), options.out.resolve()
     if out.is_relative_to(source) or source.is_relative_to(out):
         raise BadInput(f"{options.out}: must be outside of the source {options.source}, and the source outside of it")
+
+
+def _require_same_source(options: PrepareOptions) -> None:
+    """Raises `BadInput` if the folder holds pictures that were prepared from another source. What an older version did
+    not write down counts as equal."""
+    file = options.out / _SOURCE
+    there, here = read_json(file) if file.exists() else {}, _identity(options.source)
+    if there.get("id", here["id"]) != here["id"]:
+        raise BadInput(
+            f"{options.out}: holds pictures prepared from {there.get('source')!r}, which is another source than "
+            f"{options.source!r}; choose another --out"
+        )
+
+
+def _identity(source: str) -> dict[str, str]:
+    """What is written down of a source: its name, without private paths, and a hash of where it is."""
+    path = _path(source)
+    place = str(path.resolve()) if path.exists() else source.partition("@")[0]  # on the Hub, at any commit
+    return {"source": redacted(source), "id": hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}
+
+
+def _path(source: str) -> Path:
+    return Path(source.removeprefix("labels:"))
 
 
 def _select(
@@ -103,13 +130,17 @@ def _select(
     return kept, left_out
 
 
-def _write(out: Path, corpus: Corpus, kept: Mapping[int, tuple[str, ...]], left_out: Mapping[int, LeftOut]) -> None:
+def _write(
+    options: PrepareOptions, corpus: Corpus, kept: Mapping[int, tuple[str, ...]], left_out: Mapping[int, LeftOut]
+) -> None:
     """Writes a folder with the kept pictures and the list of the others, and replaces `out` when it is complete."""
+    out = options.out
     part = out.with_name(f".{out.name}.part")
     remove(part)  # left by a run that was killed
     claim(part, _KIND)
     write_shards(part, _rows(corpus, kept))
     write_text(part / _LEFT_OUT, "".join(json.dumps(line) + "\n" for line in _lines(corpus, left_out)))
+    write_json(part / _SOURCE, _identity(options.source))
     put(part, out)
 
 

@@ -311,6 +311,24 @@ def test_a_file_that_somebody_added_to_a_result_is_not_lost(tmp_path: Path) -> N
     assert contents(tmp_path / "out") == before
 
 
+def test_pictures_of_another_source_are_not_replaced(tmp_path: Path) -> None:
+    """`tessera prepare birds --out clean` replaced what had been prepared from other pictures, without a word."""
+    foxes = photos(tmp_path / "foxes", [(f"{i}.png", scene(i), "a fox", "train") for i in range(2)])
+    birds = photos(tmp_path / "birds", [(f"{i}.png", scene(i), "a bird", "train") for i in range(3, 5)])
+    prepared(foxes, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(BadInput, match=r"out: holds pictures prepared from 'foxes', which is another source"):
+        prepared(birds, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert str(tmp_path).encode() not in before["source.json"]
+    (foxes / "1.png").write_bytes(encoded(scene(5)))
+    prepared(foxes.parent / "birds" / ".." / "foxes", tmp_path / "out", near=None)
+    assert contents(tmp_path / "out") != before
+    (tmp_path / "out" / "source.json").unlink()  # of an older version
+    prepared(birds, tmp_path / "out")
+    assert open_source(tmp_path / "out", size=16, cache=tmp_path / "cache").captions(0) == ("a bird",)
+
+
 def test_processes_measure_pictures_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "_WORTH_A_PROCESS", 1)
     rows = {"image": [encoded(scene(i)) for i in range(70)] + [b"spoiled"], "text": ["a"] * 71}
