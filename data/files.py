@@ -12,6 +12,9 @@ from training.strict_json import read_bytes
 
 _MAX_BYTES = 2**29
 
+_AT_ONCE = 256
+"""Files whose hashes are written to the cache together."""
+
 _HIDDEN = "__MACOSX"
 """What macOS adds to archives, besides names that begin with a dot."""
 
@@ -49,24 +52,34 @@ def content_hashes(files: Sequence[Path], cache: Path) -> list[str]:
 
     Hashes are cached in the folder `cache` by path, size, times and inode. Size and modification time are not enough:
     archives and synchronisers replace a file and set its time back.
+
+    The cache is locked only while hashes are written to it, so other processes may hash large files at the same time.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(cache / "contents.sqlite", timeout=60)) as memory, memory:
+    found: list[str] = []
+    with closing(sqlite3.connect(cache / "contents.sqlite", timeout=60)) as memory:
         memory.execute("CREATE TABLE IF NOT EXISTS contents (state TEXT PRIMARY KEY, hash TEXT)")
-        found = []
-        for file in files:
-            try:
-                status = file.stat()
-                state = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}"
-                known = memory.execute("SELECT hash FROM contents WHERE state = ?", (state,)).fetchone()
-                if known is None:
-                    with file.open("rb") as content:
-                        known = (hashlib.file_digest(content, "blake2b").hexdigest()[:32],)
-                    memory.execute("INSERT OR REPLACE INTO contents VALUES (?, ?)", (state, known[0]))
-                found.append(str(known[0]))
-            except OSError:
-                found.append("")
+        for first in range(0, len(files), _AT_ONCE):
+            new: dict[str, str] = {}
+            found += [_content_hash(file, memory, new) for file in files[first : first + _AT_ONCE]]
+            with memory:
+                memory.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?)", new.items())
     return found
+
+
+def _content_hash(file: Path, memory: sqlite3.Connection, new: dict[str, str]) -> str:
+    """The hash of a file, from `memory` or computed and added to `new`; "" if the file cannot be read."""
+    try:
+        status = file.stat()
+        state = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}"
+        known = memory.execute("SELECT hash FROM contents WHERE state = ?", (state,)).fetchone()
+        if known is not None:
+            return str(known[0])
+        with file.open("rb") as content:
+            new[state] = hashlib.file_digest(content, "blake2b").hexdigest()[:32]
+        return new[state]
+    except OSError:
+        return ""
 
 
 def text_lines(file: Path) -> list[str]:

@@ -1,13 +1,17 @@
 """Training and all other commands read pictures, captions and prompts by the same code."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
 import pickle
+import sqlite3
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -315,6 +319,25 @@ def test_content_hashes_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert content_hashes([moved, tmp_path / "none"], tmp_path / "cache") == [first, ""]
     monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("read again"))
     assert content_hashes([file], tmp_path / "cache") == [first]
+
+
+def test_the_cache_is_free_while_files_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was locked from the first to the last file, so with two processes the other one gave up after a minute:
+    `database is locked`."""
+    picture(tmp_path / "p" / "a.png")
+    picture(tmp_path / "p" / "b.png")
+    digest = hashlib.file_digest
+
+    def hashed(*arguments: Any) -> Any:
+        with closing(sqlite3.connect(tmp_path / "cache" / "contents.sqlite", timeout=0)) as other, other:
+            other.execute("INSERT OR REPLACE INTO contents VALUES ('another file', 'x')")
+        return digest(*arguments)
+
+    monkeypatch.setattr(hashlib, "file_digest", hashed)
+    files = list(visible_files(tmp_path / "p"))
+    hashes = content_hashes(files, tmp_path / "cache")
+    monkeypatch.undo()
+    assert hashes == content_hashes(files, tmp_path / "cache")
 
 
 def captions(source: Path, tmp_path: Path) -> dict[str, tuple[str, ...]]:
