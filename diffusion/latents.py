@@ -48,8 +48,10 @@ class LatentsInfo:
         return {"latents_id": self.latents_id, "fingerprint": self.fingerprint, "views": self.views, "seed": self.seed}
 
 
-def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
+def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> list[Path]:
     """Encode the training and validation splits into the run folder, unless they are there already.
+
+    Returns the folders of both stores. For a dry run they are temporary and hold the first pictures.
 
     Every process must call it, and encodes its share. Raises `BadInput` when another trainer is using the folder, or
     when the run was trained on other latents.
@@ -61,13 +63,8 @@ def encode_once(config: DiffusionTrainingConfig, run: RunFolder, tokenizer: Imag
             grid=tokenizer.config.grid, views=views, seed=config.seed,
         )  # fmt: skip
 
-    plan = plan_stores(config, tokenizer.config.image_size, latent_folder(config, "train").parent, info)
-    encode_for_run(run, plan, lambda images, _: tokenizer.latents(images), tokenizer.latent_mean.device)
-
-
-def latent_folder(config: DiffusionTrainingConfig, split: str) -> Path:
-    """The folder of a run's latents of one split."""
-    return Path(config.out) / "latents" / split
+    plan = plan_stores(config, tokenizer.config.image_size, Path(config.out) / "latents", info)
+    return encode_for_run(run, plan, lambda images, _: tokenizer.latents(images), tokenizer.latent_mean.device)
 
 
 def latents(store: Store[LatentsInfo], i: int, view: int = 0) -> Tensor:

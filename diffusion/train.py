@@ -4,7 +4,7 @@ import warnings
 
 from data.store import Store
 from diffusion.batches import LatentBatches
-from diffusion.latents import LatentsInfo, encode_once, latent_folder
+from diffusion.latents import LatentsInfo, encode_once
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.task import resolve_config
 from sampling.bundle import bundle_run, samples_by
@@ -21,8 +21,7 @@ def main(config: DiffusionTrainingConfig) -> None:
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
     run = RunFolder(config)
-    encode_once(config, run, tokenizer)
-    trained, validation = (Store(latent_folder(config, split), LatentsInfo) for split in ("train", "validation"))
+    trained, validation = (Store(folder, LatentsInfo) for folder in encode_once(config, run, tokenizer))
     for store in (trained, validation) if config.verify else ():
         store.verify()
     config.model, encoder = resolve_config(config.model, text, tokenizer, trained)

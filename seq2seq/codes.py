@@ -15,8 +15,10 @@ def code_folder(config: TokenTrainingConfig) -> Path:
     return Path(config.data) if given else Path(config.out) / "codes"
 
 
-def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> None:
+def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTokenizer) -> list[Path]:
     """Encode the pictures of `config.data` into the run folder, unless their codes are there already.
+
+    Returns the folders of the stores of both splits. For a dry run they are temporary and hold the first pictures.
 
     Every process must call it, and encodes its share. Raises `BadInput` when another trainer is using the folder, or
     when the run was trained on other codes.
@@ -26,4 +28,4 @@ def encode_once(config: TokenTrainingConfig, run: RunFolder, tokenizer: ImageTok
         model=Path(config.tokenizer), data=config.data, out=code_folder(config), strict=config.strict,
         cache=config.cache, device=str(device), views=config.views,
     )  # fmt: skip
-    encode_for_run(run, plan_codes(tokenizer, options), codes_with_eos(tokenizer), device)
+    return encode_for_run(run, plan_codes(tokenizer, options), codes_with_eos(tokenizer), device)

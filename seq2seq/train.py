@@ -23,9 +23,10 @@ def main(config: TokenTrainingConfig) -> None:
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
     tokenizer.require_codes()
     run, folder = RunFolder(config), code_folder(config)
+    folders = [folder / split for split in ("train", "validation")]
     if folder != Path(config.data):
-        encode_once(config, run, tokenizer)
-    codes, validation = (open_codes(folder / split) for split in ("train", "validation"))
+        folders = encode_once(config, run, tokenizer)
+    codes, validation = map(open_codes, folders)
     for store in (codes, validation):
         require_tokenizer(store, tokenizer.codes_id)
         if config.verify:

@@ -191,4 +191,4 @@ def test_init_loads_the_given_weights(tmp_path: Path, parts: list[str], monkeypa
 def test_a_dry_run_trains_nothing(tmp_path: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path / "run", parts, "--dry_run")
     assert "a batch: text (4, 20) torch.int64, latents (4, 4, 4, 4) torch.float32" in capsys.readouterr().out
-    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run").exists()

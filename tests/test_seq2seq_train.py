@@ -23,6 +23,7 @@ from seq2seq.batches import TokenBatches
 from seq2seq.model import TokenModel
 from seq2seq.options import TokenTrainingConfig
 from seq2seq.train import main
+from tokenizer import encode
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.command_line import parse
@@ -137,6 +138,22 @@ def test_a_run_in_use_keeps_its_codes(tmp_path: Path, parts: list[str]) -> None:
     with pytest.raises(BadInput, match="another command is at work"):
         fit(tmp_path / "run", parts)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", ".tessera"}
+
+
+def test_a_dry_run_encodes_a_few_pictures_elsewhere(
+    tmp_path: Path, parts: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It encoded all of them into the run folder before it showed anything."""
+    monkeypatch.setattr(encode, "_SKETCHED", 6)
+    fit(tmp_path / "run", parts, "--dry_run")
+    printed = capsys.readouterr().out
+    assert "# photos-16/train: 20 pictures, of which a dry run encodes 6" in printed
+    assert "6 examples, a batch: text (4, 19) torch.int64, tokens (4, 16) torch.int64" in printed
+    assert f"codes_id: {ImageTokenizer.from_pretrained(tmp_path / 'tokenizer').codes_id}" in printed
+    assert not (tmp_path / "run").exists()
+    fit(tmp_path / "run", parts)
+    fit(tmp_path / "run", parts, "--dry_run")
+    assert "20 examples" in capsys.readouterr().out
 
 
 def test_unreadable_pictures_are_fatal_when_strict(tmp_path: Path, parts: list[str]) -> None:

@@ -4,6 +4,8 @@
 command again: it continues where it stopped.
 """
 
+import atexit
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,16 +23,19 @@ from data.captioned import CaptionedImages
 from data.codes import CodesInfo
 from data.source import open_source
 from data.store import Store
-from data.store_writer import Part, begin, finish
+from data.store_writer import Part, Text, begin, finish
 from tokenizer.augment import move, random_moves
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.device import with_device
 from training.errors import BadInput
-from training.files import locked
+from training.files import locked, remove
 from training.processes import require_joined, set_up_cpu
 from training.run import RunFolder
+
+_SKETCHED = 64
+"""Pictures of a split that a dry run encodes."""
 
 Encode = Callable[[Tensor, Tensor], Tensor]
 """Makes of pictures uint8 (B, 3, H, W), and their heights in widths (B,), what a store keeps of them, (B, ...)."""
@@ -147,12 +153,34 @@ def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedIma
     return plan
 
 
-def encode_for_run(run: RunFolder, plan: Sequence[PlannedStore], encode: Encode, device: torch.device) -> None:
-    """Write those stores of a run that are not complete yet. Raises `BadInput` where the run began with other data."""
+def encode_for_run(run: RunFolder, plan: Sequence[PlannedStore], encode: Encode, device: torch.device) -> list[Path]:
+    """Write those stores of a run that are not complete yet; return the folders of all. Raises `BadInput` where the run
+    began with other data.
+
+    A dry run writes nothing into the run folder: it encodes a few pictures into a temporary one.
+    """
+    if run.config.dry_run:
+        return [one.folder if one.is_complete else _sketch(one, encode, device) for one in plan]
     if PartialState().is_main_process:
         run.lock()
         run.require_data({one.folder.name: one.info.origin for one in plan})
     encode_distributed([one for one in plan if not one.is_complete], encode, device)
+    return [one.folder for one in plan]
+
+
+def _sketch(one: PlannedStore, encode: Encode, device: torch.device) -> Path:
+    """Write a store of the first pictures, which is deleted when the process ends; return its folder."""
+    rows = range(min(_SKETCHED, len(one.pictures)))
+    home = Path(tempfile.mkdtemp(prefix="tessera-"))
+    atexit.register(remove, home)
+    folder = home / one.folder.name
+    begin(folder, one.info, _texts(one.pictures, rows))
+    with Part(folder, one.info) as part:
+        part.write(0, **_values(one, rows, encode, device))
+    finish(folder, one.info)
+    if PartialState().is_main_process:
+        print(f"# {one.pictures.name}: {len(one.pictures)} pictures, of which a dry run encodes {len(rows)}")
+    return folder
 
 
 def encode_distributed(
@@ -173,9 +201,7 @@ def encode_distributed(
     state = PartialState()
     if state.is_main_process:
         for one in wanted:
-            pictures = one.pictures
-            begin(one.folder, one.info, [(pictures.key(i), pictures.group(i), pictures.captions(i))
-                                         for i in range(len(pictures))])  # fmt: skip
+            begin(one.folder, one.info, _texts(one.pictures, range(len(one.pictures))))
     state.wait_for_everyone()
     for one in wanted:
         _encode_share(one, encode, device, batch_size, state)
@@ -189,7 +215,6 @@ def encode_distributed(
 def _encode_share(
     one: PlannedStore, encode: Encode, device: torch.device, batch_size: int, state: PartialState
 ) -> None:
-    (name,) = one.info.arrays
     starts = range(0, len(one.pictures), batch_size)
     with Part(one.folder, one.info) as part:
         missing = np.zeros(len(one.pictures), bool)
@@ -199,12 +224,21 @@ def _encode_share(
             rows = range(start, min(start + batch_size, len(one.pictures)))
             if number % state.num_processes != state.process_index or not missing[rows].any():
                 continue
-            images = torch.stack([one.pictures[i] for i in rows])
-            heights = torch.tensor([one.pictures.height(i) for i in rows])
-            moves = (_moves(one.info.seed, rows, view) for view in range(1, one.info.views))
-            seen = [images, *(move(images, *its) for its in moves)]
-            values = torch.stack([encode(view.to(device), heights).cpu() for view in seen], dim=1)
-            part.write(start, **{name: values.numpy()})
+            part.write(start, **_values(one, rows, encode, device))
+
+
+def _texts(pictures: CaptionedImages, rows: Sequence[int]) -> list[Text]:
+    return [(pictures.key(i), pictures.group(i), pictures.captions(i)) for i in rows]
+
+
+def _values(one: PlannedStore, rows: Sequence[int], encode: Encode, device: torch.device) -> dict[str, NDArray[Any]]:
+    """The array of a store by its name, for the pictures in `rows`: (rows, views, ...)."""
+    (name,) = one.info.arrays
+    images = torch.stack([one.pictures[i] for i in rows])
+    heights = torch.tensor([one.pictures.height(i) for i in rows])
+    moves = (_moves(one.info.seed, rows, view) for view in range(1, one.info.views))
+    seen = [images, *(move(images, *its) for its in moves)]
+    return {name: torch.stack([encode(view.to(device), heights).cpu() for view in seen], dim=1).numpy()}
 
 
 def _moves(seed: int, rows: Sequence[int], view: int) -> tuple[Tensor, Tensor]:
