@@ -71,6 +71,23 @@ def test_a_token_model_depends_on_the_frozen_states_and_trains_the_null_caption(
     assert null.grad.any()
 
 
+def test_a_run_continues_after_the_encoder_has_moved(tmp_path: Path, parts: list[str], source: str) -> None:  # noqa: F811
+    """Its path is part of the config, so the run was refused as one with another config, although the encoder's hash
+    identifies it."""
+    fit(tmp_path / "run", parts, "--model.text_source", source.partition("@")[0])
+    (tmp_path / "encoder").rename(tmp_path / "moved")
+    fit(tmp_path / "run", parts, "--steps", "3", "--model.text_source", str(tmp_path / "moved"))
+    moved = source.replace("encoder@", "moved@")
+    assert load(tmp_path / "run" / "bundle").models["autoregressive"].config.text_source == moved
+    first = ["--init", str(tmp_path / "run" / "model")]
+    (tmp_path / "moved").rename(tmp_path / "encoder")
+    fit(tmp_path / "second", [*parts, *first], "--model.text_source", str(tmp_path / "encoder"))
+    torch.manual_seed(1)
+    save_text_encoder(tmp_path / "encoder")
+    with pytest.raises(BadInput, match=r"run: holds a run with another config \(model.text_source: '.*moved@sha256:"):
+        fit(tmp_path / "run", parts, "--steps", "4", "--model.text_source", str(tmp_path / "encoder"))
+
+
 def test_a_token_model_is_trained_and_drawn_with_it(tmp_path: Path, parts: list[str], source: str) -> None:  # noqa: F811
     fit(tmp_path / "run", parts, "--model.text_source", source.partition("@")[0])
     bundle = load(tmp_path / "run" / "bundle")

@@ -45,6 +45,13 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, da
     return _fetched_from_hub(str(path), files, download, data)
 
 
+def is_same(source: object, other: object) -> bool:
+    """Whether two values of an option are equal, or name the same weights, `PATH@sha256:HASH`, in two places."""
+    if not (isinstance(source, str) and isinstance(other, str) and "@sha256:" in source):
+        return source == other
+    return source == other or source.rpartition("@")[2] == other.rpartition("@")[2]
+
+
 def _fetched_from_hub(path: str, files: Sequence[str], download: bool, data: bool) -> tuple[Path, str]:
     """What `fetched` returns for a path on the Hub."""
     from huggingface_hub import snapshot_download  # loads an HTTP client

@@ -18,7 +18,7 @@ from training.config import flatten, from_dict, non_defaults, to_dict
 from training.device import usable_device
 from training.errors import BadInput
 from training.files import write_json, write_tensors, write_text
-from training.hub import fetched
+from training.hub import fetched, is_same
 from training.strict_json import read_json
 
 _FILES = ("config.json", "model.safetensors")
@@ -201,7 +201,7 @@ def startable(model: Model, init: Path, free: Collection[str] = ()) -> Model:
     wrong = [
         f"{name}: {theirs.get(name)!r} there, {value!r} here"
         for name, value in ours.items()
-        if name not in {*free, *model.training_only} and theirs.get(name) != value
+        if name not in {*free, *model.training_only} and not is_same(theirs.get(name), value)
     ]
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
