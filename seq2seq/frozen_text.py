@@ -90,6 +90,11 @@ def located(source: str, *, download: bool) -> tuple[Path, str]:
     weights are not those that `source` names.
     """
     path, _, named = source.partition("@sha256:")
+    if named and not path.startswith("hf:/") and not Path(path).is_dir():
+        raise BadInput(
+            f"{path}: the model reads captions by the text encoder that was in this folder; put it there again, or "
+            "write its new path into the model's config.json, before @sha256"
+        )
     folder, pinned = fetched(path, TRANSFORMERS_FILES, download=download)
     if path.startswith("hf:/"):
         return folder, pinned

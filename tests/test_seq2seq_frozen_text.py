@@ -77,6 +77,8 @@ def test_a_run_continues_after_the_encoder_has_moved(tmp_path: Path, parts: list
     fit(tmp_path / "run", parts, "--model.text_source", source.partition("@")[0])
     (tmp_path / "encoder").rename(tmp_path / "moved")
     fit(tmp_path / "run", parts, "--steps", "3", "--model.text_source", str(tmp_path / "moved"))
+    with pytest.raises(BadInput, match="encoder: the model reads captions by the text encoder that was"):
+        transformers_encoder(source)
     moved = source.replace("encoder@", "moved@")
     assert load(tmp_path / "run" / "bundle").models["autoregressive"].config.text_source == moved
     first = ["--init", str(tmp_path / "run" / "model")]
