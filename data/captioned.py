@@ -83,6 +83,10 @@ class CaptionedImages(Dataset[Tensor]):
         if len(parts) > 1:
             self.fingerprint = hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()[:32]
         self._ends = list(accumulate(map(len, parts)))
+        names = [part.corpus.name for part in parts]
+        before = [names[:i].count(name) for i, name in enumerate(names)]
+        self._names = [f"{name} ({n + 1})" if n else name for name, n in zip(names, before, strict=True)]
+        """A name for each part, as no other part has it."""
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -90,27 +94,30 @@ class CaptionedImages(Dataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         """Picture `i`, RGB on white: uint8 (3, size, size)."""
-        part, own = self._part_of(i)
-        return part[own]
+        which, own = self._place(i)
+        return self.parts[which][own]
 
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of picture `i`: at least one, always in the same order."""
-        part, own = self._part_of(i)
-        return part.captions(own)
+        which, own = self._place(i)
+        return self.parts[which].captions(own)
 
     def key(self, i: int) -> str:
         """A name for picture `i` that does not change when its source grows or shrinks."""
-        part, own = self._part_of(i)
-        return self._own(part, part.corpus.keys[part.positions[own]])
+        which, own = self._place(i)
+        part = self.parts[which]
+        return self._own(which, part.corpus.keys[part.positions[own]])
 
     def group(self, i: int) -> str:
         """The group of picture `i`, such as an emoji with its skin tones. Training samples groups evenly."""
-        part, own = self._part_of(i)
-        return self._own(part, part.corpus.group(part.positions[own]))
+        which, own = self._place(i)
+        part = self.parts[which]
+        return self._own(which, part.corpus.group(part.positions[own]))
 
     def height(self, i: int) -> float:
         """The height of picture `i` in widths, above 0 to 1; below it the square is white."""
-        part, own = self._part_of(i)
+        which, own = self._place(i)
+        part = self.parts[which]
         return part.corpus.height(part.positions[own])
 
     def verify(self) -> None:
@@ -118,13 +125,13 @@ class CaptionedImages(Dataset[Tensor]):
         for part in self.parts:
             part.store.verify()
 
-    def _part_of(self, i: int) -> tuple[RenderedImages, int]:
-        """The part that picture `i` is in, and its index there. Raises `IndexError`."""
+    def _place(self, i: int) -> tuple[int, int]:
+        """The number of the part that picture `i` is in, and its index there. Raises `IndexError`."""
         if not 0 <= i < len(self):
             raise IndexError(i)
         which = bisect(self._ends, i)
-        return self.parts[which], i - (self._ends[which - 1] if which else 0)
+        return which, i - (self._ends[which - 1] if which else 0)
 
-    def _own(self, part: RenderedImages, name: str) -> str:
+    def _own(self, which: int, name: str) -> str:
         """A name in a part, as no other part has it."""
-        return name if len(self.parts) == 1 else f"{part.corpus.name}/{name}"
+        return name if len(self.parts) == 1 else f"{self._names[which]}/{name}"

@@ -217,6 +217,16 @@ def test_training_pictures_are_used_if_no_validation_split_exists(tmp_path: Path
         open_source(tmp_path / "one", size=16, cache=tmp_path / "cache", split="validation")
 
 
+def test_joined_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Pictures with equal names in `cats/train` and `dogs/train` were one group, so each was seen half as often."""
+    for kind in ("cats", "dogs"):
+        photos(tmp_path / kind / "train", 6)
+    source = f"{tmp_path}/cats/train+{tmp_path}/dogs/train"
+    pictures = open_source(source, size=16, cache=tmp_path / "cache", split="train")
+    assert len({pictures.key(i) for i in range(10)}) == len({pictures.group(i) for i in range(10)}) == len(pictures)
+    assert (pictures.key(0).split("/")[0], pictures.key(5).split("/")[0]) == ("train", "train (2)")
+
+
 def test_null_is_not_a_split(tmp_path: Path) -> None:
     photos(tmp_path / "p", 3, split=None)
     assert len(open_source(tmp_path / "p", size=16, cache=tmp_path / "cache", split="train")) == 2
