@@ -104,6 +104,7 @@ def open_corpus(source: str | Path, cache: Path, *, captionless: bool = False) -
         return _OF_FILES[path.suffix](path, cache, captionless=captionless)
     if path.is_dir():
         suffix = _suffix_of_tables(path)
+        _require_one_form(path, suffix)
         return (_OF_FILES[suffix] if suffix else FolderCorpus)(path, cache, captionless=captionless)
     raise BadInput(f"{source}: not a source of pictures; give {_known()}")
 
@@ -145,6 +146,18 @@ def _suffix_of_tables(folder: Path) -> str | None:
     if any(map(is_table, names)):
         return None
     return next((suffix for suffix in _OF_FILES if any(name.endswith(suffix) for name in names)), None)
+
+
+def _require_one_form(folder: Path, suffix: str | None) -> None:
+    """Raises `BadInput` if a folder with files of `suffix` has other captioned pictures too, which would be ignored."""
+    if suffix is None:
+        return
+    others = [file.name for file in visible_files(folder) if file.suffix in _OF_FILES.keys() - {suffix}]
+    if others := others or caption_files(list_files(folder)):
+        raise BadInput(
+            f"{folder}: has both {suffix} files and {others[0]}; give each kind of file a folder of its own, and join "
+            "them with +"
+        )
 
 
 def _choose(corpus: Corpus, split: str | None, limit: int | None) -> list[int]:

@@ -492,6 +492,20 @@ def test_shards_that_cannot_be_used(tmp_path: Path, members: dict[str, bytes | N
         open_source(shard(tmp_path / "p.tar", members), size=16, cache=tmp_path / "cache")
 
 
+def test_a_folder_of_two_kinds_is_refused(tmp_path: Path) -> None:
+    """One shard in a folder of captioned pictures, and all of the pictures were left out without a word."""
+    red = colours(tmp_path)[0]
+    picture(tmp_path / "p" / "preview.png")
+    shard(tmp_path / "p" / "x" / "0.tar", {"1.png": red, "1.txt": b"one"})
+    assert len(open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")) == 1
+    (tmp_path / "p" / "preview.txt").write_text("a caption")
+    with pytest.raises(BadInput, match=r"p: has both .tar files and preview.txt; give each kind of file a"):
+        open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
+    parquet.write_table(pa.table({"image": [red], "text": ["a"]}), tmp_path / "p" / "a.parquet")
+    with pytest.raises(BadInput, match=r"p: has both .parquet files and 0.tar"):
+        open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")
+
+
 def test_damaged_shards(tmp_path: Path) -> None:
     red = colours(tmp_path)[0]
     file = shard(tmp_path / "p.tar", {"1.png": red, "1.txt": b"one", "2.png": red, "2.txt": b"two"})
