@@ -14,7 +14,7 @@ import torch
 
 from data.files import text_lines
 from data.grid import grid, to_pil
-from data.picture import fit, fit_mask, readable
+from data.picture import fit, fit_mask, original_size, readable
 from sampling.backend import Start
 from sampling.drawing import DrawingOptions, Request, draw, missing
 from sampling.picture_files import file_name, read_picture, require_replaceable, write_picture
@@ -52,7 +52,8 @@ class GenerateOptions(DrawingOptions):
     """How much of `init_image` is drawn again, from near 0 (little) to 1 (all). Diffusion adds noise to it up to this
     fraction; the token model draws this fraction of its rows, from the bottom."""
     mask: Path | None = None
-    """Picture that is white where the token model should draw `init_image` again, and black elsewhere."""
+    """Picture that is white where the token model should draw `init_image` again, and black elsewhere. It has the width
+    and height of `init_image`."""
     columns: int = 0
     """Columns of the grid; 0 chooses."""
     out: Path = Path("outputs")
@@ -215,8 +216,13 @@ def _start(options: GenerateOptions, bundle: Bundle) -> Start | None:
     if options.interpolate:
         raise BadInput("init_image and interpolate do not go together: give one of them")
     size = bundle.tokenizer.config.image_size
+    image = readable(fit, options.init_image, size)
     mask = None if options.mask is None else readable(fit_mask, options.mask, size)
-    return Start(image=readable(fit, options.init_image, size), strength=options.strength, mask=mask)
+    if options.mask is not None:  # which is cropped like the picture, and of another size might be cropped elsewhere
+        (w, h), (mask_w, mask_h) = original_size(options.init_image), original_size(options.mask)
+        if (mask_w, mask_h) != (w, h):
+            raise BadInput(f"the mask is {mask_w}x{mask_h} pixels, init_image {w}x{h}: must be one size")
+    return Start(image=image, strength=options.strength, mask=mask)
 
 
 if __name__ == "__main__":

@@ -528,6 +528,20 @@ def test_unusable_pictures_to_start_from(bundle: Path, tmp_path: Path, refusal: 
         Start(image=torch.zeros(3, 12, 12), mask=torch.zeros(2, 2))
 
 
+def test_a_mask_of_another_size_than_its_picture(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+    """Each was cropped to a square of its own, so that another part of the picture was drawn again than was masked."""
+    upright, lying = tmp_path / "upright.png", tmp_path / "lying.jpg"
+    Image.new("RGB", (12, 24), "red").save(upright)
+    mask, turned = Image.new("L", (24, 12)), Image.Exif()
+    turned[0x0112] = 6  # the orientation: its viewers turn it upright
+    mask.save(tmp_path / "wide.png")
+    mask.save(lying, exif=turned)
+    ask = ("--model", bundle, "--prompt", "a fox", "--out", tmp_path / "out", "--init_image", upright, "--mask")
+    assert refusal(*ask, tmp_path / "wide.png") == "the mask is 24x12 pixels, init_image 12x24: must be one size"
+    assert not (tmp_path / "out").exists()
+    assert "1 pictures in" in generate(*ask, lying)
+
+
 def test_finished_pictures_are_not_drawn_again(bundle: Path, tmp_path: Path) -> None:
     """With the same command, finished pictures stay; a damaged one and a missing one are drawn."""
     ask = ("--model", bundle, "--prompt", PROMPTS[0], "--num_images", "4", "--out", tmp_path)
