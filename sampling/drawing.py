@@ -13,8 +13,9 @@ from data.grid import to_pil
 from sampling.backend import Start
 from sampling.options import BackendOptions, SamplingOptions
 from sampling.picture_files import read_picture, write_picture
-from sampling.pipeline import Bundle, load
+from sampling.pipeline import Bundle, listed_backends, load
 from training.config import require
+from training.errors import BadInput
 from training.redact import redacted
 from training.shipped import shipped
 
@@ -24,7 +25,8 @@ class DrawingOptions:
     """Which model draws, and how many pictures of each prompt."""
 
     backend: BackendOptions = field(default_factory=SamplingOptions, metadata={"short": True})
-    """The backend and its options. The options may be given without `backend.`."""
+    """The backend and its options. The options may be given without `backend.`. In a local bundle that has only one
+    backend, it is the default."""
     model: str = field(default_factory=shipped)
     """Bundle: a folder, or `hf://owner/name@commit` on the Hub. By default the one that the environment variable
     `TESSERA_BUNDLE` names, else the one in a clone."""
@@ -51,6 +53,16 @@ class DrawingOptions:
             require(self, name, getattr(self, name) >= 1, "1 or more")
         require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
         require(self, "upscale", self.upscale in (1, 2, 4), "1, 2 or 4")
+
+    @staticmethod
+    def implied(given: Mapping[str, Any]) -> dict[str, str]:
+        """The only backend of a bundle on this machine (`training.command_line`)."""
+        index = Path(str(given.get("model") or shipped())) / "bundle.json"
+        try:
+            (only,) = listed_backends(index)
+        except (BadInput, ValueError):  # `load` says what is wrong
+            return {}
+        return {"backend": only}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from sampling.schedulers import Estimate, Noise, solver_for
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.command_line import parse
 from training.errors import BadInput
+from training.files import write_json
 
 MEAN = torch.tensor([1.0, -0.5, 0.2], dtype=torch.float64)
 ROOT = torch.tensor([[0.5, 0.0, 0.0], [0.4, 0.8, 0.0], [-0.3, 0.1, 0.3]], dtype=torch.float64)
@@ -429,6 +431,23 @@ def test_a_bundle_without_the_backend_says_how_to_train_it(tmp_path: Path) -> No
     )
     assert "python -m sampling.bundle" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_the_only_backend_of_a_bundle_is_the_default(run: Run, bundle: Path, tmp_path: Path) -> None:
+    """A bundle with only a diffusion model was refused without `--backend diffusion`, and so were its options."""
+    only = shutil.copytree(bundle, tmp_path / "only")
+    write_json(only / "bundle.json", {"version": 1, "parts": ["text", "tokenizer", "diffusion"]})
+    ask = ["--model", str(only), "--prompt", PROMPTS[0], "--steps", "4", "--out", str(tmp_path / "found")]
+    generate(parse(GenerateOptions, ask))
+    record = json.loads((tmp_path / "found" / "generation.json").read_text())
+    assert record["images"] == run("--prompt", PROMPTS[0])["images"]
+    (tmp_path / "options.yaml").write_text(f"model: {only}\nbackend: {{guidance: 3}}\n")
+    options = parse(GenerateOptions, ["--config", str(tmp_path / "options.yaml"), "--seed", "1"])
+    assert options.backend == DiffusionOptions(guidance=3)
+    with pytest.raises(BadInput, match="this bundle has no autoregressive part"):
+        generate(parse(GenerateOptions, [*ask[:4], "--backend", "autoregressive"]))
+    for model in (bundle, tmp_path, tmp_path / "none", "hf://owner/name", "5"):  # with two backends, or not there
+        assert parse(GenerateOptions, ["--model", str(model)]).backend == SamplingOptions()
 
 
 def test_parts_that_do_not_belong_together(bundle: Path) -> None:

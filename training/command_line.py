@@ -6,6 +6,10 @@ from a closed set may be separated by commas, `--batch 1,8`. Free text and paths
 Optional class variables of a config:
     positional: names of fields that are given without a flag, in this order; a list takes all such words.
     presets: the folder of `configs/` with the YAML files that `--config` knows by name.
+
+And an optional method:
+    implied(given): from {dotted name: value} of all that is given, the kinds of parts that follow from it,
+        {name of a part: kind}, for those whose kind is not given.
 """
 
 import argparse
@@ -55,6 +59,7 @@ def parse(config: type[Config], argv: Sequence[str], prog: str | None = None) ->
         kinds = _nested((name, value) for name, value in flags if name.endswith(".kind") and value)
         require_fields(config, kinds)
         values = merged(config, values, kinds)
+    values = _with_implied(config, values, flags)
     options = _options(config, values)
     flags = [(_full_name(config, values, name), value) for name, value in flags]
     for name, value in flags:
@@ -154,6 +159,12 @@ def _kind_of(config: type, values: Mapping[str, Any], name: str) -> str:
     if dot and (part := part_of(config, first, chosen)):
         return f"{first}.{_kind_of(part, chosen, rest)}"
     return f"{name}.kind" if not dot and isinstance(declared, type) and issubclass(declared, Tagged) else name
+
+
+def _with_implied(config: type, values: dict[str, Any], flags: Iterable[Flag]) -> dict[str, Any]:
+    """The `values`, with the kinds that follow from them and from `flags` for the parts whose kind is not given."""
+    implied = config.implied({**values, **dict(flags)}) if hasattr(config, "implied") else {}
+    return values | {name: {"kind": kind, **values.get(name, {})} for name, kind in implied.items()}
 
 
 def _full_name(config: type, values: Mapping[str, Any], name: str) -> str:
