@@ -42,7 +42,9 @@ class DrawingOptions:
     """Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`, or another of torch's."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the token or diffusion model. With `auto` the diffusion model takes bfloat16 where the hardware
-    computes in it, the token model on a GPU; otherwise it is float32."""
+    computes in it, the token model on a GPU; otherwise it is float32. The token model's engine `packed` rounds the
+    weights of linear layers further, if this CPU can: to float16, which it multiplies in float32. With bfloat16 it
+    multiplies in that from 16 rows on. `generation.json` says which it was."""
     engine: str = "auto"
     """How steps are computed. `plain`: as written. For the token model also `packed`: with linear layers laid out for
     this CPU, and `graph`: recorded as CUDA graphs. For diffusion also `traced`, on a CPU. `auto` chooses by the

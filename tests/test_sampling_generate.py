@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -27,9 +28,10 @@ from sampling.decode import Sampler
 from sampling.generate import GenerateOptions, main
 from sampling.picture_files import file_name, read_png, require_replaceable, write_picture
 from sampling.token_backend import TokenBackend, known_tokens
+from seq2seq.packed import packing
 from tokenizer.text import CaptionCut
 from training.cli import command
-from training.command_line import parse
+from training.command_line import parse, parser_for
 from training.errors import BadInput
 from training.strict_json import read_json
 
@@ -109,6 +111,14 @@ def test_pictures_are_uint8_and_do_not_depend_on_the_batch(bundle: Path) -> None
 def test_no_flags_means_the_default_options() -> None:
     assert parse(GenerateOptions, []) == GenerateOptions()
     assert GenerateOptions().backend == SamplingOptions()
+
+
+def test_the_help_of_dtype_names_what_linear_layers_multiply_in() -> None:
+    """It said float32, but the packed engine rounds weights to float16."""
+    text = parser_for(GenerateOptions, {}).format_help().partition("Data type of")[2].partition("(default")[0]
+    for rows, dtype in {**packing(torch.float32), **packing(torch.bfloat16)}.items():
+        assert re.search(rf"\b{str(dtype).removeprefix('torch.')}\b", text)
+        assert rows == 1 or f"from {rows} rows" in " ".join(text.split())
 
 
 def test_guidance_one_is_no_guidance(bundle: Path) -> None:
