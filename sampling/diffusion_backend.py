@@ -114,6 +114,8 @@ class DiffusionBackend(Backend[DiffusionModel, DiffusionOptions]):
             raise BadInput(
                 "only the token model can draw within a mask: leave it out, or give --backend autoregressive"
             )
+        if start and start.strength == 1:
+            raise BadInput("at strength 1 nothing of init_image is left: give a smaller strength")
 
     def describe(self, options: DiffusionOptions) -> str:
         """As `Backend`."""

@@ -310,7 +310,10 @@ def test_a_bundle_draws_by_either_backend(bundle: Path) -> None:
 
 
 def test_a_picture_to_start_from(bundle: Path) -> None:
-    """With little noise it stays the same, except for the tokenizer's error; with full noise nothing of it is left."""
+    """With little noise it stays the same, except for the tokenizer's error.
+
+    With full noise nothing of it is left: `--init_image` without `--strength` had no effect, and nothing said so.
+    """
     loaded, options = load(bundle), DiffusionOptions(steps=4, guidance=1)
     image = torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model = loaded.models["diffusion"]
@@ -320,8 +323,9 @@ def test_a_picture_to_start_from(bundle: Path) -> None:
     kept = sample(lambda x, t: Estimate(truth), found, noise, options, init=truth, strength=0.1)
     torch.testing.assert_close(kept, truth, atol=1e-3, rtol=1e-3)
     assert solver_for(found, options, 0.1).times[0] == 10
-    all_noise = loaded.generate(PROMPTS[:1], options=options, start=Start(image=image))
-    assert len(all_noise) == 1
+    assert len(loaded.generate(PROMPTS[:1], options=options, start=Start(image=image, strength=0.5))) == 1
+    with pytest.raises(BadInput, match="at strength 1 nothing of init_image is left: give a smaller strength"):
+        loaded.generate(PROMPTS[:1], options=options, start=Start(image=image))
     with pytest.raises(BadInput, match="only the token model can draw within a mask"):
         loaded.generate(PROMPTS[:1], options=options, start=Start(image=image, mask=image[0] > 0))
 
