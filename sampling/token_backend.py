@@ -193,7 +193,9 @@ def known_tokens(start: Start, tokenizer: ImageTokenizer) -> Tensor:
     """The tokens that are kept of the picture to start from, (1, T) int64, -1 where the model is to draw."""
     codes = tokenizer.encode(start.image[None].to(tokenizer.latent_mean.device)).clone()
     if start.mask is None:
-        codes[:, round((1 - start.strength) * codes.shape[1]) :] = -1
+        rows = codes.shape[1]
+        kept = round((1 - start.strength) * rows)
+        codes[:, sorted((1, kept, rows - 1))[1] :] = -1  # at least one row is kept, and one is drawn
     else:
         redrawn = F.max_pool2d(start.mask[None].float(), tokenizer.config.backbone.factor)[0].bool()
         codes[:, redrawn.repeat_interleave(tokenizer.depth, 1).to(codes.device)] = -1

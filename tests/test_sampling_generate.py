@@ -539,6 +539,14 @@ def test_unusable_pictures_to_start_from(bundle: Path, tmp_path: Path, refusal: 
 
 
 def test_a_mask_of_another_size_than_its_picture(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
+@pytest.mark.parametrize(("strength", "kept"), [(0.01, 6), (0.5, 6), (0.67, 3), (0.99, 3)])
+def test_at_any_strength_a_row_is_kept_and_one_is_drawn(bundle: Path, strength: float, kept: int) -> None:
+    """Rounded to whole rows, a strength near 0 drew nothing, and one near 1 kept nothing of the picture."""
+    start = Start(image=torch.zeros(3, 12, 12, dtype=torch.uint8), strength=strength)
+    tokens = known_tokens(start, load(bundle).tokenizer)[0]
+    assert (tokens >= 0).nonzero().flatten().tolist() == [*range(kept)]
+
+
     """Each was cropped to a square of its own, so that another part of the picture was drawn again than was masked."""
     upright, lying = tmp_path / "upright.png", tmp_path / "lying.jpg"
     Image.new("RGB", (12, 24), "red").save(upright)
