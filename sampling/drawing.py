@@ -53,7 +53,7 @@ class DrawingOptions:
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
-        require(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2**62")
+        require(self, "seed", 0 <= self.seed < 2**62, "from 0 to below 2**62")
         require(self, "upscale", self.upscale in (1, 2, 4), "1, 2 or 4")
 
     @staticmethod

@@ -75,7 +75,7 @@ class SamplingOptions(BackendOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "temperature", 0 <= self.temperature <= 100, "from 0 to 100")
-        require(self, "top_k", self.top_k >= 0, "0 or more")
+        require(self, "top_k", 0 <= self.top_k < 2**31, "from 0 to below 2**31")
         require(self, "top_p", 0 < self.top_p <= 1, "greater than 0, at most 1")
         require(self, "min_p", 0 <= self.min_p <= 1, "from 0 to 1")
         require(self, "parallel", self.parallel in (None, 0) or self.parallel >= 2, "2 or more, or 0 for none")

@@ -314,7 +314,7 @@ def check_prompt(prompt: str) -> str:
 def check_seed(seed: int) -> int:
     """Return the seed. Raises `BadInput` for one out of range."""
     if not 0 <= seed < 2**62:
-        raise BadInput(f"seed is {seed}: must be from 0 to 2**62")
+        raise BadInput(f"seed is {seed}: must be from 0 to below 2**62")
     return seed
 
 

@@ -150,8 +150,9 @@ def test_prompts_must_be_a_list_of_texts_and_seeds_in_range(bundle: Path) -> Non
             draw("a fox")
         with pytest.raises(BadInput, match="a prompt is 5: must be text"):
             draw([5])  # type: ignore[list-item]
-        with pytest.raises(BadInput, match=r"seed is -1: must be from 0 to 2\*\*62"):
-            draw(PROMPTS, seed=-1)
+        for seed in (-1, 2**62):
+            with pytest.raises(BadInput, match=rf"seed is {seed}: must be from 0 to below 2\*\*62"):
+                draw(PROMPTS, seed=seed)
 
 
 def test_prompts_that_look_like_yaml() -> None:
@@ -538,7 +539,6 @@ def test_unusable_pictures_to_start_from(bundle: Path, tmp_path: Path, refusal: 
         Start(image=torch.zeros(3, 12, 12), mask=torch.zeros(2, 2))
 
 
-def test_a_mask_of_another_size_than_its_picture(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
 @pytest.mark.parametrize(("strength", "kept"), [(0.01, 6), (0.5, 6), (0.67, 3), (0.99, 3)])
 def test_at_any_strength_a_row_is_kept_and_one_is_drawn(bundle: Path, strength: float, kept: int) -> None:
     """Rounded to whole rows, a strength near 0 drew nothing, and one near 1 kept nothing of the picture."""
@@ -547,6 +547,7 @@ def test_at_any_strength_a_row_is_kept_and_one_is_drawn(bundle: Path, strength: 
     assert (tokens >= 0).nonzero().flatten().tolist() == [*range(kept)]
 
 
+def test_a_mask_of_another_size_than_its_picture(bundle: Path, tmp_path: Path, refusal: Refusal) -> None:
     """Each was cropped to a square of its own, so that another part of the picture was drawn again than was masked."""
     upright, lying = tmp_path / "upright.png", tmp_path / "lying.jpg"
     Image.new("RGB", (12, 24), "red").save(upright)
