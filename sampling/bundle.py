@@ -52,6 +52,8 @@ class BundleOptions:
             kind, _, folder = one.partition("=")
             if kind not in BACKENDS or not folder:
                 raise BadInput(f"--backend {one}: must be KIND=FOLDER, KIND one of {', '.join(BACKENDS.kinds)}")
+        if len(self.models) < len(self.backend):
+            raise BadInput(f"--backend {' '.join(self.backend)}: a bundle holds one model of each kind")
 
     @property
     def models(self) -> dict[str, Path]:

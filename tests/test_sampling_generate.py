@@ -269,6 +269,13 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
 
 
+def test_a_bundle_holds_one_model_of_each_kind(bundle: Path, tmp_path: Path) -> None:
+    """The last one of a kind was taken, and the others were not even looked at."""
+    backend = [f"autoregressive={folder}" for folder in (tmp_path / "none", bundle / "autoregressive")]
+    with pytest.raises(BadInput, match="a bundle holds one model of each kind"):
+        BundleOptions(text=bundle / "text", tokenizer=bundle / "tokenizer", backend=backend, out=tmp_path / "out")
+
+
 def test_a_bundle_replaces_only_a_bundle(bundle: Path, tmp_path: Path) -> None:
     parts = {name: bundle / name for name in ("text", "tokenizer", "autoregressive")}
     (tmp_path / "runs").mkdir()
