@@ -1,7 +1,8 @@
 """The model card of a bundle, in Markdown: its parts, how they were trained, what was measured, data and licences."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def _figure(metric: Mapping[str, Any] | None) -> str:
 
 
 def read_report(file: Path, bundle: Bundle) -> dict[str, Any]:
-    """A report of `evaluation.reconstruct`. Raises `BadInput` if it is of another image tokenizer."""
+    """A report of `evaluation.reconstruct`. Raises `BadInput` if it is damaged or of another image tokenizer."""
     report = read_json(file)
     missing = {"metrics", "count", "source", "pixels_id"} - report.keys()
     if missing:
@@ -163,18 +164,33 @@ def read_report(file: Path, bundle: Bundle) -> dict[str, Any]:
         raise BadInput(
             f"{file}: is of the image tokenizer {report['pixels_id']}, but this one is {bundle.tokenizer.pixels_id}"
         )
+    with _whole(file):
+        _metrics(report)
     return report
 
 
 def read_result(file: Path, bundle: Bundle) -> dict[str, Any]:
-    """A result of `evaluation.run`. Raises `BadInput` if it is of other models."""
+    """A result of `evaluation.run`. Raises `BadInput` if it is damaged or of other models."""
     result = read_json(file)
     missing = {"metrics", "count", "controls", "protocol", "subject"} - result.keys()
-    if missing or not result["protocol"].get("suite"):
-        raise BadInput(f"{file}: not a result of `python -m evaluation.run`: lacks {min(missing or {'a suite'})}")
-    subject = result["subject"]
-    model = bundle.models.get(subject["backend"])
-    for name, here in (("model_id", model and model.model_id), ("pixels_id", bundle.tokenizer.pixels_id)):
-        if subject[name] != here:
-            raise BadInput(f"{file}: is of a model with {name} {subject[name]}, but here it is {here}")
+    with _whole(file):
+        if missing or not result["protocol"].get("suite"):
+            raise BadInput(f"{file}: not a result of `python -m evaluation.run`: lacks {min(missing or {'a suite'})}")
+        subject = result["subject"]
+        model = bundle.models.get(subject["backend"])
+        for name, here in (("model_id", model and model.model_id), ("pixels_id", bundle.tokenizer.pixels_id)):
+            if subject[name] != here:
+                raise BadInput(f"{file}: is of a model with {name} {subject[name]}, but here it is {here}")
+        _drawn(result)
     return result
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """A context in which a value that `file` lacks, or that is of another type, is a `BadInput`."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{file}: is damaged ({type(error).__name__}: {error})") from None

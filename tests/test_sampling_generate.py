@@ -22,7 +22,7 @@ from data.emoji import credits
 from sampling import Bundle, SamplingOptions, Start, load
 from sampling.bundle import BundleOptions, samples_by
 from sampling.bundle import assemble as assemble_bundle
-from sampling.card import emoji_sources
+from sampling.card import emoji_sources, read_report, read_result
 from sampling.choose import candidate_seeds, likelihoods
 from sampling.decode import Sampler
 from sampling.generate import GenerateOptions, main
@@ -267,6 +267,25 @@ def test_a_bundle_is_assembled_from_runs(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"{tmp_path / 'nothing'}: no such folder"):
         assemble_bundle(bundled({**parts, "text": tmp_path / "nothing"}, out=tmp_path / "assembled"))
     assert before == sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "assembled").rglob("*"))
+
+
+def test_damaged_figures_for_a_model_card(bundle: Path, tmp_path: Path) -> None:
+    """They ended in a traceback, after all parts had been copied."""
+    its, file = load(bundle), tmp_path / "it.json"
+    subject = {"backend": "autoregressive", "options": {}, "pixels_id": its.ids["pixels_id"],
+               "model_id": its.backend("autoregressive").model_id}  # fmt: skip
+    result = {"count": 5, "metrics": {}, "controls": {}, "protocol": {"suite": {"name": "x"}}, "subject": subject}
+    report = {"metrics": {}, "count": 1, "source": "photos", "pixels_id": its.ids["pixels_id"]}
+    file.write_text(json.dumps(result))
+    assert read_result(file, its) == result
+    for changed in ({"protocol": []}, {"subject": {}}, {"controls": {"real": 1}}, {"metrics": {"kid": {"value": "x"}}}):
+        file.write_text(json.dumps(result | changed))
+        with pytest.raises(BadInput, match=r"it.json: is damaged"):
+            read_result(file, its)
+    for metrics in ([], {"psnr": 1}, {"psnr": {}}, {"psnr": {"value": 1, "low": 1}}):
+        file.write_text(json.dumps(report | {"metrics": metrics}))
+        with pytest.raises(BadInput, match=r"it.json: is damaged"):
+            read_report(file, its)
 
 
 def test_a_bundle_holds_one_model_of_each_kind(bundle: Path, tmp_path: Path) -> None:
