@@ -4,17 +4,25 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evaluation import ablation
 from evaluation.reconstruct import ReconstructOptions
+from evaluation.run import RunOptions
+from seq2seq.options import TokenTrainingConfig
 from tokenizer.options import TokenizerTrainingConfig
 from training.cli import command
 from training.command_line import parse
 from training.presets import presets
 from training.strict_json import read_json
 
+TRAINERS: dict[str, type[Any]] = {
+    "tokenizer/train.py": TokenizerTrainingConfig,
+    "seq2seq/train.py": TokenTrainingConfig,
+}
+JUDGES: dict[str, type[Any]] = {"evaluation.reconstruct": ReconstructOptions, "evaluation.run": RunOptions}
 ROWS = {"plain, small": "", "large one": "--size 2"}
 JUDGE = {"all": "evaluation.some --model {run}/model", "new styles": "evaluation.other"}
 
@@ -95,8 +103,7 @@ def test_the_presets_are_tables_of_flags_that_exist(name: str) -> None:
     options = parse(ablation.AblationOptions, ["--config", name, "--out", "runs/ablation"])
     for flags in options.rows.values():
         trainer, *words = [*shlex.split(options.train), *shlex.split(flags)]
-        assert trainer == "tokenizer/train.py"
-        parse(TokenizerTrainingConfig, [*words, "--out", "runs/row"])
-    for words in options.judge.values():
-        assert shlex.split(words)[0] == "evaluation.reconstruct"
-        parse(ReconstructOptions, [*shlex.split(words)[1:], "--out", "judged"])
+        parse(TRAINERS[trainer], [*words, "--out", "runs/row"])
+    for command_line in options.judge.values():
+        judge, *words = shlex.split(command_line)
+        parse(JUDGES[judge], [*words, "--out", "judged"])
