@@ -80,7 +80,13 @@ def test_a_run_continues_after_the_encoder_has_moved(tmp_path: Path, parts: list
     with pytest.raises(BadInput, match="encoder: the model reads captions by the text encoder that was"):
         transformers_encoder(source)
     moved = source.replace("encoder@", "moved@")
-    assert load(tmp_path / "run" / "bundle").models["autoregressive"].config.text_source == moved
+    model = load(tmp_path / "run" / "bundle").models["autoregressive"]
+    assert model.config.text_source == moved
+    name = model.model_id
+    model.config = dataclasses.replace(model.config, text_source=source)
+    assert model.model_id == name
+    model.config = dataclasses.replace(model.config, text_source=moved[:-1] + "-")
+    assert model.model_id != name
     first = ["--init", str(tmp_path / "run" / "model")]
     (tmp_path / "moved").rename(tmp_path / "encoder")
     fit(tmp_path / "second", [*parts, *first], "--model.text_source", str(tmp_path / "encoder"))

@@ -45,11 +45,9 @@ def fetched(path: str | Path, files: Sequence[str], *, download: bool = True, da
     return _fetched_from_hub(str(path), files, download, data)
 
 
-def is_same(source: object, other: object) -> bool:
-    """Whether two values of an option are equal, or name the same weights, `PATH@sha256:HASH`, in two places."""
-    if not (isinstance(source, str) and isinstance(other, str) and "@sha256:" in source):
-        return source == other
-    return source == other or source.rpartition("@")[2] == other.rpartition("@")[2]
+def identity(value: object) -> object:
+    """What an option's value means wherever its file lies: the hash of weights, `PATH@sha256:HASH`, else the value."""
+    return value.rpartition("@")[2] if isinstance(value, str) and "@sha256:" in value else value
 
 
 def _fetched_from_hub(path: str, files: Sequence[str], download: bool, data: bool) -> tuple[Path, str]:

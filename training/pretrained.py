@@ -18,7 +18,7 @@ from training.config import flatten, from_dict, non_defaults, to_dict
 from training.device import usable_device
 from training.errors import BadInput
 from training.files import write_json, write_tensors, write_text
-from training.hub import fetched, is_same
+from training.hub import fetched, identity
 from training.strict_json import read_json
 
 _FILES = ("config.json", "model.safetensors")
@@ -42,8 +42,10 @@ class PretrainedModel(nn.Module):
 
     @property
     def model_id(self) -> str:
-        """Identifies the model: a hash of its weights and of the config fields that differ from their defaults."""
-        return fingerprint(non_defaults(self.config, exclude=self.training_only), self.state_dict())
+        """Identifies the model: a hash of its weights and of the config fields that differ from their defaults. A text
+        encoder counts by its hash, so the model keeps its id where the encoder is moved."""
+        changed = non_defaults(self.config, exclude=self.training_only)
+        return fingerprint({name: identity(value) for name, value in changed.items()}, self.state_dict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config, weights and, where there is no README.md, a card. Bundles have the full card
@@ -201,7 +203,7 @@ def startable(model: Model, init: Path, free: Collection[str] = ()) -> Model:
     wrong = [
         f"{name}: {theirs.get(name)!r} there, {value!r} here"
         for name, value in ours.items()
-        if name not in {*free, *model.training_only} and not is_same(theirs.get(name), value)
+        if name not in {*free, *model.training_only} and identity(theirs.get(name)) != identity(value)
     ]
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")
