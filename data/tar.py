@@ -100,8 +100,12 @@ def _samples(shard: Path, captionless: bool) -> Iterator[_Sample]:
                     sample.texts |= _texts(shard, member, tar, captionless)
             with shard.open("rb") as file:  # `tarfile` mistakes a damaged header for the end
                 file.seek(tar.offset)
-                if any(file.read(tarfile.BLOCKSIZE)):
-                    raise BadInput(f"{shard}: a damaged tar file (at byte {tar.offset:,})")
+                end = file.read(tarfile.BLOCKSIZE)
+            if any(end):
+                raise BadInput(f"{shard}: a damaged tar file (at byte {tar.offset:,})")
+            if not end:
+                raise BadInput(f"{shard}: ends without the zeros that end a tar file, so it may be incomplete; copy or "
+                               "write it again")  # fmt: skip
     except tarfile.TarError as error:
         raise BadInput(f"{shard}: not a tar file, or a compressed one; decompress it first ({error})") from None
     yield from found.values()

@@ -216,7 +216,7 @@ class Bundle:
         backend, options = self.with_defaults(options)
         captions = check_prompts(prompts)
         seeds = torch.full((len(captions),), check_seed(seed), device=backend.device)
-        return backend.stream(captions, seeds, options)
+        return backend.stream(captions, seeds, options) if captions else iter(())
 
     def interpolate(
         self,

@@ -521,6 +521,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
     assert "not a tar file, or a compressed one" in said(b"x" * 2048)
     assert "ends within 1.png" in said(whole[:600])
     second = whole.index(b"2.png")
+    assert "ends without the zeros that end a tar file" in said(whole[:second])
     assert f"a damaged tar file (at byte {second:,})" in said(whole[:second] + b"\xff" * 512 + whole[second + 512 :])
 
 

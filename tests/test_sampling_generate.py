@@ -525,6 +525,7 @@ def test_windows_draw_the_same_pictures(bundle: Path, monkeypatch: pytest.Monkey
 
 def test_a_stream_of_unfinished_pictures(bundle: Path) -> None:
     loaded = load(bundle)
+    assert list(loaded.stream([])) == loaded.generate([]) == []
     steps = list(loaded.stream(PROMPTS, seed=5))
     final = loaded.generate(PROMPTS, seed=5)
     assert [steps[i][0].shape[1] for i in range(len(steps))] == [4 * (i + 1) for i in range(len(steps))]
