@@ -53,6 +53,20 @@ def test_a_step_of_muon_and_of_adamw() -> None:
     assert optimizer.state[ours[0]].keys() == {"momentum"}
 
 
+def test_a_convolution_is_a_matrix() -> None:
+    """Its update is that of the matrix by which it multiplies each patch, in either memory format."""
+    torch.manual_seed(0)
+    kernel, gradients = torch.randn(6, 2, 3, 3), torch.randn(2, 6, 2, 3, 3)
+    channels_last = kernel.clone(memory_format=torch.channels_last)
+    weights = [torch.nn.Parameter(x) for x in (kernel.flatten(1).clone(), kernel.clone(), channels_last)]
+    optimizer = Muon([{"params": weights, "lr": 0.1, "weight_decay": 0.5, "muon": True}, {"params": []}])
+    for gradient in gradients:
+        for weight in weights:
+            weight.grad = gradient.reshape(weight.shape)
+        optimizer.step()
+    assert all(torch.equal(weights[0], weight.flatten(1)) for weight in weights[1:])
+
+
 def test_it_descends_where_one_direction_is_a_thousand_times_as_steep() -> None:
     """A quadratic on which gradient descent makes almost no progress."""
     steep = torch.logspace(0, -3, 6)

@@ -1,5 +1,6 @@
 """The training loop. All randomness is a function of (seed, step), so interrupted runs end like others."""
 
+import dataclasses
 import gc
 import json
 import multiprocessing
@@ -27,7 +28,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tokenizer.conv import ConvConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
+from tokenizer.parts import BackboneConfig
 from tokenizer.quantizers import CosineVQConfig
 from tokenizer.vit import ViTConfig
 from training import meter, trainer
@@ -444,6 +447,27 @@ def test_muon_trains_only_weight_matrices() -> None:
     optimizer = optimizer_for(model, OptimizerConfig(muon_learning_rate=0.02))
     shapes = [[tuple(p.shape) for p in group["params"]] for group in optimizer.param_groups]
     assert shapes == [[(6, 8)], [(4,)], [(4, 8)]]
+
+
+CONV = ConvConfig(channels=4, multipliers=(1, 2, 2), attention=(2,), encoder_blocks=1, decoder_blocks=1, width=16)
+FRAME = {"quantizer.project_in", "quantizer.project_out", "encoder.transformer.rows", "encoder.transformer.columns",
+         "decoder.transformer.rows", "decoder.transformer.columns"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("backbone", "ends"),
+    [
+        (IMAGES.backbone, {"encoder.embed", "decoder.unembed", "decoder.head.0", "decoder.head.2"}),
+        (CONV, {"encoder.first", "encoder.last.2", "decoder.first", "decoder.last.2"}),
+    ],
+)
+def test_muon_leaves_first_and_last_layers_to_adamw(backbone: BackboneConfig, ends: set[str]) -> None:
+    """It left all convolutions to AdamW."""
+    model = ImageTokenizer(dataclasses.replace(IMAGES, backbone=backbone))
+    optimizer = optimizer_for(model, OptimizerConfig(muon_learning_rate=0.02))
+    by_muon = {id(p) for group in optimizer.param_groups if group["muon"] for p in group["params"]}
+    matrices = {name.removesuffix(".weight"): p for name, p in model.named_parameters() if p.ndim >= 2}
+    assert {name for name, p in matrices.items() if id(p) not in by_muon} - FRAME == ends
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The Muon optimizer (K. Jordan et al., 2024): orthogonalised momentum, for the matrices inside transformer blocks.
+"""The Muon optimizer (K. Jordan et al., 2024): orthogonalised momentum, for the hidden matrices of a network.
+
+A convolution counts as the matrix (channels out, channels in x height x width) that it multiplies each patch by.
 
 All singular values of an update are about equal, so rare examples move the weights as much as frequent ones
 (arXiv 2509.26030). That suits a corpus with few pictures of each of many concepts. `torch` has a Muon too, but it
@@ -52,10 +54,11 @@ class Muon(torch.optim.AdamW):
                 state["momentum"] = torch.zeros_like(weight)
             momentum = state["momentum"]
             momentum.mul_(self.momentum).add_(weight.grad)
-            updates.append(weight.grad + self.momentum * momentum)  # Nesterov momentum
+            updates.append((weight.grad + self.momentum * momentum).flatten(1))  # Nesterov momentum
         for weight, update in zip(weights, orthogonal(updates), strict=True):
-            rows, columns = weight.shape
-            weight.mul_(1 - rate * decay).add_(update, alpha=-rate * max(1.0, rows / columns) ** 0.5)
+            rows, columns = update.shape
+            step = update.reshape(weight.shape)
+            weight.mul_(1 - rate * decay).add_(step, alpha=-rate * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonal(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:

@@ -1,22 +1,27 @@
 """Builds the optimizer of a module: AdamW trains some parameters, Muon others."""
 
+import re
+
 import torch
 from torch import nn
 
 from training.muon import Muon
 from training.options import OptimizerConfig
 
+_HIDDEN = re.compile(r"(.*\.)?(\w*blocks?|levels|middle)\..*\.weight")
+"""Names of the weights of layers inside transformer blocks, and inside the blocks of convolutional networks."""
+
 
 def optimizer_for(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW, with weight decay on tensors of two or more dimensions; and Muon, where the config has a rate for it.
 
-    Muon trains the weight matrices inside transformer blocks and leaves the rest to AdamW. The `lr` of each parameter
-    group is its peak.
+    Muon trains the linear layers and convolutions inside blocks and leaves the rest to AdamW: first and last layers,
+    embeddings, biases and norms. The `lr` of each parameter group is its peak.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     by_muon = [
         p for name, p in trained.items()
-        if config.muon_learning_rate and p.ndim == 2 and "blocks." in name and name.endswith(".weight")
+        if config.muon_learning_rate and p.ndim >= 2 and _HIDDEN.fullmatch(name)
     ]  # fmt: skip
     muon_ids = {id(p) for p in by_muon}
     others = [p for p in trained.values() if id(p) not in muon_ids]

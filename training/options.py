@@ -14,8 +14,8 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 0.0
-    """Peak learning rate of Muon, for the matrices inside transformer blocks; 0.02 is a good start. With 0, AdamW
-    trains them too. Muon needs far fewer steps, each somewhat longer."""
+    """Peak learning rate of Muon, for linear layers and convolutions inside blocks; 0.01 to 0.02 is a good start. With
+    0, AdamW trains them too. Muon needs far fewer steps, each somewhat longer."""
     warmup: int = 200
     """Steps of linear warm-up."""
     floor: float = 0.02
