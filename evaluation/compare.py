@@ -221,11 +221,12 @@ def _file(path: Path) -> Path:
 def _protocol(column: Column, other: Column) -> dict[str, Any]:
     """The protocol of a result as far as it must agree with that of the other.
 
-    Seeds count only if `evaluation.run` drew the pictures of both. Names of reference and suite do not count, because
-    their hashes do.
+    Seed and pictures a prompt count only if `evaluation.run` drew the pictures of both. Names of reference and suite do
+    not count, because their hashes do.
     """
     generated = column.result["kind"] == other.result["kind"] == "generation"
-    protocol = {name: value for name, value in column.result["protocol"].items() if generated or name != "seeds"}
+    of_drawing = () if generated else ("seed", "num_images")
+    protocol = {name: value for name, value in column.result["protocol"].items() if name not in of_drawing}
     for part in ("reference", "suite"):
         if protocol.get(part):
             protocol[part] = {name: value for name, value in protocol[part].items() if name != "name"}

@@ -51,7 +51,7 @@ class Column:
 
     def control(self, name: str, index: int) -> str:
         """File of a control for the picture at `index`. Controls are numbered by prompt, not by picture."""
-        return f"controls/{name}/{index // len(self.result['protocol'].get('seeds', [0])):05d}.png"
+        return f"controls/{name}/{index // self.result['protocol'].get('num_images', 1):05d}.png"
 
 
 def index_by_prompt(pictures: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any, int], int]:

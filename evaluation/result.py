@@ -13,7 +13,7 @@ from training.files import write_json
 from training.strict_json import read_json
 
 FORMAT = "tessera-evaluation"
-VERSION = 1
+VERSION = 2
 SCHEMA = Path(__file__).with_name("result.schema.json")
 
 

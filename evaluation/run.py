@@ -135,15 +135,18 @@ def main(options: RunOptions) -> None:
 
 
 def _requests(suite: Suite, bundle: Bundle, options: RunOptions) -> list[Request]:
-    """Every picture of a run, prompt by prompt, `num_images` of each."""
+    """Every picture of a run, prompt by prompt, `num_images` of each, and each with a seed of its own.
+
+    With one seed for all prompts, the pictures would share their noise and would not be independent samples.
+    """
     origin = {**options.origin(bundle), "parameters": bundle.parameters}
+    prompts = [(i, prompt.text) for i, prompt in enumerate(suite.prompts) for _ in range(options.num_images)]
     return [
         Request(
-            file=options.out / "pictures" / f"{i:05d}-{seed}.png", prompt=prompt.text, seed=seed,
-            metadata={"prompt": prompt.text, "seed": seed, **origin},
+            file=options.out / "pictures" / f"{i:05d}-{seed}.png", prompt=text, seed=seed,
+            metadata={"prompt": text, "seed": seed, **origin},
         )
-        for i, prompt in enumerate(suite.prompts)
-        for seed in range(options.seed, options.seed + options.num_images)
+        for seed, (i, text) in enumerate(prompts, start=options.seed)
     ]  # fmt: skip
 
 
@@ -173,7 +176,8 @@ def evaluate(suite: Suite, bundle: Bundle, setup: EvaluationSetup, options: RunO
     protocol = {
         **setup.judge.protocol,
         "suite": {"name": suite.name, "hash": suite.hash, "count": len(suite.prompts)},
-        "seeds": [options.seed + n for n in range(options.num_images)],
+        "seed": options.seed,
+        "num_images": options.num_images,
         "count": len(files),
         "image_size": size * options.upscale,
     }

@@ -41,7 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str,
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(run, "set_up_cpu", lambda: None)
         patch.setattr(IMAGES, "image_size", 16)  # the smallest that a source is drawn at
-        bundle = save_bundle(folder / "bundle")
+        bundle = save_bundle(folder / "bundle", seed=1)
         patch.setattr(sys, "argv", [
             "run", "--model", str(bundle), "--suite", f"{photos}@validation", "--cache", str(folder / "cache"),
             "--sweep", "guidance=1", "--sweep", "guidance=3", "--device", "cpu", "--out", str(folder / "run"),
@@ -78,7 +78,8 @@ def test_a_result_states_what_it_depends_on(results: dict[str, Path]) -> None:
     assert result["version"] == VERSION
     assert result["subject"]["options"]["guidance"] == 1
     assert result["protocol"]["suite"]["count"] == 4
-    assert result["protocol"]["seeds"] == [0]
+    assert (result["protocol"]["seed"], result["protocol"]["num_images"]) == (0, 1)
+    assert [picture["seed"] for picture in result["pictures"]] == [0, 1, 2, 3]  # pictures share no noise
     assert {"codes_id", "pixels_id", "parameters", "seconds", "device", "engine", "dtype"} <= result["subject"].keys()
     assert result["controls"].keys() == {"real", "reconstruction", "nearest_caption"}
     assert result["metrics"]["bits_per_image"]["higher_is_better"] is False
@@ -320,13 +321,13 @@ def test_the_report_is_complete(results: dict[str, Path], tmp_path: Path, call: 
 
 def test_results_of_different_protocols_are_refused(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
     other = read_result(results["b"])
-    other["protocol"]["seeds"] = [5]
+    other["protocol"]["seed"] = 5
     other["protocol"]["reference"]["fingerprint"] = "another"
     (tmp_path / "other.json").write_text(json.dumps(other))
     words = [results["a"], tmp_path / "other.json", "--out", tmp_path / "out"]
     said = call(compare, compare.CompareOptions, *words)
     assert said.startswith("these results cannot be compared: reference.fingerprint: ")
-    assert "seeds: [0] and [5]" in said
+    assert "seed: 0 and 5" in said
     assert not (tmp_path / "out").exists()
     call(compare, compare.CompareOptions, *words, "--force")
     assert (tmp_path / "out" / "report.md").read_text().startswith("**Not the same protocol:** reference.fingerprint")
@@ -403,7 +404,8 @@ def test_a_curve_has_results_of_one_model_with_equal_other_options(results: dict
 def test_an_incomplete_result_is_not_written(results: dict[str, Path], tmp_path: Path) -> None:
     result = read_result(results["a"])
     del result["subject"]["latents_id"]  # instead of which there may be codes_id
-    for part, name in (("subject", "codes_id"), ("subject", "pixels_id"), ("protocol", "seeds"), ("protocol", "suite")):
+    for name in ("codes_id", "pixels_id", "num_images", "suite"):
+        part = "subject" if name.endswith("_id") else "protocol"
         lacking = {**result, part: {key: value for key, value in result[part].items() if key != name}}
         with pytest.raises(jsonschema.ValidationError, match=f"'{name}' is a required property"):
             write_result(tmp_path / "result.json", lacking)
@@ -418,7 +420,7 @@ def test_an_incomplete_result_is_not_written(results: dict[str, Path], tmp_path:
 def test_files_that_are_not_results_are_refused(results: dict[str, Path], tmp_path: Path, call: Command) -> None:
     good = read_result(results["a"])
     (tmp_path / "a.json").write_text(json.dumps({**good, "version": 99}))
-    with pytest.raises(BadInput, match="a result of version 99, but only 1 can be read; evaluate again"):
+    with pytest.raises(BadInput, match="a result of version 99, but only 2 can be read; evaluate again"):
         read_result(tmp_path / "a.json")
     (tmp_path / "b.json").write_text(json.dumps({**good, "metrics": {"kid": {"value": "low"}}}))
     with pytest.raises(BadInput, match=r"b.json: not a valid result: \$.metrics.kid"):

@@ -21,11 +21,11 @@ from training.record import read_record
 
 FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75, "higher_is_better": True}
 RESULT: dict[str, Any] = {
-    "format": "tessera-evaluation", "version": 1, "kind": "generation", "name": "a",
+    "format": "tessera-evaluation", "version": 2, "kind": "generation", "name": "a",
     "protocol": {
         "metrics_version": 1, "reference": {"name": "r", "fingerprint": "f", "count": 4}, "networks": {"lite0": "x"},
-        "resizer": "y", "gallery": None, "count": 2, "suite": {"name": "s", "hash": "h", "count": 2}, "seeds": [0],
-        "image_size": 16,
+        "resizer": "y", "gallery": None, "count": 2, "suite": {"name": "s", "hash": "h", "count": 2},
+        "seed": 0, "num_images": 1, "image_size": 16,
     },
     "subject": {
         "backend": "diffusion", "options": {"guidance": 1.5, "steps": 25, "scheduler": "dpm"}, "codes_id": "c",
@@ -58,9 +58,9 @@ DEEP = json.loads('{"init":' * 70 + "1" + "}" * 70)
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("protocol.seeds", []),
-        ("protocol.seeds", ["0"]),
-        ("protocol.seeds", [-1]),
+        ("protocol.num_images", 0),
+        ("protocol.seed", "0"),
+        ("protocol.seed", -1),
         ("protocol.reference", "r"),
         ("protocol.reference.count", "4"),
         ("protocol.suite", None),
@@ -107,7 +107,7 @@ DEEP = json.loads('{"init":' * 70 + "1" + "}" * 70)
     ],
 )
 def test_a_damaged_result(place: str, value: Any, tmp_path: Path) -> None:
-    """Once, `"seeds": []` was a division by zero in the report, and a metric as text a traceback in the table."""
+    """Once, no picture a prompt was a division by zero in the report, and a metric as text a traceback in the table."""
     result = copy.deepcopy(RESULT)
     *way, last = place.split(".")
     at = result

@@ -30,7 +30,8 @@ def result(folder: Path, name: str, shade: int) -> Path:
                 picture.save(folder / where / f"{number:05d}.png")
     protocol = {
         "metrics_version": 5, "reference": {"name": "r", "fingerprint": "f", "count": 5}, "networks": {},
-        "resizer": "z", "suite": {"name": "s", "hash": "h", "count": 5}, "seeds": [0, 1], "count": 10, "image_size": 16,
+        "resizer": "z", "suite": {"name": "s", "hash": "h", "count": 5}, "seed": 0, "num_images": 2,
+        "count": 10, "image_size": 16,
     }  # fmt: skip
     scored = {"count": 10, "metrics": {}, "categories": {}, "notes": [], "controls": {}}
     write_result(folder / "result.json", {

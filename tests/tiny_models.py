@@ -55,15 +55,15 @@ def text_tokenizer() -> TextTokenizer:
     return TextTokenizer.train(["a noto emoji of a fox", "a twemoji emoji of a cat"], 300, TextTokenizerConfig())
 
 
-def save_bundle(folder: Path) -> Path:
-    """Write a complete bundle of untrained models; return its folder."""
+def save_bundle(folder: Path, seed: int = 0) -> Path:
+    """Write a complete bundle of untrained models, the token model of its own `seed`; return its folder."""
     torch.manual_seed(0)
     text, tokenizer = text_tokenizer(), ImageTokenizer(IMAGES)
     config = TokenModelConfig(
         width=32, mlp_width=64, heads=2, encoder_depth=1, decoder_depth=2, text_vocab_size=text.vocab_size,
         codebook_size=IMAGES.quantizer.size, grid=IMAGES.grid, codes_id=tokenizer.codes_id, text_id=text.text_id,
     )  # fmt: skip
-    bundle = Bundle(text=text, tokenizer=tokenizer, models={"autoregressive": token_model(config)})
+    bundle = Bundle(text=text, tokenizer=tokenizer, models={"autoregressive": token_model(config, seed)})
     text.save_pretrained(folder / "text")
     bundle.tokenizer.save_pretrained(folder / "tokenizer")
     bundle.models["autoregressive"].save_pretrained(folder / "autoregressive")
