@@ -347,8 +347,12 @@ def test_only_the_main_process_prints_a_dry_run(
     assert "batch_size" not in capsys.readouterr().out
 
 
-def test_speed_leaves_out_checkpoints_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record's seconds are said to be of training only, but had the checkpoints' in them."""
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_speed_leaves_out_checkpoints_and_samples(
+    log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record's seconds are said to be of training only, but had the checkpoints' in them. And they lacked the time
+    of the steps between a log line and a sample that was drawn before the next line."""
     clock = [0.0]
     monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
@@ -356,9 +360,10 @@ def test_speed_leaves_out_checkpoints_and_samples(tmp_path: Path, monkeypatch: p
         return lambda *_, **__: clock.__setitem__(0, clock[0] + seconds)
 
     monkeypatch.setattr(trainer.checkpoint, "save", takes(100))
-    fit(tmp_path, steps=4, checkpoint_every=1, sample_every=1, at=takes(2), drawing=takes(30))
+    every: dict[str, Any] = {"log_every": log_every, "checkpoint_every": log_every, "sample_every": 1}
+    fit(tmp_path, steps=4, at=takes(2), drawing=takes(30), **every)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["images_per_second"] for line in lines if "loss" in line] == 4 * [4 / 2]
+    assert [line["images_per_second"] for line in lines if "loss" in line] == 4 // log_every * [4 / 2]
 
 
 def test_one_process_asks_no_device_whether_to_stop() -> None:

@@ -2,6 +2,8 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ class Meter:
         self._steps = 0
         self._values: dict[str, tuple[Tensor, int]] = {}  # name: (sum, count)
         self._norms: dict[str, list[Tensor]] = defaultdict(list)
-        self.restart_clock()
+        self._clock = time.perf_counter()
 
     def add(self, loss: Loss) -> None:
         """Adds the loss of a forward pass and its scalars."""
@@ -41,9 +43,12 @@ class Meter:
         self._steps += 1
         self._clock += paused
 
-    def restart_clock(self) -> None:
-        """Leaves the time up to now out of the speed."""
-        self._clock = time.perf_counter()
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leaves the time that the block takes out of the speed."""
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
         """Returns and resets what was collected. Every process must call it.

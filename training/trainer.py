@@ -117,8 +117,8 @@ class Trainer:
                     # a copy, because `export` may change what it is given
                     self._export(copy.deepcopy(self._average), self._run.averages / f"step-{done:08d}")
                 if save:  # last: after an earlier kill the step is repeated, and its log and samples are not lost
-                    checkpoint.save(self._run.checkpoints, done, states, write=self._is_main)
-                    self._meter.restart_clock()
+                    with self._meter.stopped():
+                        checkpoint.save(self._run.checkpoints, done, states, write=self._is_main)
                 if stop:
                     bar.close()
                     self._end(f"stopped after step {done}; give the same command again to resume")
@@ -237,10 +237,9 @@ class Trainer:
         return ", ".join(f"{name} {loss:.4f}" for name, (loss, _) in losses.items())
 
     def _evaluate(self, done: int) -> None:
-        with atomic(self._run.samples / f"step-{done:08d}.png") as file:
+        with self._meter.stopped(), atomic(self._run.samples / f"step-{done:08d}.png") as file:
             figures = self.task.evaluate(self._average, file)
         self._log(done, figures)
-        self._meter.restart_clock()
 
     def _log(self, done: int, values: dict[str, Any]) -> None:
         self._run.log({"step": done, **values})
@@ -248,11 +247,10 @@ class Trainer:
 
     def _export(self, average: nn.Module, to: Path) -> None:
         if self._is_main:
-            with atomic(to) as folder:
+            with self._meter.stopped(), atomic(to) as folder:
                 self.task.export(average, folder)
                 found = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
                 write_json(folder / FILE, found)
-            self._meter.restart_clock()
 
     def _end(self, message: str) -> None:
         self._accelerator.print(message)
