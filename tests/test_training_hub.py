@@ -1,5 +1,6 @@
 """Access to the Hub: only by an explicit form, at a fixed commit, and only for the needed files. Uses no network."""
 
+import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,6 +23,8 @@ from seq2seq.frozen_text import transformers_encoder
 from tokenizer.image_tokenizer import ImageTokenizer
 from tokenizer.text import TextTokenizer
 from training.errors import BadInput
+from training.options import TrainingConfig
+from training.run import RunFolder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -178,6 +181,17 @@ def test_what_the_hub_does_not_have_is_refused(remote: Hub, monkeypatch: pytest.
         load("hf://some/thing")
 
 
+def test_a_run_that_starts_from_the_hub_gets_the_record_too(remote: Hub, tmp_path: Path) -> None:
+    """The record was looked for in a folder `hf:`, so the cost of the first training was missing."""
+    (remote.folder / "model.safetensors").write_bytes(b"1")
+    before = {"steps": 1, "batch_size": 1, "data": "photos", "figures": {}, "flops": 7.0}
+    (remote.folder / "training.json").write_text(json.dumps(before))
+    run = RunFolder(TrainingConfig(data="d", out=str(tmp_path / "run"), steps=1, init=Path("hf://some/thing")))
+    run.open({})
+    assert run.init_record == before
+    assert remote.asked[-1]["allow_patterns"] == ["model.safetensors", "training.json"]
+
+
 def test_a_text_encoder_from_the_hub_is_pinned_and_named(remote: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     from tiny_models import text_tokenizer
 
@@ -198,8 +212,6 @@ def test_a_text_encoder_from_the_hub_is_pinned_and_named(remote: Hub, capsys: py
 @pytest.mark.parametrize("damage", ["code", "pickle", "json"])
 def test_a_foreign_encoder_runs_no_code(kind: str, damage: str, tmp_path: Path) -> None:
     """The library offered to run code from the folder, or loaded a pickle."""
-    import json
-
     save_text_encoder(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "modeling_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass X: pass\n")

@@ -79,10 +79,9 @@ def test_a_record_contains_no_private_paths(tmp_path: Path) -> None:
     (tmp_path / "first" / FILE).write_text(json.dumps(older))
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1, "loss": 1.0}\n')
-    config = TrainingConfig(
-        data="/home/me/photos", out=str(tmp_path), steps=1, batch_size=1, precision="no", init=tmp_path / "first"
-    )
-    found = record(config, f"accelerate launch it --data=/home/me/photos --out {tmp_path}", log, torch.device("cpu"))
+    config = TrainingConfig(data="/home/me/photos", out=str(tmp_path), steps=1, batch_size=1, precision="no")
+    command, before = f"accelerate launch it --data=/home/me/photos --out {tmp_path}", read_record(tmp_path / "first")
+    found = record(config, command, log, torch.device("cpu"), before)
     assert found["data"] == "photos"
     assert found["command"] == f"accelerate launch it --data=photos --out {tmp_path.name}"
     assert (found["init"]["data"], found["init"]["command"]) == ("a", "x --data a")

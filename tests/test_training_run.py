@@ -163,6 +163,20 @@ def test_the_model_that_a_run_starts_from_may_move(tmp_path: Path) -> None:
     opened(run, init=tmp_path / "moved")
 
 
+def test_a_damaged_record_of_the_model_that_a_run_starts_from_is_refused_at_once(tmp_path: Path) -> None:
+    """It was read only when the trained model was written. All of the training had to be repeated from the last
+    checkpoint, to fail again."""
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "model.safetensors").write_bytes(b"1")
+    (first / "training.json").write_text('{"steps": 3}')
+    with pytest.raises(BadInput, match=r"training.json: not a training record: batch_size is missing"):
+        opened(tmp_path / "run", init=first)
+    gc.collect()
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert RunFolder(config(tmp_path / "other")).init_record is None
+
+
 def test_a_run_without_a_record_of_its_data_gets_it(tmp_path: Path) -> None:
     opened(tmp_path)
     (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)

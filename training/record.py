@@ -47,13 +47,15 @@ def _attention_backward_flops(gradient: Shape, q: Shape, k: Shape, v: Shape, *_:
     return sdpa_backward_flop_count(gradient, q, (*q[:2], *k[2:]), (*q[:2], *v[2:]))  # type: ignore[no-untyped-call]
 
 
-def record(config: TrainingConfig, command: str, log: Path, device: torch.device) -> dict[str, Any]:
+def record(
+    config: TrainingConfig, command: str, log: Path, device: torch.device, init: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The record of a run up to the last step in its log, as JSON values.
 
     `flops` are those of all these steps, extrapolated from one. `seconds` are of training only, without samples.
-    `figures` are the last of each kind in the log. `curves` are the losses as [flops so far, loss] pairs. `init` is the
-    record of the model that the run started from, if any; its cost is not included in this one's. Paths outside the
-    working directory are reduced to their names, because the record is published with the model.
+    `figures` are the last of each kind in the log. `curves` are the losses as [flops so far, loss] pairs. `init`, which
+    is given, is the record of the model that the run started from, if any; its cost is not included in this one's.
+    Paths outside the working directory are reduced to their names, because the record is published with the model.
     """
     lines = [line for _, line in read_json_lines(log, max_bytes=2**30, finite=False)]
     last = {name: value for line in lines for name, value in line.items()}
@@ -73,7 +75,7 @@ def record(config: TrainingConfig, command: str, log: Path, device: torch.device
         "torch": torch.__version__,
         "figures": {name: value for name, value in last.items() if name not in left_out},
         "curves": {name: _curve(lines, name) for name in ("loss", "validation_loss")},
-        **({"init": read_record(config.init)} if config.init else {}),
+        **({} if init is None else {"init": init}),
     })  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from training.errors import BadInput
 from training.files import appending, claim, error_names, hold, remove_leftovers, write_json, write_text
 from training.hub import fetched, identity
 from training.options import TrainingConfig
+from training.record import FILE as RECORD
+from training.record import read_record
 from training.strict_json import parse_json, read_json
 
 # A run may be resumed with other values of these. Any other change makes it another run. Data and tokenizers may move
@@ -78,9 +80,11 @@ class RunFolder:
         versions lack the hash, or all of `data.json`, and get it now; until then `init` must have the same path.
 
         Raises:
-            BadInput: as in `lock`; or the folder holds a run with another config, other data or more steps.
+            BadInput: as in `lock`; the folder holds a run with another config, other data or more steps; or the record
+                of `init` is damaged.
         """
         self.lock()
+        _ = self.init_record  # refused now, and not when the trained model is written
         file = self.path / "config.json"
         mine = json.loads(json.dumps(to_dict(self.config)))
         if file.exists():
@@ -110,9 +114,18 @@ class RunFolder:
         return data if self.config.init is None else {**data, "init": self._init_hash}
 
     @cached_property
-    def _init_hash(self) -> str:
+    def init_record(self) -> dict[str, Any] | None:
+        """The record of the model that the run starts from, empty if it has none; None if the run starts from none."""
+        return None if self.config.init is None else read_record(self._init_folder)
+
+    @cached_property
+    def _init_folder(self) -> Path:
         assert self.config.init is not None
-        file = fetched(self.config.init, ["model.safetensors"])[0] / "model.safetensors"
+        return fetched(self.config.init, ["model.safetensors", RECORD])[0]
+
+    @cached_property
+    def _init_hash(self) -> str:
+        file = self._init_folder / "model.safetensors"
         if not file.is_file():
             raise BadInput(f"{self.config.init}: has no {file.name}, so it is not a model to start from")
         with file.open("rb") as weights:

@@ -249,7 +249,8 @@ class Trainer:
         if self._is_main:
             with self._meter.stopped(), atomic(to) as folder:
                 self.task.export(average, folder)
-                found = record(self._config, self._run.command, self._run.log_file, self._accelerator.device)
+                run, device = self._run, self._accelerator.device
+                found = record(self._config, run.command, run.log_file, device, run.init_record)
                 write_json(folder / FILE, found)
 
     def _end(self, message: str) -> None:
