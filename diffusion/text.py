@@ -97,14 +97,15 @@ def resolve_text_config(config: TextConfig, text: TextTokenizer) -> tuple[TextCo
         return replace(config, source=source, width=width, length=text.config.max_length), None
     if config.kind == "own":
         return replace(config, vocab_size=text.vocab_size, length=text.config.max_length), None
-    model = TokenModel.from_pretrained(config.source, dtype=torch.float32)
+    folder, source = frozen_text.located(config.source, download=True)
+    model = TokenModel.from_pretrained(folder, dtype=torch.float32)
     c = model.config
     if c.text_source:
         raise BadInput(f"{config.source}: reads captions by {c.text_source}; take that, with kind transformers")
     if c.text_id != text.text_id:
         raise BadInput(f"{config.source}: was trained with text tokenizer {c.text_id}, but this one is {text.text_id}")
     config = replace(
-        config, width=c.width, mlp_width=c.mlp_width, heads=c.heads, depth=c.encoder_depth,
+        config, source=source, width=c.width, mlp_width=c.mlp_width, heads=c.heads, depth=c.encoder_depth,
         dropout=c.dropout, vocab_size=c.text_vocab_size, length=c.text_length,
     )  # fmt: skip
     return config, model.encoder

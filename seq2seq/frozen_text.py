@@ -84,7 +84,7 @@ def transformers_encoder(source: str) -> TransformersEncoder:
 
 
 def located(source: str, *, download: bool) -> tuple[Path, str]:
-    """Return the folder of a source of `transformers`, and the source with the version of its weights.
+    """Return the folder of a frozen encoder's source, and the source with the version of its weights.
 
     Training downloads it (`download`); a trained model only uses a copy on this machine. Raises `BadInput` if the
     weights are not those that `source` names.

@@ -1,6 +1,7 @@
 """The diffusion model: its inputs, its initial values, its size, its text encoders, and its files."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from seq2seq.model import TokenModel, TokenModelConfig
 from tokenizer.text import NULL, PAD
 from training.command_line import parse
 from training.errors import BadInput
+from training.hub import identity
 from training.record import flop_counter
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -156,6 +158,10 @@ def test_a_token_model_s_text_encoder_can_be_used_frozen(tmp_path: Path) -> None
     assert not model.text.training
     assert not any(p.requires_grad for p in model.text.parameters())
     torch.testing.assert_close(model.text(ids)[0], source.encoder(ids, (ids != PAD)[:, None, None]))
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    moved, _ = resolve_text_config(TextConfig(kind="seq2seq", source=str(tmp_path / "moved")), text)
+    assert moved.source != settings.source
+    assert identity(moved.source) == identity(settings.source)  # a resumed run compared its path
     token_model(dataclasses.replace(config, text_source="minilm")).save_pretrained(tmp_path / "frozen")
     with pytest.raises(BadInput, match="reads captions by minilm; take that, with kind transformers"):
         resolve_text_config(TextConfig(kind="seq2seq", source=str(tmp_path / "frozen")), text)

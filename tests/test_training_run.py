@@ -24,6 +24,8 @@ class Inner:
 
     width: int = 4
     """A field."""
+    source: str = ""
+    """A model."""
 
 
 @dataclass(kw_only=True)
@@ -62,7 +64,7 @@ def test_it_records_config_and_command(tmp_path: Path, monkeypatch: pytest.Monke
     opened(tmp_path / "run", cache=Path("some/where"))
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["steps"] == 9
-    assert stored["model"] == {"width": 4}
+    assert stored["model"] == {"width": 4, "source": ""}
     assert stored["cache"] == "some/where"
     assert (tmp_path / "run" / "command.txt").read_text() == "accelerate launch x/train.py --out 'a b'\n"
 
@@ -175,6 +177,14 @@ def test_a_damaged_record_of_the_model_that_a_run_starts_from_is_refused_at_once
     gc.collect()
     assert not (tmp_path / "run" / "config.json").exists()
     assert RunFolder(config(tmp_path / "other")).init_record is None
+
+
+def test_a_run_that_did_not_write_down_the_version_of_a_model_gets_it(tmp_path: Path) -> None:
+    opened(tmp_path, model=Inner(source="a"))
+    assert "model.source: 'a' there, 'b@sha256:1' here" in refusal(tmp_path, model=Inner(source="b@sha256:1"))
+    opened(tmp_path, model=Inner(source="a@sha256:1"))
+    opened(tmp_path, model=Inner(source="b@sha256:1"))
+    assert "model.source: 'b@sha256:1' there" in refusal(tmp_path, model=Inner(source="b@sha256:2"))
 
 
 def test_a_run_without_a_record_of_its_data_gets_it(tmp_path: Path) -> None:
