@@ -50,15 +50,6 @@ def identity(value: object) -> object:
     return value.rpartition("@")[2] if isinstance(value, str) and "@sha256:" in value else value
 
 
-def same(old: object, new: object) -> bool:
-    """Whether an option means the same in an older config and in a new one.
-
-    Paths with a hash are compared by it. Some older configs have only the path; the new one must then have it too.
-    """
-    unversioned = isinstance(old, str) and old != "" and isinstance(new, str) and new.startswith(f"{old}@sha256:")
-    return unversioned or identity(old) == identity(new)
-
-
 def _fetched_from_hub(path: str, files: Sequence[str], download: bool, data: bool) -> tuple[Path, str]:
     """What `fetched` returns for a path on the Hub."""
     from huggingface_hub import snapshot_download  # loads an HTTP client

@@ -18,7 +18,7 @@ from training.config import flatten, from_dict, non_defaults, to_dict
 from training.device import usable_device
 from training.errors import BadInput
 from training.files import write_json, write_tensors, write_text
-from training.hub import fetched, identity, same
+from training.hub import fetched, identity
 from training.strict_json import read_json
 
 _FILES = ("config.json", "model.safetensors")
@@ -203,7 +203,7 @@ def startable(model: Model, init: Path, free: Collection[str] = ()) -> Model:
     wrong = [
         f"{name}: {theirs.get(name)!r} there, {value!r} here"
         for name, value in ours.items()
-        if name not in {*free, *model.training_only} and not same(theirs.get(name), value)
+        if name not in {*free, *model.training_only} and identity(theirs.get(name)) != identity(value)
     ]
     if wrong:
         raise BadInput(f"{init}: not a model to start from ({', '.join(wrong)})")

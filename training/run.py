@@ -16,7 +16,7 @@ from training.checkpoint import last_step
 from training.config import to_dict
 from training.errors import BadInput
 from training.files import appending, claim, error_names, hold, remove_leftovers, write_json, write_text
-from training.hub import fetched, same
+from training.hub import fetched, identity
 from training.options import TrainingConfig
 from training.record import FILE as RECORD
 from training.record import read_record
@@ -24,7 +24,7 @@ from training.strict_json import parse_json, read_json
 
 # A run may be resumed with other values of these. Any other change makes it another run. Data and tokenizers may move
 # to other paths: `data.json` and the ids in the model's config identify their content. So may `init`, see `open`, and a
-# frozen text encoder, see `same`.
+# frozen text encoder, see `identity`.
 _MAY_CHANGE = {
     "out", "data", "tokenizer", "text", "steps", "dry_run", "device", "precision", "log_every", "sample_every",
     "checkpoint_every", "keep_every", "workers", "cache", "verify", "trackers",
@@ -204,7 +204,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, A
     for key in old.keys() | new.keys():
         default = defaults.get(key)
         a, b = old.get(key, default), new.get(key)
-        if prefix + key in _MAY_CHANGE or same(a, b):
+        if prefix + key in _MAY_CHANGE or identity(a) == identity(b):
             continue
         if isinstance(a, dict) and isinstance(b, dict):
             found += _differences(a, b, default if isinstance(default, dict) else {}, f"{prefix}{key}.")
