@@ -6,7 +6,6 @@
 `left-out.jsonl` says why each of the other pictures is missing. After an interruption, the same command continues.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -22,12 +21,11 @@ from data.cleaning.measure import measured
 from data.cleaning.rules import UNCAPTIONED, LeftOut, Rules, copies, faults, is_held_out, usable
 from data.cleaning.shards import Row, write_shards
 from data.corpus import Corpus
-from data.source import open_corpus
+from data.source import identity, open_corpus
 from training.cli import command
 from training.config import require
 from training.errors import BadInput, printable
 from training.files import claim, locked, put, remove, require_name, write_json, write_text
-from training.redact import redacted
 from training.strict_json import read_json
 
 _KIND = "prepared pictures"
@@ -83,7 +81,7 @@ def main(options: PrepareOptions) -> None:
 def _require_outside(options: PrepareOptions) -> None:
     """Raises `BadInput` if one of the new folder and the source would contain the other, or the folder has no name."""
     require_name(options.out)
-    source, out = _path(options.source).resolve(), options.out.resolve()
+    source, out = Path(options.source.removeprefix("labels:")).resolve(), options.out.resolve()
     if out.is_relative_to(source) or source.is_relative_to(out):
         raise BadInput(f"{options.out}: must be outside of the source {options.source}, and the source outside of it")
 
@@ -92,23 +90,12 @@ def _require_same_source(options: PrepareOptions) -> None:
     """Raises `BadInput` if the folder holds pictures that were prepared from another source. What an older version did
     not write down counts as equal."""
     file = options.out / _SOURCE
-    there, here = read_json(file) if file.exists() else {}, _identity(options.source)
+    there, here = read_json(file) if file.exists() else {}, identity(options.source)
     if there.get("id", here["id"]) != here["id"]:
         raise BadInput(
             f"{options.out}: holds pictures prepared from {there.get('source')!r}, which is another source than "
             f"{options.source!r}; choose another --out"
         )
-
-
-def _identity(source: str) -> dict[str, str]:
-    """What is written down of a source: its name, without private paths, and a hash of where it is."""
-    path = _path(source)
-    place = str(path.resolve()) if path.exists() else source.partition("@")[0]  # on the Hub, at any commit
-    return {"source": redacted(source), "id": hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}
-
-
-def _path(source: str) -> Path:
-    return Path(source.removeprefix("labels:"))
 
 
 def _select(
@@ -140,7 +127,7 @@ def _write(
     claim(part, _KIND)
     write_shards(part, _rows(corpus, kept))
     write_text(part / _LEFT_OUT, "".join(json.dumps(line) + "\n" for line in _lines(corpus, left_out)))
-    write_json(part / _SOURCE, _identity(options.source))
+    write_json(part / _SOURCE, identity(options.source))
     put(part, out)
 
 

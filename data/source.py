@@ -24,6 +24,7 @@ from data.store import Store
 from data.tar import TarCorpus
 from training.errors import BadInput, printable
 from training.hub import fetched
+from training.redact import redacted
 
 _NAMED = 10
 """Most pictures that a warning names."""
@@ -133,6 +134,25 @@ def _existing(path: str | Path) -> Path:
 def _known() -> str:
     others = ", ".join(f"{name}:" for name in SOURCES.kinds)
     return f'"emoji", "scenes", a folder of pictures, a parquet or tar file, or a source that starts with {others}'
+
+
+def identity(source: str) -> dict[str, str]:
+    """What is written down of a source: its name, without private paths, and a hash of where it is.
+
+    A source whose pictures change stays the same source, and so does one on the Hub at another commit. A folder or a
+    file may be given by any path to it.
+    """
+    place = hashlib.blake2b(_place(source).encode(), digest_size=8).hexdigest()
+    return {"source": redacted(source), "id": place}
+
+
+def _place(source: str) -> str:
+    if "+" in source and not Path(source).exists():
+        return "+".join(map(_place, source.split("+")))
+    path = Path(source.removeprefix("labels:"))
+    if path.exists() and source.partition(":")[0] not in _BUILT_IN:
+        return str(path.resolve())
+    return source.partition("@")[0]
 
 
 def is_captioned(folder: Path) -> bool:

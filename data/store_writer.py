@@ -60,7 +60,7 @@ def begin(folder: Path, info: AnyInfo, texts: Iterable[Text]) -> int:
     Raises:
         BadInput: `folder` holds anything but a store. A store would be replaced.
     """
-    _require_free(folder)
+    require_free(folder)
     part = part_of(folder)
     plan = {"kind": info.kind, "info": to_dict(info), "texts": _hash(texts)}
     if (part / _PLAN).is_file() and _read_plan(part) == plan:
@@ -150,7 +150,8 @@ def part_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.part")
 
 
-def _require_free(folder: Path) -> None:
+def require_free(folder: Path) -> None:
+    """Raises `BadInput` if `folder` holds anything but a store, which may be replaced."""
     if folder.is_dir():
         names = {path.name for path in folder.iterdir()}
         if not names or (HEAD in names and names == {HEAD, *read_json(folder / HEAD, MAX_HEAD_BYTES).get("sizes", ())}):

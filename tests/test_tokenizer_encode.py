@@ -1,5 +1,6 @@
 """`python -m tokenizer.encode`: it encodes pictures into stores of codes."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_two_commands_do_not_write_the_same_store(encode: Encode, tmp_path: Path
     with locked(tmp_path / "codes"):
         assert "another command is at work in this folder" in encode("--out", tmp_path / "codes", code=2)
     encode("--views", "1", "--out", tmp_path / "codes")
-    assert {path.name for path in (tmp_path / "codes").iterdir()} == {"train", "validation"}
+    assert {path.name for path in (tmp_path / "codes").iterdir()} == {"train", "validation", "origin.json"}
 
 
 def test_limit(encode: Encode, tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_encoding_again_replaces_the_stores(encode: Encode, tmp_path: Path) -> N
     encode("--views", "2", "--out", tmp_path)
     encode("--views", "1", "--out", tmp_path)
     assert open_codes(tmp_path / "train").info.views == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"train", "validation"}
+    assert {path.name for path in tmp_path.iterdir()} == {"train", "validation", "origin.json"}
 
 
 @pytest.mark.parametrize(
@@ -211,3 +212,72 @@ def test_a_folder_of_pictures_is_not_overwritten(encode: Encode, tmp_path: Path)
     (tmp_path / "train" / "cat.jpg").write_text("dear")
     assert "holds something else than a store of Tessera" in encode("--out", tmp_path, code=2)
     assert (tmp_path / "train" / "cat.jpg").read_text() == "dear"
+
+
+def test_codes_of_another_source_or_tokenizer_are_not_replaced(
+    encode: Encode, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Another `--data` or `--model` replaced the codes in the folder without a word, finished ones or not."""
+
+    def contents() -> dict[str, bytes]:
+        return {str(file): file.read_bytes() for file in sorted((tmp_path / "codes").rglob("*")) if file.is_file()}
+
+    out = ["--views", "1", "--out", tmp_path / "codes"]
+    others, moved, trained = (tmp_path / name for name in ("others", "moved", "trained"))
+    shutil.copytree(photos, others)
+    shutil.copytree(model, moved)
+    torch.manual_seed(1)
+    ImageTokenizer(CONFIG).save_pretrained(trained)
+    encode(*out)
+    before = contents()
+    assert str(photos.parent).encode() not in before[str(tmp_path / "codes" / "origin.json")]
+    for _ in range(2):
+        line = encode("--data", others, *out, code=2)
+        assert f"codes: holds codes of '{photos.name}', which is another source than '{others}'; choose" in line
+        line = encode("--model", trained, *out, code=2)
+        assert "codes: holds codes of image tokenizer" in line
+        assert "which is another one; choose another --out" in line
+        assert contents() == before
+        encode("--model", moved, "--data", photos / ".." / photos.name, *out)  # the same ones
+        before = contents()
+    # what was encoded is in the same place, but has changed
+    encode("--model", moved, "--data", others, "--views", "1", "--out", tmp_path / "changing")
+    (others / "1.png").unlink()
+    lines = (others / "metadata.jsonl").read_text().splitlines()
+    (others / "metadata.jsonl").write_text("\n".join(line for line in lines if '"1.png"' not in line))
+    shutil.copytree(trained, moved, dirs_exist_ok=True)
+    encode("--model", moved, "--data", others, "--views", "1", "--out", tmp_path / "changing")
+    store = open_codes(tmp_path / "changing" / "train")
+    assert len(store) == 19
+    require_tokenizer(store, ImageTokenizer.from_pretrained(trained).codes_id)
+
+
+def test_unfinished_codes_of_another_source_are_not_lost(
+    encode: Encode, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = ["--out", tmp_path / "codes"]
+    shutil.copytree(photos, tmp_path / "others")
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenizer.encode.finish", killed)
+        encode(*out, code=130)
+    part = tmp_path / "codes" / ".train.part" / "plan.json"
+    plan = part.read_bytes()
+    assert "which is another source" in encode("--data", tmp_path / "others", *out, code=2)
+    assert part.read_bytes() == plan
+    encode(*out)
+
+
+def test_codes_of_an_older_version(encode: Encode, photos: Path, tmp_path: Path) -> None:
+    """Nothing says where their pictures and their tokenizer were, but the stores name the tokenizer."""
+    torch.manual_seed(1)
+    ImageTokenizer(CONFIG).save_pretrained(tmp_path / "other")
+    encode("--out", tmp_path / "codes")
+    (tmp_path / "codes" / "origin.json").unlink()
+    line = encode("--model", tmp_path / "other", "--out", tmp_path / "codes", code=2)
+    assert "codes: holds codes of image tokenizer" in line
+    encode("--out", tmp_path / "codes")
+    (tmp_path / "codes" / "origin.json").write_text('{"mine": 1}')
+    assert "origin.json: is there already and does not" in encode("--out", tmp_path / "codes", code=2)

@@ -2,6 +2,8 @@
 
 `accelerate launch -m tokenizer.encode ...` divides the work among processes. If it is stopped or killed, run the same
 command again: it continues where it stopped.
+
+`FOLDER/origin.json` says what the codes are of, so that those of other pictures are not replaced by mistake.
 """
 
 import atexit
@@ -21,19 +23,21 @@ from tqdm import tqdm
 
 from data.captioned import CaptionedImages
 from data.codes import CodesInfo
-from data.source import open_source
-from data.store import Store
-from data.store_writer import Part, Text, begin, finish
+from data.source import identity, open_source
+from data.store import HEAD, Store
+from data.store_writer import Part, Text, begin, finish, require_free
 from tokenizer.augment import move, random_moves
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require
 from training.device import with_device
 from training.errors import BadInput
-from training.files import locked, remove
+from training.files import locked, remove, write_json
 from training.processes import require_joined, set_up_cpu
 from training.run import RunFolder
+from training.strict_json import read_json
 
+_ORIGIN = "origin.json"
 _SKETCHED = 64
 """Pictures of a split that a dry run encodes."""
 
@@ -51,7 +55,8 @@ class EncodeOptions:
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""
     out: Path
-    """Folder to write."""
+    """Folder to write. Codes that are there are replaced if they are of the same source and tokenizer, also when its
+    pictures or weights have changed since; given again, the same command always works. Codes of others are not."""
     data: str = "emoji"
     """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
     `hf://datasets/owner/name`. Several are joined by `+`."""
@@ -104,10 +109,44 @@ def main(options: EncodeOptions) -> None:
     model.require_codes()
     wanted = plan_codes(model, options)
     with locked(options.out) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            _claim(wanted, model.codes_id, options)
         encode_distributed(wanted, codes_with_eos(model), model.latent_mean.device, options.batch_size)
     if state.is_main_process:
         for one in wanted:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
+
+
+def _claim(wanted: Sequence[PlannedStore], codes_id: str, options: EncodeOptions) -> None:
+    """Write down what the codes are of. Raises `BadInput` if the folder holds codes of another source or tokenizer."""
+    data, tokenizer = identity(options.data), identity(str(options.model))
+    here = {
+        "data": data["source"], "data_id": data["id"], "tokenizer": tokenizer["source"],
+        "tokenizer_id": tokenizer["id"], "codes_id": codes_id,
+    }  # fmt: skip
+    for one in wanted:
+        require_free(one.folder)
+    file = options.out / _ORIGIN
+    there = read_json(file) if file.exists() else _recorded(wanted) or here
+    if "codes_id" not in there:
+        raise BadInput(f"{file}: is there already and does not say what codes are of; choose another --out")
+    if there.get("data_id", here["data_id"]) != here["data_id"]:
+        raise BadInput(
+            f"{options.out}: holds codes of {there.get('data')!r}, which is another source than {options.data!r}; "
+            "choose another --out"
+        )
+    if there["codes_id"] != codes_id and there.get("tokenizer_id") != here["tokenizer_id"]:
+        raise BadInput(
+            f"{options.out}: holds codes of image tokenizer {there['codes_id']}, but {options.model} is {codes_id}, "
+            "which is another one; choose another --out"
+        )
+    write_json(file, here)
+
+
+def _recorded(wanted: Sequence[PlannedStore]) -> dict[str, Any]:
+    """What the stores themselves say, for those of an older version: nothing of where pictures and tokenizer are."""
+    info = next((Store(one.folder, type(one.info)).info for one in wanted if (one.folder / HEAD).is_file()), None)
+    return {"data": info.source, "codes_id": info.codes_id} if info else {}
 
 
 def codes_with_eos(model: ImageTokenizer) -> Encode:
