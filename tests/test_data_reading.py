@@ -257,6 +257,21 @@ def test_texts_are_read_with_any_mark_and_line_ends(tmp_path: Path, mark: bytes,
     assert [prompt.text for prompt in open_suite(str(file)).prompts] == ["a fox", "a\u2028rocket"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("p.csv", "Prompts,Category\na cat\na cat, asleep,Animals\n", "row 2: has more values than columns"),
+        ("p.tsv", "Prompt\tCategory\na cat\tAnimals\tBasic\n", "row 1: has more values than columns"),
+        ("p.txt", "animals\ta dog\na cat\t\n", "line 2: no prompt after the tab"),
+    ],
+)
+def test_a_prompt_that_would_be_cut_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+    """A prompt with an unquoted comma was cut there, and one before a tab became a category with an empty prompt."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=f"{name}, {said}"):
+        open_suite(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("mark", [b"", MARK])
 def test_lines_of_json_end_at_line_feeds(tmp_path: Path, mark: bytes) -> None:
     """Other Unicode line ends may occur inside a JSON string. They cut it in two."""

@@ -41,9 +41,14 @@ def read_suite(path: Path) -> Suite:
 
 def read_lines(path: Path) -> list[Prompt]:
     """Read a prompt from each line; the text before a tab is its category."""
-    lines = [line for line in text_lines(path) if line.strip()]
-    parts = [line.rpartition("\t") for line in lines]
-    return [Prompt(text=text.strip(), category=category.strip()) for category, _, text in parts]
+    prompts = []
+    for number, line in enumerate(text_lines(path), start=1):
+        category, _, text = line.rpartition("\t")
+        if text.strip():
+            prompts.append(Prompt(text=text.strip(), category=category.strip()))
+        elif category.strip():
+            raise BadInput(f"{path}, line {number}: no prompt after the tab; the text before it is the category")
+    return prompts
 
 
 def _jsonl(path: Path) -> list[Prompt]:
@@ -65,6 +70,8 @@ def _table(path: Path) -> list[Prompt]:
 def _row(row: Any, where: str) -> Prompt:
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}: not an object with a prompt")
+    if None in row:  # what is left over of a row of a table
+        raise BadInput(f"{where}: has more values than columns; in CSV, put a prompt with commas between double quotes")
     fields = {str(name).strip().lower(): value for name, value in row.items()}
     column = next((name for name in _TEXT if name in fields), None)
     if column is None:
