@@ -1,7 +1,7 @@
 """What `evaluation.run` and `evaluation.score` share: options, opening networks and real pictures, scoring."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +99,20 @@ def require_reference(suite: Suite | None, options: JudgeOptions) -> None:
         raise BadInput(f"these prompts come with no real pictures: give --reference, such as --reference {SOURCE}")
 
 
+def with_readable_pictures(suite: Suite, size: int, cache: Path | None) -> Suite:
+    """The suite without the prompts whose real pictures cannot be read; a warning names these pictures.
+
+    Call it before pictures are drawn for the prompts. Raises `BadInput` if no prompt is left.
+    """
+    if not suite.source:
+        return suite
+    skipped = {key for part in open_source(suite.source, size=size, cache=cache).parts for key in part.skipped}
+    prompts = [prompt for prompt in suite.prompts if prompt.key not in skipped]
+    if not prompts:
+        raise BadInput(f"{suite.source}: none of the pictures of suite {suite.name} can be read")
+    return replace(suite, prompts=prompts)
+
+
 def open_setup(suite: Suite | None, size: int, options: JudgeOptions) -> EvaluationSetup:
     """Open reference, gallery and training pictures for a suite, at `size` pixels. Raises as `require_reference`."""
     require_reference(suite, options)
@@ -190,7 +204,10 @@ def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> Evaluatio
     rows = {everything.key(i): i for i in range(len(everything))}
     missing = [prompt.key for prompt in suite.prompts if prompt.key not in rows]
     if missing:
-        raise BadInput(f"{suite.source}: has no picture {missing[0]}, which suite {suite.name} asks for")
+        raise BadInput(
+            f"{suite.source}: has no readable picture {missing[0]}, which suite {suite.name} asks for; mend it, or "
+            "take it out of the source"
+        )
     places = [rows[prompt.key] for prompt in suite.prompts]
     originals = [everything[i] for i in places]
     has_concepts = all(prompt.concept for prompt in suite.prompts) and suite.source == SOURCE

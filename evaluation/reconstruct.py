@@ -16,7 +16,13 @@ from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
 from evaluation.features import Lite, Network, cached, extract
-from evaluation.harness import JudgeOptions, open_setup, require_packages, require_result_or_nothing
+from evaluation.harness import (
+    JudgeOptions,
+    open_setup,
+    require_packages,
+    require_result_or_nothing,
+    with_readable_pictures,
+)
 from evaluation.metrics import (
     ENOUGH_FOR_FRECHET,
     VERSION,
@@ -160,6 +166,7 @@ def _of_suite(options: ReconstructOptions, size: int) -> RealPictures:
     suite = open_suite(str(options.suite), cache=options.cache)
     if not suite.source:
         raise BadInput(f"--suite {options.suite}: its prompts are not captions of real pictures")
+    suite = with_readable_pictures(suite, size, options.cache)
     setup = open_setup(suite, size, JudgeOptions(cache=options.cache, device=options.device))
     judge, heights = setup.judge, setup.heights or None
 

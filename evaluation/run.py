@@ -32,6 +32,7 @@ from evaluation.harness import (
     require_reference,
     score_with_controls,
     summary,
+    with_readable_pictures,
 )
 from evaluation.metrics import mean
 from evaluation.pictures import read_heights, read_pictures
@@ -113,6 +114,7 @@ def main(options: RunOptions) -> None:
         check_prompt(prompt.text)
     require_reference(suite, options)
     bundle = options.load()
+    suite = with_readable_pictures(suite, bundle.tokenizer.config.image_size * options.upscale, options.cache)
     with ExitStack() as locks:
         if state.is_main_process:
             for one in runs:

@@ -118,6 +118,26 @@ def test_a_scored_run_is_not_scored_again(
     assert "scored before" not in call(run, run.RunOptions, *words)
 
 
+def test_a_prompt_without_a_readable_picture_is_not_drawn(
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+) -> None:
+    """One damaged picture, which trainers skip, ended the evaluation with an error, after all pictures were drawn."""
+    own = shutil.copytree(photos, tmp_path / "own")
+    (own / "6.png").write_text("damaged")
+    words = ["--suite", f"{own}@validation", "--cache", tmp_path / "cache", "--device", "cpu"]
+    call(run, run.RunOptions, "--model", results["bundle"], *words, "--out", tmp_path / "run")
+    prompts = [picture["prompt"] for picture in read_result(tmp_path / "run")["pictures"]]
+    assert prompts == [f"a quilt, number {i}" for i in (0, 12, 18)]
+    shutil.copytree(results["a"] / "pictures", tmp_path / "pictures")
+    said = call(score, score.ScoreOptions, "--images", tmp_path / "pictures", *words, "--out", tmp_path / "score")
+    assert said.startswith(f"{own}: has no readable picture 6.png, which suite own@validation asks for; mend it, or")
+    for i in (0, 12, 18):
+        (own / f"{i}.png").write_text("damaged")
+    said = call(run, run.RunOptions, "--model", results["bundle"], *words, "--out", tmp_path / "none")
+    assert said == f"{own}: none of the pictures of suite own@validation can be read"
+    assert not (tmp_path / "none").exists()
+
+
 def test_processes_share_the_drawing_and_one_scores(results: dict[str, Path], tmp_path: Path, photos: Path) -> None:
     """Once, each process scored a guidance while the others waited, until the process group timed out."""
     argv = [  # `accelerate launch --cpu` starts one process, whatever it is told

@@ -1,6 +1,7 @@
 """`python -m evaluation.reconstruct`: the report that it writes, and the fields that other commands read."""
 
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,10 @@ def test_reconstructions_of_a_suite_are_named_too(
     report = read_result(tmp_path / "out" / "report.json")
     assert report["count"] == 4
     assert {"psnr", "kid", "codebook_usage"} <= report["metrics"].keys()
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "6.png").write_text("damaged")
+    run(f"{tmp_path / 'photos'}@validation")
+    assert read_result(tmp_path / "out" / "report.json")["count"] == 3
     with pytest.raises(SystemExit):
         run("free")
     assert "--suite free: its prompts are not captions of real pictures" in capsys.readouterr().err
@@ -77,6 +82,7 @@ def test_reconstructions_of_low_pictures_are_as_low(tmp_path: Path, monkeypatch:
     setup = EvaluationSetup(judge=judge, originals=list(pictures), heights=[8] * 4)
     suite = Suite(name="low", source="low", prompts=[replace(prompt, text=f"{i}") for i in range(4)])
     monkeypatch.setattr(reconstruct, "open_suite", lambda *_, **__: suite)
+    monkeypatch.setattr(reconstruct, "with_readable_pictures", lambda suite, *_: suite)
     monkeypatch.setattr(reconstruct, "open_setup", lambda *given: setup)
     options = reconstruct.ReconstructOptions(model=tmp_path, out=tmp_path, suite="low", device="cpu")
     assert reconstruct._of_suite(options, 16).distances(pictures)["attribute_accuracy"].value == 1
