@@ -181,6 +181,15 @@ def open_column(path: Path) -> Column:
     return Column(name=result["name"], folder=folder, result=result, pictures=pictures)
 
 
+def open_drawn(paths: Sequence[Path]) -> list[Column]:
+    """Read results of `evaluation.run` as columns with unique names. Raises `BadInput` for one of other pictures."""
+    columns = [open_column(path) for path in paths]
+    for column, path in zip(columns, paths, strict=True):
+        if not column.pictures:
+            raise BadInput(f"{path}: has no pictures that tessera evaluate drew; give one of its results")
+    return with_unique_names(columns)
+
+
 def with_unique_names(columns: Sequence[Column]) -> list[Column]:
     """The columns with unique names: equal names get their folders, and if these are equal too, numbers."""
     names = [column.name for column in columns]

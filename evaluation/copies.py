@@ -20,7 +20,7 @@ from data.emoji import SOURCE
 from data.grid import grid
 from data.source import open_source
 from data.splits import TRAIN, fraction
-from evaluation.compare import open_column, with_unique_names
+from evaluation.compare import open_drawn
 from evaluation.controls import reconstructed
 from evaluation.features import digests
 from evaluation.metrics import mean
@@ -72,7 +72,7 @@ class CopiesOptions:
 
 def main(options: CopiesOptions) -> None:
     """Compare the pictures, write the report and the sheets, and print a table."""
-    columns = with_unique_names([open_column(path) for path in options.result])
+    columns = open_drawn(options.result)
     report = options.out / "copies.json"
     if report.exists() and read_json(report).get("format") != FORMAT:
         raise BadInput(f"{report}: is there already and is not a report of copies; choose another --out")

@@ -80,7 +80,8 @@ class RunOptions(JudgeOptions, DrawingOptions):
     def runs(self) -> list["RunOptions"]:
         """The options of each run of the sweep; one run without a sweep.
 
-        Raises `BadInput` for an option that is also given outside the sweep, and for a value that it does not allow.
+        Raises `BadInput` for an option that is also given outside the sweep, for a value that it does not allow, and
+        for two values with one folder.
         """
         swept: dict[str, list[str]] = {}
         for name, _, value in (one.partition("=") for one in self.sweep):
@@ -89,12 +90,14 @@ class RunOptions(JudgeOptions, DrawingOptions):
             default = getattr(type(self.backend)(), name, None)
             if (given := getattr(self.backend, name, None)) != default:
                 raise BadInput(f"{name} is {given}: must be absent where it is swept")
-        runs = []
+        runs: list[RunOptions] = []
         for values in product(*swept.values()):
             one = dict(zip(swept, values, strict=True))
             backend = replaced(self.backend, {name: parse_yaml(value, name) for name, value in one.items()})
             words = "-".join(f"{name}-{value}" for name, value in one.items())
             out = self.out / re.sub(r'[/\\:*?"<>|]', "-", words)  # what no file name may have on any system
+            if any(one.out == out for one in runs):
+                raise BadInput(f"--sweep: {out.name} is given twice; give each value once")
             runs.append(dataclasses.replace(self, backend=backend, sweep=[], out=out))
         return runs
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from data.files import utf8_text
 from data.grid import grid
 from data.splits import fraction
-from evaluation.compare import mismatches, open_column, with_unique_names
+from evaluation.compare import mismatches, open_drawn
 from evaluation.metrics import mean
 from evaluation.pictures import read_pictures
 from training.cli import command
@@ -102,7 +102,7 @@ def assigned(kinds: int, prompts: int) -> list[list[tuple[int, int]]]:
 
 def _make(options: SheetOptions) -> int:
     """Write the raters' folders and the key; returns the number of raters."""
-    columns = with_unique_names([open_column(path) for path in options.result])
+    columns = open_drawn(options.result)
     if wrong := mismatches(columns):
         raise BadInput(f"these results are not of the same prompts: {'; '.join(wrong)}")
     kinds = {
@@ -179,7 +179,8 @@ def _named(key: Mapping[str, Any], grades: Mapping[str, str], file: Path) -> str
 
 def _share(judged: Sequence[bool]) -> str:
     metric = mean(torch.tensor(judged))
-    return f"{sum(judged)} ({metric.low:.0%} to {metric.high:.0%})"
+    interval = "" if metric.low is None else f" ({metric.low:.0%} to {metric.high:.0%})"
+    return f"{sum(judged)}{interval}"
 
 
 def _rows(file: Path, columns: Sequence[str]) -> Iterable[tuple[str, dict[str, str]]]:

@@ -184,6 +184,8 @@ def test_options_without_effect_are_refused(
     words = ["--model", results["bundle"], "--device", "cpu", "--out", tmp_path / "out"]
     said = call(run, run.RunOptions, *words, "--sweep", "guidance=1", "--guidance", "3")
     assert said == "guidance is 3.0: must be absent where it is swept"
+    said = call(run, run.RunOptions, *words, "--sweep", "guidance=1", "--sweep", "guidance=1")
+    assert said == "--sweep: guidance-1 is given twice; give each value once"  # "another command is at work"
     assert "autoregressive" in call(run, run.RunOptions, *words, "--sweep", "steps=5")
     said = call(run, run.RunOptions, *words, "--sweep", "guidance=1", "--sweep", "guidance=-1")
     assert said == "SamplingOptions.guidance is -1.0: must be from 0 to 100"

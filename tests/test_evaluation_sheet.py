@@ -6,13 +6,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from data.grid import to_pil
-from evaluation import sheet
+from evaluation import copies, sheet
 from evaluation.result import header, write_result
 from training.cli import command
 
@@ -136,3 +137,25 @@ def test_unusable_results_answers_and_marks_are_refused(
     assert "files that Tessera did not write" in call(
         monkeypatch, capsys, tmp_path / "c", "--out", tmp_path / "foreign"
     )
+
+
+@pytest.mark.parametrize(("module", "options"), [(sheet, sheet.SheetOptions), (copies, copies.CopiesOptions)])
+def test_results_without_drawn_pictures_are_refused(
+    module: Any, options: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A result of `tessera score` gave empty sheets, or a traceback."""
+    drawn, scored = result(tmp_path / "a", "one", 10), result(tmp_path / "b", "two", 50)
+    content = json.loads((scored / "result.json").read_text())
+    (scored / "result.json").write_text(json.dumps({**content, "kind": "pictures"}))
+    for results in ([scored], [drawn, scored]):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, results), "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit):
+            command(module.main, options)
+        assert f"{scored}: has no pictures that tessera evaluate drew" in capsys.readouterr().err
+        assert not (tmp_path / "out" / "key.json").exists()
+
+
+def test_a_single_picture_has_no_interval() -> None:
+    """`--count 1` ended in a traceback, after all raters had answered."""
+    assert sheet._share([True]) == "1"
+    assert sheet._share([True, True]) == "2 (34% to 100%)"
