@@ -20,7 +20,7 @@ from evaluation.harness import (
     summary,
 )
 from evaluation.pictures import list_pictures, list_prompted, read_heights, read_pictures
-from evaluation.result import header, write_result
+from evaluation.result import LONGEST_PROMPT, header, write_result
 from evaluation.suites import Prompt, Suite, open_suite
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
@@ -56,6 +56,10 @@ def main(options: ScoreOptions) -> None:
     require_result_or_nothing(options.out / "result.json")
     files, suite, repeats = _files_and_suite(options)
     prompts = suite.prompts if suite else ()
+    for prompt in prompts:
+        if len(prompt.text) > LONGEST_PROMPT:
+            shown = repr(f"{prompt.text[:40]}...")
+            raise BadInput(f"the prompt {shown} has {len(prompt.text)} characters: at most {LONGEST_PROMPT} are read")
     ours = (options.images / "generation.json").is_file()
     pictures = read_pictures(files, ended_early=ours)
     height, width = pictures.shape[2:]

@@ -22,7 +22,7 @@ from evaluation import compare, copies, harness, reconstruct, report, run, score
 from evaluation.controls import reconstructed
 from evaluation.pictures import read_pictures
 from evaluation.report import Column
-from evaluation.result import SCHEMA, VERSION, read_result, write_result
+from evaluation.result import LONGEST_PROMPT, SCHEMA, VERSION, read_result, write_result
 from sampling import DiffusionOptions, SamplingOptions, generate
 from sampling.pipeline import load
 from tokenizer.upsampler_batches import reduced
@@ -294,6 +294,16 @@ def test_prompts_of_a_folder_are_part_of_the_protocol(
              "--reference", photos, "--out", tmp_path / f"{name}-scored")  # fmt: skip
     said = call(compare, compare.CompareOptions, tmp_path / "fox-scored", tmp_path / "owl-scored", "--out", tmp_path)
     assert said.startswith("these results cannot be compared: suite.hash: ")
+
+
+def test_a_caption_that_no_result_can_hold_is_refused_before_scoring(tmp_path: Path, call: Command) -> None:
+    """Once, a traceback of the schema followed, when all pictures had been scored."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("x" * 10_001)
+    said = call(score, score.ScoreOptions, "--images", tmp_path, "--reference", tmp_path, "--out", tmp_path / "out")
+    assert said == f"the prompt '{'x' * 40}...' has 10001 characters: at most 10000 are read"
+    of_pictures = json.loads(SCHEMA.read_text())["properties"]["pictures"]["items"]["properties"]
+    assert of_pictures["prompt"]["maxLength"] == LONGEST_PROMPT == 10_000
 
 
 def test_drawn_pictures_that_ended_early_are_padded(
