@@ -214,6 +214,19 @@ def test_a_folder_of_pictures_is_not_overwritten(encode: Encode, tmp_path: Path)
     assert (tmp_path / "train" / "cat.jpg").read_text() == "dear"
 
 
+def test_finished_stores_are_not_encoded_again(encode: Encode, tmp_path: Path) -> None:
+    """A run that was killed when only the training split was finished encoded all of that again."""
+    encode("--out", tmp_path)
+    written = (tmp_path / "train" / "store.json").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "validation")
+    assert "4 pictures x 1 views are in" in encode("--out", tmp_path)
+    assert (tmp_path / "train" / "store.json").stat().st_mtime_ns == written
+    assert len(open_codes(tmp_path / "validation")) == 4
+    (tmp_path / "train" / "codes.bin").write_bytes(b"cut")
+    encode("--out", tmp_path)
+    open_codes(tmp_path / "train").verify()
+
+
 def test_codes_of_another_source_or_tokenizer_are_not_replaced(
     encode: Encode, model: Path, photos: Path, tmp_path: Path
 ) -> None:

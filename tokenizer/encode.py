@@ -111,7 +111,8 @@ def main(options: EncodeOptions) -> None:
     with locked(options.out) if state.is_main_process else nullcontext():
         if state.is_main_process:
             _claim(wanted, model.codes_id, options)
-        encode_distributed(wanted, codes_with_eos(model), model.latent_mean.device, options.batch_size)
+        missing = [one for one in wanted if not one.is_complete]
+        encode_distributed(missing, codes_with_eos(model), model.latent_mean.device, options.batch_size)
     if state.is_main_process:
         for one in wanted:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
