@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import GroupNorm
 
 from tokenizer.conv import ConvConfig
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
@@ -33,6 +34,17 @@ def test_each_level_after_the_first_halves_the_resolution(multipliers: tuple[int
 def test_fewer_rows_make_a_shorter_picture() -> None:
     model = tokenizer()
     assert model.decode(model.encode(IMAGES)[:, :3]).shape == (2, 3, 6, 32)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, [4, 8]), (128, [32, 32]), (2, [1, 1])])
+def test_a_norm_keeps_the_means_of_channels_apart(channels: int, groups: list[int]) -> None:
+    """With a group for each channel, as narrow models had, reconstructions lost their color."""
+    model = ImageTokenizer(ImageTokenizerConfig(backbone=ConvConfig(
+        channels=channels, multipliers=(1, 2), attention=(), encoder_blocks=1, decoder_blocks=1, width=16
+    )))  # fmt: skip
+    norms = [module for module in model.encoder.modules() if isinstance(module, GroupNorm)]
+    found = {norm.num_channels: norm.num_groups for norm in norms}
+    assert found == dict(zip((channels, 2 * channels), groups, strict=True))
 
 
 def test_an_option_of_one_half_changes_only_its_id() -> None:

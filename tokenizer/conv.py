@@ -47,16 +47,17 @@ class ConvConfig(BackboneConfig):
     """Self-attention between the two residual blocks in the middle, where the resolution is lowest."""
     width: int = 256
     """Channels between encoder and quantizer, and between quantizer and decoder."""
-    groups: int = 32
-    """Groups of the group norms; fewer where they do not divide the channels."""
+    groups: int | None = None
+    """Groups of the group norms; fewer where they do not divide the channels. By default 32, but at least four channels
+    a group, as in VQGAN. A norm of one channel a group removes the mean of each channel, and color with it."""
     recompute: bool = False
     """Compute activations again in the backward pass instead of keeping them, to save memory."""
 
     def __post_init__(self) -> None:
         require_sizes(
-            self, channels=MAX_WIDTH, encoder_blocks=MAX_DEPTH, decoder_blocks=MAX_DEPTH, width=MAX_WIDTH,
-            groups=MAX_WIDTH,
+            self, channels=MAX_WIDTH, encoder_blocks=MAX_DEPTH, decoder_blocks=MAX_DEPTH, width=MAX_WIDTH
         )  # fmt: skip
+        require(self, "groups", self.groups is None or 1 <= self.groups <= MAX_WIDTH, f"from 1 to {MAX_WIDTH}")
         levels, most = len(self.multipliers), MAX_WIDTH // self.channels
         fits = 1 <= levels <= _MAX_LEVELS and 1 <= min(self.multipliers) <= max(self.multipliers) <= most
         require(self, "multipliers", fits, f"1 to {_MAX_LEVELS} numbers from 1 to {most}")
@@ -87,7 +88,7 @@ class ConvConfig(BackboneConfig):
 class Residual(nn.Module):
     """Two convolutions, each after group norm and swish, beside a shortcut."""
 
-    def __init__(self, before: int, after: int, groups: int) -> None:
+    def __init__(self, before: int, after: int, groups: int | None) -> None:
         super().__init__()
         self.norm1, self.conv1 = _norm(before, groups), nn.Conv2d(before, after, 3, padding=1)
         self.norm2, self.conv2 = _norm(after, groups), nn.Conv2d(after, after, 3, padding=1)
@@ -102,7 +103,7 @@ class Residual(nn.Module):
 class Attention(nn.Module):
     """Self-attention of one head over all positions, after group norm."""
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, channels: int, groups: int | None) -> None:
         super().__init__()
         self.norm = _norm(channels, groups)
         self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
@@ -191,11 +192,11 @@ class Decoder(nn.Module):
         return self.last(x).contiguous()
 
 
-def _norm(channels: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+def _norm(channels: int, groups: int | None) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(groups or min(32, max(1, channels // 4)), channels), channels, eps=1e-6)
 
 
-def _blocks(before: int, after: int, count: int, attention: bool, groups: int) -> nn.ModuleDict:
+def _blocks(before: int, after: int, count: int, attention: bool, groups: int | None) -> nn.ModuleDict:
     """The blocks of a level, by name, in the order in which they are applied."""
     blocks = nn.ModuleDict()
     for i in range(count):
@@ -213,5 +214,5 @@ def _middle(channels: int, config: ConvConfig) -> nn.ModuleDict:
     return blocks
 
 
-def _last(before: int, after: int, groups: int) -> nn.Sequential:
+def _last(before: int, after: int, groups: int | None) -> nn.Sequential:
     return nn.Sequential(_norm(before, groups), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1))
