@@ -21,8 +21,8 @@ class UNetConfig:
     """Residual blocks at each resolution."""
     head_width: int = 32
     """Channels of an attention head."""
-    groups: int = 32
-    """Groups of the group norms."""
+    groups: int = 8
+    """Groups of the group norms. A norm of one channel a group would remove the mean of each channel."""
     dropout: float = 0.1
     """Dropout in the residual blocks."""
 
