@@ -35,8 +35,8 @@ FEW = 4
 """Up to so many pictures at a time are drawn in windows by default, on a CPU."""
 WINDOW = 8
 """Default tokens a pass for a few pictures on a CPU. Measured there on the shipped model (`sampling/benchmarks`), two
-AVX2 cores: 22 passes a picture instead of 64 and 1.7 times as fast at the default options, 24 and 1.4 at temperature 1
-(window 16: 1.8 and 1.2; 4: 1.5 and 1.2). For 8 pictures at a time no window was faster. On one core with AVX-512, in
+AVX2 cores: 22 passes a picture instead of 64 and 1.6 times as fast at the default options, 23 and 1.5 at temperature 1
+(window 16: 1.5 at both; 4: 1.3; 32: 1.1). For 8 pictures at a time no window was faster. On one core with AVX-512, in
 float16, it is 1.4 to 1.8 times as fast for 2 pictures at a time, and 1.3 times for 4. Better guesses than the token
 above saved at most 2 % of the passes (n-grams of the picture; draws from the scores of neighbours with a token's own
 noise), because a token is drawn again several times before its guess matters."""
