@@ -55,8 +55,8 @@ class EncodeOptions:
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""
     out: Path
-    """Folder to write. Codes that are there are replaced if they are of the same source and tokenizer, also when its
-    pictures or weights have changed since; given again, the same command always works. Codes of others are not."""
+    """Folder to write. Codes that are there are kept if nothing has changed. They are replaced if the pictures of the
+    source, the weights of the tokenizer or other options have; but not by those of another source or tokenizer."""
     data: str = "emoji"
     """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
     `hf://datasets/owner/name`. Several are joined by `+`."""
