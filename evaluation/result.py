@@ -15,8 +15,6 @@ from training.strict_json import read_json
 FORMAT = "tessera-evaluation"
 VERSION = 2
 SCHEMA = Path(__file__).with_name("result.schema.json")
-LONGEST_PROMPT = 10_000
-"""Most characters of a prompt in a result file, as the schema says."""
 
 
 def header(kind: str, name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from evaluation.harness import (
     summary,
 )
 from evaluation.pictures import list_pictures, list_prompted, read_heights, read_pictures
-from evaluation.result import LONGEST_PROMPT, header, write_result
+from evaluation.result import header, write_result
 from evaluation.suites import Prompt, Suite, open_suite
+from sampling.pipeline import LONGEST_PROMPT
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
 from training.config import require

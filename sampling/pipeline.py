@@ -24,7 +24,7 @@ from training.record import read_record
 from training.shipped import require_given
 from training.strict_json import read_json
 
-LONGEST_PROMPT = 1000
+LONGEST_PROMPT = 10_000
 """Characters. A longer prompt is refused as a mistake. One beyond the model's length is cut, with a warning."""
 
 _NO_BACKENDS = ("text", "tokenizer", "upsampler")

@@ -22,9 +22,9 @@ from evaluation import compare, copies, harness, reconstruct, report, run, score
 from evaluation.controls import reconstructed
 from evaluation.pictures import read_pictures
 from evaluation.report import Column
-from evaluation.result import LONGEST_PROMPT, SCHEMA, VERSION, read_result, write_result
+from evaluation.result import SCHEMA, VERSION, read_result, write_result
 from sampling import DiffusionOptions, SamplingOptions, generate
-from sampling.pipeline import load
+from sampling.pipeline import LONGEST_PROMPT, load
 from tokenizer.upsampler_batches import reduced
 from training.cli import command
 from training.errors import BadInput

@@ -133,7 +133,7 @@ def test_unusable_prompts(bundle: Path, tmp_path: Path, refusal: Refusal) -> Non
     model = ("--model", bundle, "--out", tmp_path / "out")
     assert refusal(*model) == 'nothing to draw: give --prompt "a noto emoji of a fox" or --prompts FILE'
     assert "is empty" in refusal(*model, "--prompt", " ")
-    assert "10000 characters: at most 1000" in refusal(*model, "--prompt", "fox " * 2500)
+    assert "12000 characters: at most 10000" in refusal(*model, "--prompt", "fox " * 3000)
     broken = tmp_path / "broken.txt"
     broken.write_bytes(b"a fox\n\xff\xfe\n")
     assert refusal(*model, "--prompts", broken) == f"{broken}, line 2: not UTF-8 text (byte 6); save it as UTF-8"
