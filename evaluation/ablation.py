@@ -55,6 +55,11 @@ class AblationOptions:
         require(self, "flops", self.flops > 0, "greater than 0")
         require(self, "rows", bool(self.rows), "one or more")
         require(self, "judge", bool(self.judge), "one or more")
+        for names in (self.rows, self.judge):
+            folders: dict[str, str] = {}
+            for name in names:
+                if (other := folders.setdefault(_file_name(name), name)) != name:
+                    raise BadInput(f"'{other}' and '{name}' share a folder: names must differ in letters or digits")
 
 
 def main(options: AblationOptions) -> None:

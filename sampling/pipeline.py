@@ -312,10 +312,10 @@ def check_prompt(prompt: str) -> str:
 
 
 def check_seed(seed: int) -> int:
-    """Return the seed. Raises `BadInput` for one out of range."""
-    if not 0 <= seed < 2**62:
-        raise BadInput(f"seed is {seed}: must be from 0 to below 2**62")
-    return seed
+    """Return the seed. Raises `BadInput` for one that is no whole number or out of range."""
+    if not hasattr(seed, "__index__") or not 0 <= seed < 2**62:  # NumPy's whole numbers have it too
+        raise BadInput(f"seed is {seed!r}: must be a whole number from 0 to below 2**62")
+    return int(seed)
 
 
 def _folder(path: str | Path) -> tuple[Path, str]:

@@ -98,6 +98,15 @@ def test_a_command_that_fails_is_named(
     assert "flops is -1.0: must be greater than 0" in call(monkeypatch, capsys, tmp_path, "--flops", "-1")
 
 
+def test_rows_that_share_a_folder_are_refused(
+    ran: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second one was refused as one of other flags, when the first was trained."""
+    said = call(monkeypatch, capsys, tmp_path, "--rows", json.dumps({"shift 1": "", "shift +1": "--size 2"}))
+    assert "'shift 1' and 'shift +1' share a folder: names must differ in letters or digits" in said
+    assert not ran
+
+
 @pytest.mark.parametrize("name", presets(ablation.AblationOptions))
 def test_the_presets_are_tables_of_flags_that_exist(name: str) -> None:
     options = parse(ablation.AblationOptions, ["--config", name, "--out", "runs/ablation"])

@@ -150,9 +150,9 @@ def test_prompts_must_be_a_list_of_texts_and_seeds_in_range(bundle: Path) -> Non
             draw("a fox")
         with pytest.raises(BadInput, match="a prompt is 5: must be text"):
             draw([5])  # type: ignore[list-item]
-        for seed in (-1, 2**62):
-            with pytest.raises(BadInput, match=rf"seed is {seed}: must be from 0 to below 2\*\*62"):
-                draw(PROMPTS, seed=seed)
+        for seed in (-1, 2**62, 0.5):
+            with pytest.raises(BadInput, match=rf"seed is {seed}: must be a whole number from 0 to below 2\*\*62"):
+                draw(PROMPTS, seed=seed)  # type: ignore[arg-type]
 
 
 def test_prompts_that_look_like_yaml() -> None:

@@ -5,6 +5,7 @@ import re
 import torch
 from torch import nn
 
+from training.errors import BadInput
 from training.muon import Muon
 from training.options import OptimizerConfig
 
@@ -16,7 +17,8 @@ def optimizer_for(module: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     """AdamW, with weight decay on tensors of two or more dimensions; and Muon, where the config has a rate for it.
 
     Muon trains the linear layers and convolutions inside blocks and leaves the rest to AdamW: first and last layers,
-    embeddings, biases and norms. The `lr` of each parameter group is its peak.
+    embeddings, biases and norms. The `lr` of each parameter group is its peak. Raises `BadInput` for a rate of Muon where
+    it has nothing to train, as in the upsampler.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     by_muon = [
@@ -32,6 +34,8 @@ def optimizer_for(module: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     ]
     betas = (config.beta1, config.beta2)
     if not by_muon:
+        if muon:
+            raise BadInput(f"muon_learning_rate is {muon}: must be 0, as {type(module).__name__} has no blocks for it")
         return torch.optim.AdamW(groups, betas=betas, fused=True)
     groups.append({"params": by_muon, "weight_decay": decay, "lr": muon, "muon": True})
     return Muon(groups, betas=betas, fused=True)
