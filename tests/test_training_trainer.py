@@ -477,6 +477,13 @@ def test_muon_leaves_first_and_last_layers_to_adamw(backbone: BackboneConfig, en
     assert {name for name, p in matrices.items() if id(p) not in by_muon} - FRAME == ends
 
 
+@pytest.mark.parametrize("warmup", [2, 3])
+def test_a_run_that_is_all_warm_up_says_so(warmup: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trial of few steps learned little, and did not say why."""
+    fit(tmp_path, steps=3, optimizer=OptimizerConfig(warmup=warmup))
+    assert ("all 3 steps are warm-up" in capsys.readouterr().out) == (warmup == 3)
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="batch_size 4 cannot be divided among 1 processes times 3 accumulation steps"):
         fit(tmp_path, accumulation=3)

@@ -17,8 +17,9 @@ def optimizer_for(module: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     """AdamW, with weight decay on tensors of two or more dimensions; and Muon, where the config has a rate for it.
 
     Muon trains the linear layers and convolutions inside blocks and leaves the rest to AdamW: first and last layers,
-    embeddings, biases and norms. The `lr` of each parameter group is its peak. Raises `BadInput` for a rate of Muon where
-    it has nothing to train, as in the upsampler.
+    embeddings, biases and norms. The `lr` of each parameter group is its peak.
+
+    Raises `BadInput` for a rate of Muon where it has nothing to train, as in the upsampler.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     by_muon = [

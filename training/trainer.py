@@ -98,6 +98,11 @@ class Trainer:
             return False
         states = self._prepare()
         start = self._resume(states)
+        if 1 < config.steps <= config.optimizer.warmup:
+            self._accelerator.print(
+                f"all {config.steps} steps are warm-up, so the learning rate stays low; "
+                f"a lower optimizer.warmup than {config.optimizer.warmup} would learn more"
+            )
         self._meter = Meter(self._accelerator, config.batch_size, self.task.tokens)
         steps, signals = range(start, config.steps), Signals(self._accelerator)
         bar = tqdm(steps, initial=start, total=config.steps, disable=not self._is_main, unit="step")
