@@ -149,7 +149,9 @@ def identity(source: str) -> dict[str, str]:
 def _place(source: str) -> str:
     if "+" in source and not Path(source).exists():
         return "+".join(map(_place, source.split("+")))
-    path = Path(source.removeprefix("labels:"))
+    if source.startswith("labels:"):  # other captions of the same pictures
+        return "labels:" + _place(source.removeprefix("labels:"))
+    path = Path(source)
     if path.exists() and source.partition(":")[0] not in _BUILT_IN:
         return str(path.resolve())
     return source.partition("@")[0]

@@ -14,7 +14,7 @@ from diffusion.dit import DiT, DiTConfig
 from diffusion.process import Process, ProcessConfig
 from diffusion.text import CaptionEncoder, TextConfig
 from diffusion.unet import UNet, UNetConfig
-from training.config import MAX_WIDTH, require, require_sizes
+from training.config import MAX_WIDTH, options_of, require, require_sizes
 from training.pretrained import PretrainedModel
 
 
@@ -65,10 +65,6 @@ class DiffusionModel(PretrainedModel):
     """Text encoder and denoiser."""
 
     config_class = DiffusionModelConfig
-    training_only = frozenset({
-        "dit.dropout", "dit.recompute", "unet.dropout", "text.dropout", "process.times", "process.times_mean",
-        "process.min_snr",
-    })  # fmt: skip
     config: DiffusionModelConfig
 
     def __init__(self, config: DiffusionModelConfig) -> None:
@@ -83,6 +79,16 @@ class DiffusionModel(PretrainedModel):
             if c.denoiser == "dit"
             else UNet(c.unet, c.width, c.channels, out_channels, c.grid)
         )
+
+    @property
+    def training_only(self) -> set[str]:
+        """As in the base class; and all options of the denoiser that is not used."""
+        c = self.config
+        unused, its = ("unet", c.unet) if c.denoiser == "dit" else ("dit", c.dit)
+        return {
+            "dit.dropout", "dit.recompute", "unet.dropout", "text.dropout", "process.times", "process.times_mean",
+            "process.min_snr", *(f"{unused}.{name}" for name in options_of(type(its))),
+        }  # fmt: skip
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

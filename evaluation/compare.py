@@ -84,6 +84,7 @@ def main(options: CompareOptions) -> None:
             page, key = blind(pairs[0], pairs[1], options.seed)
             write_text(options.out / "blind.html", page)
             write_json(options.out / "blind-key.json", key)
+            print(f"the blind page shows {len(key['sides'])} prompts that both drew with the same seed")
     if len(pairs) != 2 and options.answers is None:
         print(f"no blind page: it shows two results, but {len(pairs)} have pictures; choose two with --blind A B")
     if options.readme:

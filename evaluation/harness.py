@@ -100,16 +100,17 @@ def require_reference(suite: Suite | None, options: JudgeOptions) -> None:
 
 
 def with_readable_pictures(suite: Suite, size: int, cache: Path | None) -> Suite:
-    """The suite without the prompts whose real pictures cannot be read; a warning names these pictures.
+    """The suite without the prompts whose real pictures cannot be read, which a warning names, or were left out.
 
     Call it before pictures are drawn for the prompts. Raises `BadInput` if no prompt is left.
     """
     if not suite.source:
         return suite
-    skipped = {key for part in open_source(suite.source, size=size, cache=cache).parts for key in part.skipped}
-    prompts = [prompt for prompt in suite.prompts if prompt.key not in skipped]
+    pictures = open_source(suite.source, size=size, cache=cache)
+    there = {pictures.key(i) for i in range(len(pictures))}
+    prompts = [prompt for prompt in suite.prompts if prompt.key in there]
     if not prompts:
-        raise BadInput(f"{suite.source}: none of the pictures of suite {suite.name} can be read")
+        raise BadInput(f"{suite.source}: has none of the pictures of suite {suite.name}; `tessera inspect` says why")
     return replace(suite, prompts=prompts)
 
 
@@ -205,8 +206,8 @@ def _setup_of_suite(suite: Suite, size: int, options: JudgeOptions) -> Evaluatio
     missing = [prompt.key for prompt in suite.prompts if prompt.key not in rows]
     if missing:
         raise BadInput(
-            f"{suite.source}: has no readable picture {missing[0]}, which suite {suite.name} asks for; mend it, or "
-            "take it out of the source"
+            f"{suite.source}: picture {missing[0]} of suite {suite.name} cannot be read or was left out; "
+            "`tessera inspect` says why"
         )
     places = [rows[prompt.key] for prompt in suite.prompts]
     originals = [everything[i] for i in places]

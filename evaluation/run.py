@@ -36,7 +36,7 @@ from evaluation.harness import (
 )
 from evaluation.metrics import mean
 from evaluation.pictures import read_heights, read_pictures
-from evaluation.result import differences, header, read_result, write_result
+from evaluation.result import VERSION, differences, header, read_result, write_result
 from evaluation.suites import Suite, open_suite
 from sampling.drawing import DrawingOptions, Request, draw, missing
 from sampling.pipeline import Bundle, check_prompt
@@ -237,7 +237,7 @@ def _claim(suite: Suite, bundle: Bundle, options: RunOptions) -> None:
     Raises `BadInput` if the folder has pictures of other settings, or files that this command did not write.
     """
     out, file = options.out, options.out / "settings.json"
-    asked = {"suite": suite.hash, "seed": options.seed, "num_images": options.num_images}
+    asked = {"version": VERSION, "suite": suite.hash, "seed": options.seed, "num_images": options.num_images}
     settings = {**asked, **options.origin(bundle), "parameters": bundle.parameters}
     for name in ("pictures", "controls", "result.json"):
         if not file.exists() and (out / name).exists():

@@ -25,7 +25,7 @@ from data import parquet as tables
 from data import picture as reader
 from data.files import content_hashes, text_lines, visible_files
 from data.picture import fit, fit_mask, original_size, whole
-from data.source import open_source
+from data.source import identity, open_source
 from data.store import Unreadable
 from evaluation.harness import JudgeOptions, open_setup
 from evaluation.pictures import Folder, list_pictures, list_prompted, read_pictures
@@ -550,6 +550,8 @@ def test_folder_names_are_captions_with_labels(tmp_path: Path) -> None:
         "train/tabby_cat/1.png": ("tabby cat",), "train/sea-lion/1.png": ("sea lion",),
         "test/tabby_cat/1.png": ("tabby cat",),
     }  # fmt: skip
+    # once they were one source, so codes with the captions of one replaced those with the captions of the other
+    assert identity(f"labels:{tmp_path / 'p'}")["id"] != identity(str(tmp_path / "p"))["id"]
     assert sorted(pictures.parts[0].corpus.splits) == ["test", "train", "validation"]
     with pytest.raises(BadInput, match="p: no captions"):
         open_source(tmp_path / "p", size=16, cache=tmp_path / "cache")

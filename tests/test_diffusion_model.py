@@ -137,6 +137,18 @@ def test_the_emoji_presets_take_the_same_compute() -> None:
     assert other == pytest.approx(one, rel=0.02)
 
 
+@pytest.mark.parametrize("denoiser", ["dit", "unet"])
+def test_the_other_denoiser_s_options_do_not_identify_a_model(denoiser: str) -> None:
+    """When a default of the U-Net changed, every diffusion transformer got another id, and none could be started
+    from."""
+    config = dataclasses.replace(unet(), denoiser=denoiser)  # type: ignore[arg-type]
+    model = DiffusionModel(config)
+    before = model.model_id
+    for name, other in (("dit", {"depth": 3}), ("unet", {"groups": 2})):
+        model.config = dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **other)})
+        assert (model.model_id == before) == (name != denoiser)
+
+
 def test_saving_and_loading_keep_the_model(tmp_path: Path) -> None:
     model = diffusion_model(latents_id="abc")
     model.save_pretrained(tmp_path)

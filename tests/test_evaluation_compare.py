@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny_models import IMAGES, add_diffusion, add_upsampler, save_bundle
 
+from data.folder import FolderCorpus
 from data.grid import to_pil
 from data.source import open_source
 from evaluation import compare, copies, harness, reconstruct, report, run, score
@@ -28,6 +29,7 @@ from sampling.pipeline import LONGEST_PROMPT, load
 from tokenizer.upsampler_batches import reduced
 from training.cli import command
 from training.errors import BadInput
+from training.strict_json import read_json
 
 Command = Callable[..., str]
 
@@ -102,6 +104,9 @@ def test_an_interrupted_run_resumes(results: dict[str, Path], tmp_path: Path, ca
     assert read_result(tmp_path / "run")["metrics"] == read_result(results["a"])["metrics"]
     said = call(run, run.RunOptions, *words, "--guidance", "2")
     assert "holds pictures of another run (options.guidance: 1.0 and 2.0); choose another --out" in said
+    settings = read_json(tmp_path / "run" / "settings.json")
+    (tmp_path / "run" / "settings.json").write_text(json.dumps({**settings, "version": 1}))  # which had other seeds
+    assert "another run (version: 1 and 2)" in call(run, run.RunOptions, *words, "--guidance", "1")
 
 
 def test_a_scored_run_is_not_scored_again(
@@ -119,9 +124,9 @@ def test_a_scored_run_is_not_scored_again(
 
 
 def test_a_prompt_without_a_readable_picture_is_not_drawn(
-    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path
+    results: dict[str, Path], tmp_path: Path, call: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One damaged picture, which trainers skip, ended the evaluation with an error, after all pictures were drawn."""
+    """A damaged picture, or one that the corpus leaves out, ended the evaluation when all pictures had been drawn."""
     own = shutil.copytree(photos, tmp_path / "own")
     (own / "6.png").write_text("damaged")
     words = ["--suite", f"{own}@validation", "--cache", tmp_path / "cache", "--device", "cpu"]
@@ -130,11 +135,15 @@ def test_a_prompt_without_a_readable_picture_is_not_drawn(
     assert prompts == [f"a quilt, number {i}" for i in (0, 12, 18)]
     shutil.copytree(results["a"] / "pictures", tmp_path / "pictures")
     said = call(score, score.ScoreOptions, "--images", tmp_path / "pictures", *words, "--out", tmp_path / "score")
-    assert said.startswith(f"{own}: has no readable picture 6.png, which suite own@validation asks for; mend it, or")
+    assert said.startswith(f"{own}: picture 6.png of suite own@validation cannot be read or was left out")
+    with monkeypatch.context() as left_out:
+        left_out.setattr(FolderCorpus, "check", lambda corpus, store: {"12.png": "of no use"})
+        call(run, run.RunOptions, "--model", results["bundle"], *words, "--out", tmp_path / "two")
+    assert len(read_result(tmp_path / "two")["pictures"]) == 2
     for i in (0, 12, 18):
         (own / f"{i}.png").write_text("damaged")
     said = call(run, run.RunOptions, "--model", results["bundle"], *words, "--out", tmp_path / "none")
-    assert said == f"{own}: none of the pictures of suite own@validation can be read"
+    assert said == f"{own}: has none of the pictures of suite own@validation; `tessera inspect` says why"
     assert not (tmp_path / "none").exists()
 
 
@@ -189,9 +198,9 @@ def test_options_without_effect_are_refused(
     assert "autoregressive" in call(run, run.RunOptions, *words, "--sweep", "steps=5")
     said = call(run, run.RunOptions, *words, "--sweep", "guidance=1", "--sweep", "guidance=-1")
     assert said == "SamplingOptions.guidance is -1.0: must be from 0 to 100"
-    (tmp_path / "prompts.txt").write_text("a fox\n" + "long " * 300)
+    (tmp_path / "prompts.txt").write_text("a fox\n" + "long " * 2500)
     said = call(run, run.RunOptions, *words, "--suite", tmp_path / "prompts.txt", "--reference", photos)
-    assert "has 1499 characters" in said
+    assert "has 12499 characters" in said
     assert "no real pictures" in call(run, run.RunOptions, *words, "--suite", "lab")
     said = call(score, score.ScoreOptions, "--images", tmp_path, "--limit", "3", "--out", tmp_path / "out")
     assert said == "ScoreOptions.limit is 3: must be absent without suite"

@@ -253,6 +253,9 @@ def test_codes_of_another_source_or_tokenizer_are_not_replaced(
         assert contents() == before
         encode("--model", moved, "--data", photos / ".." / photos.name, *out)  # the same ones
         before = contents()
+    shutil.rmtree(tmp_path / "codes" / "train")
+    shutil.rmtree(tmp_path / "codes" / "validation")
+    encode("--model", trained, "--data", others, *out)  # nothing is left that it could replace
     # what was encoded is in the same place, but has changed
     encode("--model", moved, "--data", others, "--views", "1", "--out", tmp_path / "changing")
     (others / "1.png").unlink()

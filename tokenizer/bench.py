@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.conv import ConvConfig
+from tokenizer.conv import ConvConfig, groups_of
 from tokenizer.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, to_float
 from tokenizer.quantizers import CosineVQConfig, VQConfig
 from tokenizer.vit import ViTConfig
@@ -201,7 +200,7 @@ def _diffusers(options: TokenizerBenchOptions) -> Variant:
     model: Any = VQModel(
         down_block_types=down, up_block_types=up, block_out_channels=tuple(conv.level_channels),
         layers_per_block=conv.encoder_blocks, latent_channels=conv.width, num_vq_embeddings=options.vq.size,
-        vq_embed_dim=options.vq.dim, norm_num_groups=conv.groups or gcd(32, conv.channels),
+        vq_embed_dim=options.vq.dim, norm_num_groups=groups_of(conv.channels, conv.groups),
         mid_block_add_attention=conv.mid_attention,
     ).to(options.device).eval()  # fmt: skip
     grid = options.size // conv.factor

@@ -192,8 +192,13 @@ class Decoder(nn.Module):
         return self.last(x).contiguous()
 
 
+def groups_of(channels: int, groups: int | None) -> int:
+    """Groups of a norm of so many channels, with the option `groups` of `ConvConfig`."""
+    return math.gcd(groups or min(32, max(1, channels // 4)), channels)
+
+
 def _norm(channels: int, groups: int | None) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(groups or min(32, max(1, channels // 4)), channels), channels, eps=1e-6)
+    return nn.GroupNorm(groups_of(channels, groups), channels, eps=1e-6)
 
 
 def _blocks(before: int, after: int, count: int, attention: bool, groups: int | None) -> nn.ModuleDict:

@@ -25,7 +25,7 @@ from data.captioned import CaptionedImages
 from data.codes import CodesInfo
 from data.source import identity, open_source
 from data.store import HEAD, Store
-from data.store_writer import Part, Text, begin, finish, require_free
+from data.store_writer import Part, Text, begin, finish, part_of, require_free
 from tokenizer.augment import move, random_moves
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.cli import command
@@ -131,6 +131,8 @@ def _claim(wanted: Sequence[PlannedStore], codes_id: str, options: EncodeOptions
     there = read_json(file) if file.exists() else _recorded(wanted) or here
     if "codes_id" not in there:
         raise BadInput(f"{file}: is there already and does not say what codes are of; choose another --out")
+    if not any(path.exists() for one in wanted for path in (one.folder, part_of(one.folder))):
+        there = here  # the codes that it is of were deleted
     if there.get("data_id", here["data_id"]) != here["data_id"]:
         raise BadInput(
             f"{options.out}: holds codes of {there.get('data')!r}, which is another source than {options.data!r}; "
