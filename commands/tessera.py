@@ -31,7 +31,7 @@ COMMANDS = (
     Command("convert", "tokenizer.convert", "import the image tokenizer of another code base"),
     Command("", "tokenizer/train_upsampler.py", "train the upsampler, which enlarges drawn pictures"),
     Command("reconstruct", "evaluation.reconstruct", "measure an image tokenizer's reconstructions"),
-    Command("encode", "tokenizer.encode", "encode pictures into image codes"),
+    Command("encode", "tokenizer.encode", "encode pictures into codes or latents"),
     Command("", "seq2seq/train.py", "train the token model"),
     Command("", "diffusion/train.py", "train the diffusion model"),
     Command("curves", "evaluation.curves", "plot the training losses of a bundle's models"),

@@ -76,6 +76,17 @@ class Info(Protocol):
 AnyInfo = TypeVar("AnyInfo", bound=Info)
 
 
+def holds_stores(folder: str | Path, kind: str) -> bool:
+    """Whether a folder holds stores of this kind, as `tokenizer.encode` writes them. Raises `BadInput` if they are of
+    another kind."""
+    head = Path(folder) / "train" / HEAD
+    if not head.is_file():
+        return False
+    if (found := read_json(head, max_bytes=MAX_HEAD_BYTES).get("kind")) != kind:
+        raise BadInput(f"{folder}: holds {found}, and not {kind}; `python -m tokenizer.encode` writes either")
+    return True
+
+
 class Store(Generic[AnyInfo]):
     """A store opened for reading.
 

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data.latents import LatentsInfo
 from data.store import Store
-from diffusion.latents import LatentsInfo, latents
+from diffusion.latents import latents
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.text import caption_ids
 from tokenizer.text import TextTokenizer

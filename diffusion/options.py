@@ -30,19 +30,21 @@ class DiffusionTrainingConfig(TrainingConfig):
     preset: ClassVar = "emoji"
 
     data: str = "emoji"
-    """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
-    `hf://datasets/owner/name`. Several are joined by `+`."""
+    """Stores of latents written by `python -m tokenizer.encode --latents true`. Or `emoji`, `scenes`, or your own
+    pictures: a folder, a parquet or tar file, `labels:FOLDER`, or `hf://datasets/owner/name`. Several are joined by
+    `+`. They are encoded into the run folder first."""
     out: str = "runs/diffusion"
     tokenizer: str = field(default_factory=lambda: shipped_part("tokenizer"))
     """Image tokenizer: the `model` folder of its run. By default that of the shipped bundle."""
     text: str = field(default_factory=lambda: shipped_part("text"))
     """Text tokenizer. By default that of the shipped bundle."""
     limit: int | None = None
-    """Train on at most this many pictures."""
+    """Train on at most this many pictures, where pictures are encoded."""
     strict: bool = False
     """Stop at an unreadable picture. Otherwise it is skipped and listed."""
     views: int = 4
-    """Views of each training picture: the picture itself, and small shifts and zooms of it."""
+    """Views of each training picture, where pictures are encoded: the picture itself, and small shifts and zooms of it.
+    """
     caption_dropout: float = 0.1
     """Share of captions replaced by the null caption, which classifier-free guidance needs."""
     model: DiffusionModelConfig = field(default_factory=DiffusionModelConfig)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from data.grid import grid
+from data.latents import LatentsInfo
 from data.store import Store
 from diffusion.condition import CaptionCache
-from diffusion.latents import LatentsInfo, latents, magnitude_bound
+from diffusion.latents import latents, magnitude_bound
 from diffusion.loss import bits_per_dimension, diffusion_loss
 from diffusion.model import DiffusionModel, DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig

@@ -2,9 +2,10 @@
 
 import warnings
 
+from data.latents import LatentsInfo, require_latents_of
 from data.store import Store
 from diffusion.batches import LatentBatches
-from diffusion.latents import LatentsInfo, encode_once
+from diffusion.latents import latent_folders
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.task import resolve_config
 from sampling.bundle import bundle_run, samples_by
@@ -21,9 +22,11 @@ def main(config: DiffusionTrainingConfig) -> None:
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
     run = RunFolder(config)
-    trained, validation = (Store(folder, LatentsInfo) for folder in encode_once(config, run, tokenizer))
-    for store in (trained, validation) if config.verify else ():
-        store.verify()
+    trained, validation = (Store(folder, LatentsInfo) for folder in latent_folders(config, run, tokenizer))
+    for store in (trained, validation):
+        require_latents_of(store, tokenizer.latents_id)
+        if config.verify:
+            store.verify()
     config.model, encoder = resolve_config(config.model, text, tokenizer, trained)
     warnings.simplefilter("ignore", CaptionCut)  # the corpus's long captions are cut in every epoch
 

@@ -1,12 +1,11 @@
 """Trains the token model: `accelerate launch seq2seq/train.py --config FILE --out RUN`."""
 
 import warnings
-from pathlib import Path
 
 from data.codes import open_codes, require_tokenizer
 from sampling.bundle import bundle_run, samples_by
 from seq2seq.batches import TokenBatches
-from seq2seq.codes import code_folder, encode_once
+from seq2seq.codes import code_folders
 from seq2seq.options import TokenTrainingConfig
 from seq2seq.task import resolve_config
 from tokenizer.image_tokenizer import ImageTokenizer
@@ -22,11 +21,8 @@ def main(config: TokenTrainingConfig) -> None:
     text = TextTokenizer.from_pretrained(config.text)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer, device=accelerator.device)
     tokenizer.require_codes()
-    run, folder = RunFolder(config), code_folder(config)
-    folders = [folder / split for split in ("train", "validation")]
-    if folder != Path(config.data):
-        folders = encode_once(config, run, tokenizer)
-    codes, validation = map(open_codes, folders)
+    run = RunFolder(config)
+    codes, validation = map(open_codes, code_folders(config, run, tokenizer))
     for store in (codes, validation):
         require_tokenizer(store, tokenizer.codes_id)
         if config.verify:

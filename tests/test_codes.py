@@ -117,5 +117,5 @@ def test_the_trainer_encodes_as_many_views_as_it_is_told(tmp_path: Path, monkeyp
     monkeypatch.setattr(codes, "plan_codes", lambda tokenizer, options: seen.append(options.views))
     monkeypatch.setattr(codes, "encode_for_run", lambda *_: None)
     config = TokenTrainingConfig(data="photos", steps=1, views=3, out=str(tmp_path / "run"))
-    codes.encode_once(config, RunFolder(config), image_tokenizer())
+    codes.code_folders(config, RunFolder(config), image_tokenizer())
     assert seen == [3]

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 import diffusion.task
 import training.task
+from data.latents import LatentsInfo
 from data.source import open_source
 from data.store import Store
 from diffusion import latents
-from diffusion.latents import LatentsInfo
 from diffusion.model import DiffusionModel
 from diffusion.options import DiffusionTrainingConfig
 from diffusion.train import main
 from sampling import load
+from tokenizer.encode import EncodeOptions
+from tokenizer.encode import main as encode
 from tokenizer.image_tokenizer import ImageTokenizer
 from training.command_line import parse
 from training.errors import BadInput
@@ -122,6 +124,30 @@ def test_it_stores_latents_of_the_pictures_and_draws_samples(tmp_path: Path, par
     assert latents.latents(train, 19, 1).shape == (4, 4, 4)
     assert (tmp_path / "run/samples/step-00000006.png").is_file()
     assert {"validation_loss", "validation_bits_per_dimension"} <= log(tmp_path / "run")[-1].keys()
+
+
+def test_runs_can_share_latents(
+    tmp_path: Path, parts: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run encoded the same pictures again."""
+    fit(tmp_path / "own", parts)
+    words = ["--model", str(tmp_path / "tokenizer"), "--data", str(photos), "--views", "2", "--limit", "64",
+             "--device", "cpu", "--cache", str(tmp_path / "cache")]  # fmt: skip
+    encode(parse(EncodeOptions, [*words, "--latents", "true", "--out", str(tmp_path / "latents")]))
+    shared = [*parts, "--data", str(tmp_path / "latents")]
+    fit(tmp_path / "run", shared)
+    assert not (tmp_path / "run" / "latents").exists()
+    one, other = (tmp_path / name / "model" / "model.safetensors" for name in ("own", "run"))
+    assert one.read_bytes() == other.read_bytes()
+    encode(parse(EncodeOptions, [*words, "--out", str(tmp_path / "codes")]))
+    with pytest.raises(BadInput, match="codes: holds codes, and not latents; `python"):
+        fit(tmp_path / "none", [*parts, "--data", str(tmp_path / "codes")])
+    with pytest.raises(BadInput, match=r"codes/origin.json: is there already and does not say what latents are of"):
+        encode(parse(EncodeOptions, [*words, "--latents", "true", "--out", str(tmp_path / "codes")]))
+    torch.manual_seed(1)
+    ImageTokenizer(PICTURES).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(BadInput, match="latents/train: the latents were made by image tokenizer"):
+        fit(tmp_path / "none", shared)
 
 
 def test_the_latents_of_a_run_are_not_replaced(tmp_path: Path, parts: list[str]) -> None:

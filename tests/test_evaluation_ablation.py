@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from diffusion.options import DiffusionTrainingConfig
 from evaluation import ablation
 from evaluation.reconstruct import ReconstructOptions
 from evaluation.run import RunOptions
@@ -21,6 +22,7 @@ from training.strict_json import read_json
 TRAINERS: dict[str, type[Any]] = {
     "tokenizer/train.py": TokenizerTrainingConfig,
     "seq2seq/train.py": TokenTrainingConfig,
+    "diffusion/train.py": DiffusionTrainingConfig,
 }
 JUDGES: dict[str, type[Any]] = {"evaluation.reconstruct": ReconstructOptions, "evaluation.run": RunOptions}
 ROWS = {"plain, small": "", "large one": "--size 2"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diffusion.latents import LatentsInfo
+from data.latents import LatentsInfo
 from diffusion.model import DiffusionModelConfig
 from diffusion.options import DiffusionTrainingConfig
 from training.command_line import parse

@@ -1,9 +1,11 @@
 """Encodes a corpus once: `python -m tokenizer.encode --model RUN/model --data emoji --out FOLDER`.
 
+The token model is trained on codes, the diffusion model on latents (`--latents true`).
+
 `accelerate launch -m tokenizer.encode ...` divides the work among processes. If it is stopped or killed, run the same
 command again: it continues where it stopped.
 
-`FOLDER/origin.json` says what the codes are of, so that those of other pictures are not replaced by mistake.
+`FOLDER/origin.json` says what they are of, so that those of other pictures are not replaced by mistake.
 """
 
 import atexit
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from data.captioned import CaptionedImages
 from data.codes import CodesInfo
+from data.latents import LatentsInfo
 from data.source import identity, open_source
 from data.store import HEAD, Store
 from data.store_writer import Part, Text, begin, finish, part_of, require_free
@@ -37,6 +40,7 @@ from training.processes import require_joined, set_up_cpu
 from training.run import RunFolder
 from training.strict_json import read_json
 
+SPLITS = ("train", "validation")
 _ORIGIN = "origin.json"
 _SKETCHED = 64
 """Pictures of a split that a dry run encodes."""
@@ -47,19 +51,23 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(kw_only=True)
 class EncodeOptions:
-    """Writes a store of codes for each split: `OUT/train`, `OUT/validation`. The diffusion trainer needs none: it makes
-    latents itself."""
+    """Writes a store of codes, or of latents, for each split: `OUT/train`, `OUT/validation`.
+
+    Trainers do it themselves. Several that are to learn from the same pictures need not do it again each.
+    """
 
     presets: ClassVar = "encode"
 
     model: Path
     """Image tokenizer: a model folder or `hf://owner/name`."""
     out: Path
-    """Folder to write. Codes that are there are kept if nothing has changed. They are replaced if the pictures of the
-    source, the weights of the tokenizer or other options have; but not by those of another source or tokenizer."""
+    """Folder to write. What is there is kept if nothing has changed. It is replaced if the pictures of the
+    source, the weights of the tokenizer or other options have; but not by that of another source or tokenizer."""
     data: str = "emoji"
     """`emoji`, `scenes`, or your own pictures: a folder, a parquet or tar file, `labels:FOLDER`, or
     `hf://datasets/owner/name`. Several are joined by `+`."""
+    latents: bool = False
+    """Write latents, on which the diffusion model is trained, instead of codes."""
     views: int = 4
     """Views of each training picture: the picture itself, and small shifts and zooms of it. Other splits have one."""
     batch_size: int = 64
@@ -106,48 +114,52 @@ def main(options: EncodeOptions) -> None:
     require_joined(state.num_processes)
     set_up_cpu()
     model = ImageTokenizer.from_pretrained(options.model, device=options.device)
-    model.require_codes()
-    wanted = plan_codes(model, options)
+    if not options.latents:
+        model.require_codes()
+    plan, encode = (plan_latents, latents_of) if options.latents else (plan_codes, codes_with_eos)
+    wanted = plan(model, options)
     with locked(options.out) if state.is_main_process else nullcontext():
         if state.is_main_process:
-            _claim(wanted, model.codes_id, options)
+            _claim(wanted, options)
         missing = [one for one in wanted if not one.is_complete]
-        encode_distributed(missing, codes_with_eos(model), model.latent_mean.device, options.batch_size)
+        encode_distributed(missing, encode(model), model.latent_mean.device, options.batch_size)
     if state.is_main_process:
         for one in wanted:
             print(f"{len(one.pictures)} pictures x {one.info.views} views are in {one.folder}")
 
 
-def _claim(wanted: Sequence[PlannedStore], codes_id: str, options: EncodeOptions) -> None:
-    """Write down what the codes are of. Raises `BadInput` if the folder holds codes of another source or tokenizer."""
-    data, tokenizer = identity(options.data), identity(str(options.model))
+def _claim(wanted: Sequence[PlannedStore], options: EncodeOptions) -> None:
+    """Write down what the stores are of. Raises `BadInput` if the folder holds some of another source or tokenizer."""
+    data, tokenizer, kind = identity(options.data), identity(str(options.model)), wanted[0].info.kind
+    its_id = f"{kind}_id"
     here = {
         "data": data["source"], "data_id": data["id"], "tokenizer": tokenizer["source"],
-        "tokenizer_id": tokenizer["id"], "codes_id": codes_id,
+        "tokenizer_id": tokenizer["id"], its_id: getattr(wanted[0].info, its_id),
     }  # fmt: skip
     for one in wanted:
         require_free(one.folder)
     file = options.out / _ORIGIN
     there = read_json(file) if file.exists() else _recorded(wanted) or here
-    if "codes_id" not in there:
-        raise BadInput(f"{file}: is there already and does not say what codes are of; choose another --out")
+    if its_id not in there:
+        raise BadInput(f"{file}: is there already and does not say what {kind} are of; choose another --out")
     if not any(path.exists() for one in wanted for path in (one.folder, part_of(one.folder))):
-        there = here  # the codes that it is of were deleted
+        there = here  # what it is of was deleted
     if there.get("data_id", here["data_id"]) != here["data_id"]:
         raise BadInput(
-            f"{options.out}: holds codes of {there.get('data')!r}, which is another source than {options.data!r}; "
+            f"{options.out}: holds {kind} of {there.get('data')!r}, which is another source than {options.data!r}; "
             "choose another --out"
         )
-    if there["codes_id"] != codes_id and there.get("tokenizer_id") != here["tokenizer_id"]:
+    if there[its_id] != here[its_id] and there.get("tokenizer_id") != here["tokenizer_id"]:
         raise BadInput(
-            f"{options.out}: holds codes of image tokenizer {there['codes_id']}, but {options.model} is {codes_id}, "
+            f"{options.out}: holds {kind} of image tokenizer {there[its_id]}, but {options.model} is {here[its_id]}, "
             "which is another one; choose another --out"
         )
     write_json(file, here)
 
 
 def _recorded(wanted: Sequence[PlannedStore]) -> dict[str, Any]:
-    """What the stores themselves say, for those of an older version: nothing of where pictures and tokenizer are."""
+    """What stores of codes themselves say, for those of an older version: nothing of where pictures and tokenizer
+    are."""
     info = next((Store(one.folder, type(one.info)).info for one in wanted if (one.folder / HEAD).is_file()), None)
     return {"data": info.source, "codes_id": info.codes_id} if info else {}
 
@@ -164,6 +176,11 @@ def codes_with_eos(model: ImageTokenizer) -> Encode:
     return encode
 
 
+def latents_of(model: ImageTokenizer) -> Encode:
+    """Encode pictures with `model`."""
+    return lambda images, _: model.latents(images)
+
+
 def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedStore]:
     """Plan the stores of codes of both splits."""
 
@@ -174,24 +191,29 @@ def plan_codes(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedSto
             fingerprint=pictures.fingerprint,
         )  # fmt: skip
 
-    return plan_stores(options, model.config.image_size, options.out, info)
+    return _plan_stores(options, model.config.image_size, info)
 
 
-def plan_stores(options: Any, size: int, out: Path, info: Callable[[CaptionedImages, int], Any]) -> list[PlannedStore]:
-    """Plan a store in `out` for each split of the pictures that `options` name.
+def plan_latents(model: ImageTokenizer, options: EncodeOptions) -> list[PlannedStore]:
+    """Plan the stores of latents of both splits."""
 
-    Args:
-        options: options with the fields `data`, `views`, `cache`, `strict` and `limit` of `EncodeOptions`.
-        size: height and width of the pictures in pixels.
-        out: folder of the stores.
-        info: pictures, number of views -> the description of their store.
-    """
+    def info(pictures: CaptionedImages, views: int) -> LatentsInfo:
+        return LatentsInfo(
+            latents_id=model.latents_id, fingerprint=pictures.fingerprint, channels=model.config.quantizer.dim,
+            grid=model.config.grid, views=views, seed=options.seed,
+        )  # fmt: skip
+
+    return _plan_stores(options, model.config.image_size, info)
+
+
+def _plan_stores(options: EncodeOptions, size: int, info: Callable[[CaptionedImages, int], Any]) -> list[PlannedStore]:
+    """Plan a store for each split. `info` makes its description from the pictures, (size x size), and their views."""
     plan = []
-    for split, views in (("train", options.views), ("validation", 1)):
+    for split, views in zip(SPLITS, (options.views, 1), strict=True):
         pictures = open_source(
             options.data, size=size, split=split, cache=options.cache, strict=options.strict, limit=options.limit
         )
-        plan.append(PlannedStore(folder=out / split, info=info(pictures, views), pictures=pictures))
+        plan.append(PlannedStore(folder=options.out / split, info=info(pictures, views), pictures=pictures))
     return plan
 
 
