@@ -46,6 +46,8 @@ class Meter:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Leaves the time that the block takes out of the speed."""
+        if self._accelerator.device.type != "cpu":  # or the block would wait for steps that are still being computed
+            torch.accelerator.synchronize(self._accelerator.device)
         began = time.perf_counter()
         yield
         self._clock += time.perf_counter() - began
