@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from platformdirs import user_cache_dir
-from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm import trange
 
@@ -26,7 +25,7 @@ from evaluation.checker import ThingNetwork, crop
 from evaluation.segment import background, pieces
 from training.cli import command
 from training.config import require
-from training.files import atomic
+from training.files import write_tensors
 
 _CANVAS = 64
 
@@ -75,8 +74,7 @@ def main(options: TrainCheckerOptions) -> None:
         accuracy = (network(crops).argmax(-1) == names).float().mean()
     weights = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
                for name, tensor in network.state_dict().items()}  # fmt: skip
-    with atomic(options.out) as temporary:
-        save_file(weights, temporary)
+    write_tensors(options.out, weights)
     print(f"accuracy on examples of another seed: {accuracy:.1%}; the weights are in {options.out}")
 
 

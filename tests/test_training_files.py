@@ -109,6 +109,9 @@ def test_no_space_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_tensors_round_trip(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6).view(2, 3).T, "b": torch.ones(2, dtype=torch.bfloat16, requires_grad=True)}
     write_tensors(tmp_path / "file", tensors)
+    (tmp_path / "other").write_text("")
+    # once, only the owner could read a trained model
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
     read = load_file(tmp_path / "file")
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)

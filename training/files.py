@@ -273,7 +273,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path) as temporary:
-            save_file(contiguous, temporary, metadata={"format": "pt"})
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(contiguous, temporary, metadata={"format": "pt"})  # by a file that only its owner may read
+            temporary.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
