@@ -35,7 +35,15 @@ from training.errors import BadInput
 
 Run = Callable[..., str]
 SHORT = ["--steps", 2, "--batch_size", 4, "--precision", "no", "--sample_every", 2, "--log_every", 1]
-VIT = {"patch_size": 4, "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2, "pixel_width": 4}
+VIT = {
+    "kind": "vit",
+    "patch_size": 4,
+    "width": 16,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+    "heads": 2,
+    "pixel_width": 4,
+}
 IMAGE_MODEL = [
     "--model.image_size", 16, "--model.quantizer.dim", 4, "--task.perceptual", 0,
     *(word for name, value in VIT.items() for word in (f"--model.backbone.{name}", value)),

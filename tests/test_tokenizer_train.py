@@ -32,10 +32,10 @@ ROOT = Path(__file__).parents[1]
 STEPS = 300  # from about step 230 on, unused codes are replaced at random
 FLAGS = {
     "--steps": STEPS, "--batch_size": 4, "--log_every": 1, "--checkpoint_every": 15, "--sample_every": 150,
-    "--task.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.backbone.patch_size": 8,
-    "--model.backbone.width": 16, "--model.backbone.encoder_depth": 1, "--model.backbone.decoder_depth": 1,
-    "--model.backbone.heads": 2, "--model.backbone.pixel_width": 4, "--model.quantizer.size": 32,
-    "--model.quantizer.dim": 4,
+    "--task.perceptual": 0, "--optimizer.warmup": 5, "--model.image_size": 16, "--model.backbone.kind": "vit",
+    "--model.backbone.patch_size": 8, "--model.backbone.width": 16, "--model.backbone.encoder_depth": 1,
+    "--model.backbone.decoder_depth": 1, "--model.backbone.heads": 2, "--model.backbone.pixel_width": 4,
+    "--model.quantizer.size": 32, "--model.quantizer.dim": 4,
 }  # fmt: skip
 
 Train = Callable[..., int]

@@ -1,11 +1,11 @@
 """Builds the optimizer of a module: AdamW trains some parameters, Muon others."""
 
 import re
+import warnings
 
 import torch
 from torch import nn
 
-from training.errors import BadInput
 from training.muon import Muon
 from training.options import OptimizerConfig
 
@@ -19,7 +19,7 @@ def optimizer_for(module: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     Muon trains the linear layers and convolutions inside blocks and leaves the rest to AdamW: first and last layers,
     embeddings, biases and norms. The `lr` of each parameter group is its peak.
 
-    Raises `BadInput` for a rate of Muon where it has nothing to train, as in the upsampler.
+    Warns of a rate of Muon where it has nothing to train, as in the upsampler.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     by_muon = [
@@ -36,7 +36,8 @@ def optimizer_for(module: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     betas = (config.beta1, config.beta2)
     if not by_muon:
         if muon:
-            raise BadInput(f"muon_learning_rate is {muon}: must be 0, as {type(module).__name__} has no blocks for it")
+            name = type(module).__name__
+            warnings.warn(f"muon_learning_rate has no effect: AdamW trains {name}, which has no blocks", stacklevel=2)
         return torch.optim.AdamW(groups, betas=betas, fused=True)
     groups.append({"params": by_muon, "weight_decay": decay, "lr": muon, "muon": True})
     return Muon(groups, betas=betas, fused=True)
